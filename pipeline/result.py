@@ -1,0 +1,324 @@
+"""What a pipeline says: frozen, plain, without DICOM objects.
+
+Arrays are indexed [z, y, x] on the grid of the source series; positions are millimetres in LPS.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dicom_io.reason import Reason
+
+Status = Literal["ok", "lower_bound", "not_computable"]
+Grade = Literal["A", "B", "C", "D"]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept (PS3.3 section 8): value, coding scheme designator, meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+    def as_json(self) -> list[str]:
+        """Return ``[value, scheme, meaning]``."""
+        return [self.value, self.scheme, self.meaning]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Geometry:
+    """The grid that all masks of a result stand on: that of the source series.
+
+    Parameters
+    ----------
+    shape : tuple[int, int, int]
+        Slices, rows, columns.
+    affine : ndarray, shape (4, 4), float64
+        Maps (x, y, z, 1) of array indices [z, y, x] to LPS millimetres of voxel centres.
+    sop_instance_uids : tuple[str, ...]
+        ``sop_instance_uids[z]`` is the instance that slice z came from.
+    frame_of_reference_uid : str
+        Frame of Reference UID (0020,0052) of the source; empty if it has none.
+    """
+
+    shape: tuple[int, int, int]
+    affine: npt.NDArray[np.float64]
+    sop_instance_uids: tuple[str, ...]
+    frame_of_reference_uid: str
+
+    def __post_init__(self) -> None:
+        if len(self.sop_instance_uids) != self.shape[0] or self.affine.shape != (4, 4):
+            raise ValueError(f"geometry: {len(self.sop_instance_uids)} instances for shape {self.shape}")
+
+    @property
+    def voxel_volume_mm3(self) -> float:
+        """Volume of one voxel in mm3."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def to_lps(self, zyx: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Map array indices, shape (..., 3) in order [z, y, x], to LPS millimetres, shape (..., 3)."""
+        index = np.asarray(zyx, dtype=np.float64)[..., ::-1]
+        return index @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """A binary mask on the source grid, kept as its bounding box.
+
+    Parameters
+    ----------
+    shape : tuple[int, int, int]
+        Shape of the whole grid.
+    offset : tuple[int, int, int]
+        Index [z, y, x] of the first voxel of the box.
+    box : ndarray, uint8
+        0 or 1; ``box[0, 0, 0]`` stands at `offset`.
+    """
+
+    shape: tuple[int, int, int]
+    offset: tuple[int, int, int]
+    box: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, array: npt.NDArray[Any]) -> "Mask":
+        """Crop a whole-grid array [z, y, x] (true where non-zero) to its bounding box; an empty one has a 0-size box."""
+        shape = (int(array.shape[0]), int(array.shape[1]), int(array.shape[2]))
+        hit = array != 0
+        bounds = []
+        for axis in range(3):
+            line = np.flatnonzero(hit.any(axis=tuple(a for a in range(3) if a != axis)))
+            if line.size == 0:
+                return cls(shape, (0, 0, 0), np.zeros((0, 0, 0), np.uint8))
+            bounds.append((int(line[0]), int(line[-1]) + 1))
+        box = hit[tuple(slice(a, b) for a, b in bounds)].astype(np.uint8)
+        return cls(shape, (bounds[0][0], bounds[1][0], bounds[2][0]), box)
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """Where the box stands in the whole grid."""
+        z, y, x = (slice(o, o + n) for o, n in zip(self.offset, self.box.shape, strict=True))
+        return z, y, x
+
+    def paint(self, out: npt.NDArray[Any], value: int = 1) -> None:
+        """Write `value` into `out`, an array of the whole grid, where the mask is set."""
+        out[self.slices][self.box != 0] = value
+
+    def plane(self, z: int) -> npt.NDArray[np.uint8]:
+        """Return slice `z` of the whole grid, shape (rows, columns)."""
+        out = np.zeros(self.shape[1:], np.uint8)
+        k = z - self.offset[0]
+        if 0 <= k < self.box.shape[0]:
+            out[self.slices[1:]] = self.box[k]
+        return out
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels set."""
+        return int(np.count_nonzero(self.box))
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One number, or the statement that it cannot be given.
+
+    Parameters
+    ----------
+    name : str
+        Name of the contract, for example ``lung_volume``.
+    site : str
+        Where, for example ``left_lung``; names a `Region` of the result.
+    value : float or None
+        None exactly if `status` is ``not_computable``.
+    unit : str
+        UCUM, for example ``cm3``, ``%``, ``[hnsf'U]``.
+    status : Status
+        ``lower_bound``: the true value is at least this.
+    reason : Reason or None
+        Why it is a bound or missing; required unless `status` is ``ok``.
+    """
+
+    name: str
+    site: str
+    value: float | None
+    unit: str
+    status: Status = "ok"
+    reason: Reason | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) != (self.status == "not_computable"):
+            raise ValueError(f"measurement {self.name}: value {self.value} with status {self.status}")
+        if self.value is not None and not np.isfinite(self.value):
+            raise ValueError(f"measurement {self.name} is not finite")
+        if self.status != "ok" and self.reason is None:
+            raise ValueError(f"measurement {self.name}: status {self.status} without a reason")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the measurement as the contract's JSON object."""
+        reason = None if self.reason is None else self.reason.as_json()
+        return {
+            "name": self.name, "site": self.site, "value": self.value, "unit": self.unit, "status": self.status, "reason": reason,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """A named part of the body that measurements refer to; `mask` is what they were taken from.
+
+    Parameters
+    ----------
+    site : str
+        ``lungs``, ``left_lung``, ``right_lung``, ``left_lung_upper_third`` ..., ``body``.
+    mask : Mask
+        Not empty.
+    anatomy : Code
+        What it is, without its side.
+    laterality : Code or None
+        (7771000, SCT, Left), (24028007, SCT, Right) or (51440002, SCT, Right and left).
+    """
+
+    site: str
+    mask: Mask
+    anatomy: Code
+    laterality: Code | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """One segment of the segmentation object; `number` counts from 1 without gaps."""
+
+    number: int
+    label: Mapping[str, str]
+    tracking_id: str
+    site: str
+    category: Code
+    kind: Code
+    laterality: Code | None
+    mask: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found.
+
+    Parameters
+    ----------
+    tracking_id : str
+        Readable identity within the study, for example ``opacity 1``; equal in SR and SEG.
+    code : Code
+        What it is.
+    site : str
+        The region it lies in.
+    laterality : Code or None
+        Its side.
+    centroid_mm : tuple[float, float, float]
+        LPS millimetres.
+    measurements : tuple[Measurement, ...]
+        About this finding; their `site` is that of the finding.
+    segment_number : int or None
+        The segment that shows it.
+    """
+
+    tracking_id: str
+    code: Code
+    site: str
+    laterality: Code | None
+    centroid_mm: tuple[float, float, float]
+    measurements: tuple[Measurement, ...]
+    segment_number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class QualityFinding:
+    """One thing that limits the images: coded, measured, located."""
+
+    reason: Reason
+    scope: Literal["study", "series", "instance"]
+    uids: tuple[str, ...]
+    value: float | None = None
+    unit: str | None = None
+    limit: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the finding as the contract's JSON object."""
+        return {
+            "code": self.reason.code, "scope": self.scope, "uids": list(self.uids), "value": self.value,
+            "unit": self.unit, "limit": self.limit, "text": dict(self.reason.text), "hint": dict(self.reason.hint),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Grade of the images (A good, B usable, C limited, D not usable) and what it rests on."""
+
+    grade: Grade
+    findings: tuple[QualityFinding, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the quality as the contract's JSON object."""
+        return {"grade": self.grade, "findings": [f.as_json() for f in self.findings]}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """Everything one pipeline says about one series.
+
+    Parameters
+    ----------
+    pipeline, version : str
+        Which pipeline spoke.
+    series_instance_uid : str
+        The series it looked at.
+    geometry : Geometry
+        Grid of all masks.
+    device : str
+        What it ran on, for example ``cpu`` or ``cuda:0``.
+    quality : Quality
+        Grade of the images.
+    regions : tuple[Region, ...]
+        Every site that a measurement or finding names, and ``body``.
+    measurements : tuple[Measurement, ...]
+        About whole regions.
+    segments : tuple[Segment, ...]
+        What the segmentation object shows; numbers 1..n.
+    findings : tuple[Finding, ...]
+        Empty if nothing was found.
+    notes : tuple[Reason, ...]
+        Limits of the analysis that a reader must know.
+    summary : Mapping[str, str]
+        Language tag to one or two sentences for the radiologist.
+    timings_s : Mapping[str, float]
+        Seconds per stage.
+    """
+
+    pipeline: str
+    version: str
+    series_instance_uid: str
+    geometry: Geometry
+    device: str
+    quality: Quality
+    regions: tuple[Region, ...]
+    measurements: tuple[Measurement, ...]
+    segments: tuple[Segment, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[Reason, ...] = ()
+    summary: Mapping[str, str] = field(default_factory=dict)
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if [s.number for s in self.segments] != list(range(1, len(self.segments) + 1)):
+            raise ValueError("segment numbers must count from 1 without gaps")
+        known = {r.site for r in self.regions}
+        named = {m.site for m in self.measurements} | {f.site for f in self.findings}
+        if not named <= known:
+            raise ValueError(f"no region for {sorted(named - known)}")
+        empty = [m.site for m in self.regions if not m.mask.voxels] + [s.tracking_id for s in self.segments if not s.mask.voxels]
+        if empty:
+            raise ValueError(f"empty mask for {empty}")
+
+    def region(self, site: str) -> Region:
+        """Return the region named `site`."""
+        return next(r for r in self.regions if r.site == site)
