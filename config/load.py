@@ -1,0 +1,181 @@
+"""Find, read and judge the configuration.
+
+Order: the file named on the command line, ``$PACS_AI_NODE_CONFIG``, ``./pacs-ai-node.toml``,
+``/etc/pacs-ai-node/config.toml``; then ``PACS_AI_NODE__TABLE__KEY`` from the environment, each a TOML value.
+"""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from config.settings import Rule, Settings
+
+_PREFIX = "PACS_AI_NODE__"
+_PLACES = (Path("pacs-ai-node.toml"), Path("/etc/pacs-ai-node/config.toml"))
+_TESTS = {"ge", "le", "not", "missing"}
+_NOT_TAGS = {"CallingAETitle", "CalledAETitle"}
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used.
+
+    Parameters
+    ----------
+    file : str
+        The file, or ``environment``.
+    key : str
+        Dotted path of the key; empty for the whole file.
+    value : object
+        What stands there.
+    allowed : str
+        What may stand there.
+    """
+
+    def __init__(self, file: str, key: str, value: object, allowed: str) -> None:
+        where = f"{file}: {key}" if key else file
+        shown = "" if value is None else f" = {value!r}"
+        super().__init__(f"{where}{shown}: {allowed}")
+        self.file, self.key, self.value, self.allowed = file, key, value, allowed
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Return the settings from `path` or the first place that has a file, overridden by `environ`.
+
+    Raises
+    ------
+    ConfigError
+        If a named file is missing or not TOML, or a key is unknown, mistyped or names something that is not there.
+    """
+    file = _find(path, environ)
+    data = {} if file is None else _read(file)
+    source = "defaults" if file is None else str(file)
+    from_environment = _override(data, environ)
+    settings = _typed(data, source, from_environment)
+    _cross_check(settings, source)
+    return settings
+
+
+def _find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    named = path or (Path(environ["PACS_AI_NODE_CONFIG"]) if environ.get("PACS_AI_NODE_CONFIG") else None)
+    if named is not None:
+        return named
+    return next((place for place in _PLACES if place.is_file()), None)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(file), "", None, f"cannot be read ({error.strerror}); name an existing file with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(file), "", None, f"is not TOML: {error}") from error
+
+
+def _override(data: dict[str, Any], environ: Mapping[str, str]) -> set[str]:
+    """Put the environment's values into `data`; return their dotted keys."""
+    keys = set()
+    for name, text in sorted(environ.items()):
+        if not name.startswith(_PREFIX):
+            continue
+        parts = name.removeprefix(_PREFIX).lower().split("__")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text  # a bare word or path: TOML would want quotes, a shell eats them
+        table = data
+        for part in parts[:-1]:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError("environment", name, text, "stands below a key that is not a table")
+        table[parts[-1]] = value
+        keys.add(".".join(parts))
+    return keys
+
+
+def _typed(data: dict[str, Any], source: str, from_environment: set[str]) -> Settings:
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - 0.3 s that --help need not pay
+
+    try:
+        text = json.dumps(data)
+    except TypeError as error:  # TOML dates and times: no setting is one
+        raise ConfigError(source, "", None, f"holds a value of a type that no setting has ({error})") from error
+    try:
+        # JSON mode is strict about types yet takes arrays as tuples and tables as dataclasses
+        return TypeAdapter(Settings).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = min(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
+        keys = [part for part in first["loc"] if not (isinstance(part, str) and part[:1].isupper() and part not in _keys(data))]
+        key = ".".join(str(part) for part in keys)
+        if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+            allowed = sorted(_allowed(keys[:-1]))
+            close = difflib.get_close_matches(str(keys[-1]), allowed, 1)
+            guess = f"; did you mean {close[0]!r}?" if close else ""
+            says = f"unknown key; allowed here: {', '.join(allowed)}{guess}"
+        else:
+            says = first["msg"]
+        value = None if first["type"].startswith("missing") else first["input"]
+        place = "environment" if key in from_environment else source
+        raise ConfigError(place, key, value, says) from error
+
+
+def _keys(data: object) -> set[str]:
+    """Every key anywhere in `data`; what is in an error's path but not here is a name pydantic gave to a union's branch."""
+    if isinstance(data, dict):
+        return set(data) | {k for v in data.values() for k in _keys(v)}
+    if isinstance(data, list):
+        return {k for v in data for k in _keys(v)}
+    return set()
+
+
+def _allowed(path: list[Any]) -> set[str]:
+    """Names of the fields of the dataclass that stands at `path`."""
+    kind: Any = Settings
+    for part in path:
+        if isinstance(part, str):
+            kind = next(_dataclasses_in(typing.get_type_hints(kind)[part]), kind)
+    return {f.name for f in dataclasses.fields(kind)}
+
+
+def _dataclasses_in(hint: Any) -> Iterator[Any]:  # noqa: ANN401 - a type hint has no narrower type
+    if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
+        yield hint
+    for inner in typing.get_args(hint):
+        yield from _dataclasses_in(inner)
+
+
+def _cross_check(settings: Settings, source: str) -> None:
+    from pipeline.registry import available  # noqa: PLC0415 - the registry reads data files
+
+    destinations = [d.name for d in settings.destination]
+    for name in destinations:
+        if destinations.count(name) > 1:
+            raise ConfigError(source, "destination.name", name, "is used twice; every destination needs its own name")
+    names = [r.name for r in settings.rule]
+    for index, rule in enumerate(settings.rule):
+        at = f"rule.{index}"
+        if names.count(rule.name) > 1:
+            raise ConfigError(source, f"{at}.name", rule.name, "is used twice; every rule needs its own name")
+        for name in rule.run:
+            if name not in available():
+                raise ConfigError(source, f"{at}.run", name, f"no such pipeline; there are: {', '.join(available())}")
+        for name in rule.send_to:
+            if name not in destinations:
+                raise ConfigError(source, f"{at}.send_to", name, f"no such destination; there are: {', '.join(destinations) or 'none'}")
+        _check_when(rule, f"{at}.when", source)
+
+
+def _check_when(rule: Rule, at: str, source: str) -> None:
+    from pydicom.datadict import tag_for_keyword  # noqa: PLC0415 - 0.2 s that --help need not pay
+
+    for key, test in rule.when.items():
+        for keyword in key.split("."):
+            if key not in _NOT_TAGS and tag_for_keyword(keyword) is None:
+                raise ConfigError(source, f"{at}.{key}", test, f"{keyword!r} is no DICOM keyword, CallingAETitle or CalledAETitle")
+        if isinstance(test, Mapping) and (not test or not set(test) <= _TESTS):
+            raise ConfigError(source, f"{at}.{key}", dict(test), f"a table of tests may hold {', '.join(sorted(_TESTS))}")

@@ -1,0 +1,1 @@
+"""The node: receives, assembles, routes, works, delivers."""

@@ -1,0 +1,5 @@
+"""`python -m node` is `pacs-ai-node`."""
+
+from node.cli import main
+
+main()
