@@ -19,7 +19,7 @@ def configure(form: Literal["console", "json"] = "console", level: int = logging
     if form == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), event_key="action")
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -27,8 +27,7 @@ def configure(form: Literal["console", "json"] = "console", level: int = logging
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.EventRenamer("action"),
             structlog.processors.format_exc_info,
-            renderer if form == "json" else structlog.processors.EventRenamer("event", "action"),
-            *([] if form == "json" else [renderer]),
+            renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -1,0 +1,83 @@
+"""The command line: one file per command, loaded when it is called.
+
+``pacs-ai-node --help`` loads no DICOM library and no torch; a command imports what it needs when it runs.
+"""
+
+import importlib
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+# name -> one line; the module is node.cli.<name with underscores>, its click command is `command`
+COMMANDS = {
+    "process": "Analyse folders, zip files or single files of DICOM; no network, no database.",
+    "serve": "Run the node: receive, analyse, deliver.",
+    "status": "What the node is doing now.",
+    "studies": "Studies that the node knows.",
+    "show": "Everything about one study: timeline, results, deliveries.",
+    "resend": "Send a study's results again.",
+    "retry": "Run a failed or dead job again.",
+    "cancel": "Cancel a study's or one job's pending work.",
+    "echo": "C-ECHO a destination.",
+    "check-config": "Read the configuration and say what it means.",
+    "doctor": "Check this machine and this installation.",
+    "models": "Pipelines of this installation and what they rest on.",
+    "demo": "The main job end to end on this machine alone.",
+    "phantom": "Write a chest CT with known truth as DICOM.",
+}
+
+
+def installed_version() -> str:
+    """Return the version of the installed distribution."""
+    try:
+        return version("pacs-ai-node")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0+unknown"
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported when they are called; its help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"node.cli.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(installed_version(), prog_name="pacs-ai-node")
+def cli() -> None:
+    """Run a DICOM-native AI node: chest CT in, SEG and structured reports back into the PACS.
+
+    Exit codes: 0 done, 1 something failed that should have worked, 2 wrong use, 3 worked but without a result for at
+    least one study, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line; an interruption ends with 130."""
+    try:
+        code = cli.main(prog_name="pacs-ai-node", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
