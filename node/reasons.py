@@ -1,0 +1,5 @@
+"""The node's own reasons."""
+
+from dicom_io.reason import ReasonTable
+
+REASONS = ReasonTable("node")
