@@ -1,0 +1,21 @@
+"""What the node calls itself in the objects that it authors."""
+
+from collections.abc import Iterator
+
+from pydicom.dataset import Dataset
+
+MANUFACTURER = "pacs-ai-node project"
+MODEL_NAME = "PACS AI node"
+SOFTWARE_VERSION = "0.1.0"
+WRITER_FORMAT = "1"
+"""Counts up whenever the same result would be written differently, so that new bytes get new UIDs."""
+
+
+def contributing_device_uids(header: Dataset) -> Iterator[str]:
+    """Yield every Device UID (0018,1002) in Contributing Equipment Sequence (0018,A001); odd items give none."""
+    for item in header.get("ContributingEquipmentSequence") or ():
+        values = item.get("DeviceUID")
+        if values is None:
+            continue
+        for value in [values] if isinstance(values, str) else values:
+            yield str(value).strip()
