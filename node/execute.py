@@ -1,0 +1,310 @@
+"""One pipeline on one study: from headers to gated artifacts. No SQL, no network; `process` and the worker share it."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from dicom_io.errors import DicomIOError
+from dicom_io.model import Instance, Study
+from dicom_io.reason import Reason
+from node.failpoint import passing
+from node.log import study_hash
+from node.reasons import REASONS
+from pipeline.api import Analysis, Considered, Pipeline, Selection
+from pipeline.errors import NotAnalysed, PipelineError
+from pipeline.result import Finding, Result
+from sr_writer import gate, write
+from sr_writer.gate import Refusal
+from sr_writer.identity import AnalysisIdentity
+from sr_writer.options import WriterOptions
+from sr_writer.write import Artifact, Predecessor
+
+Outcome = Literal["result", "not_analysed", "failed"]
+Progress = Callable[[str, float], None]
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionContext:
+    """What one execution needs besides study and pipeline.
+
+    Parameters
+    ----------
+    installation_id : str
+        Part of every UID.
+    out : Path
+        Folder of the study; the artifacts go to ``out/<pipeline>/``.
+    now : datetime
+        Aware; the analysis time in every object.
+    writer : WriterOptions
+        How objects are written.
+    revision : int
+        Of the study; from 2 on it stands in the series descriptions.
+    predecessors : tuple[Predecessor, ...]
+        Objects of the revision before that the new report follows.
+    progress : Progress or None
+        Called with a stage and the share done.
+    """
+
+    installation_id: str
+    out: Path
+    now: datetime
+    writer: WriterOptions = field(default_factory=WriterOptions)
+    revision: int = 1
+    predecessors: tuple[Predecessor, ...] = ()
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutcome:
+    """What came of one pipeline on one study.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        Result, coded "not analysed because", or failure.
+    reason : Reason or None
+        None exactly for a result.
+    retryable : bool
+        Whether the same job may succeed later; only for failures.
+    artifacts : tuple[Artifact, ...]
+        What may leave.
+    refusals : tuple[Refusal, ...]
+        What the gate refused.
+    document : dict
+        The contract's job object.
+    """
+
+    outcome: Outcome
+    reason: Reason | None
+    retryable: bool
+    artifacts: tuple[Artifact, ...]
+    refusals: tuple[Refusal, ...]
+    document: Mapping[str, Any]
+
+
+def execute(study: Study, pipeline: Pipeline, context: ExecutionContext) -> JobOutcome:
+    """Run `pipeline` on `study` and write what it says.
+
+    Every way this can end is an outcome: nothing but an interruption and a failpoint leaves it otherwise.
+    """
+    started = time.perf_counter()
+    job = _Job(study, pipeline, context)
+    several = _patients(study.instances)
+    if several > 1:
+        return job.ended("failed", REASONS("several-patients-in-study", count=several), started)
+    try:
+        selection = pipeline.select(study)
+        job.considered = selection.considered
+        if selection.chosen is None:
+            return job.ended("not_analysed", _known(selection), started)
+        job.inputs = selection.chosen.instances
+        analysis = pipeline.run(selection.chosen, context.progress)
+        passing("job.worked")
+        return job.finished(analysis, selection, started)
+    except NotAnalysed as error:
+        return job.ended("not_analysed", error.reason, started)
+    except (PipelineError, DicomIOError) as error:
+        outcome: Outcome = "failed" if error.reason.klass == "error" else "not_analysed"
+        return job.ended(outcome, error.reason, started, retryable=error.retryable)
+    except MemoryError:
+        return job.ended("failed", REASONS("out-of-memory", pipeline=pipeline.name), started, retryable=True)
+    except OSError as error:
+        reason = REASONS("writing-failed", error=os.strerror(error.errno or 0))
+        return job.ended("failed", reason, started, retryable=True)
+    except Exception as error:  # noqa: BLE001 - a pipeline may raise anything; silence would be worse than a coded failure
+        _log.exception("pipeline crashed", study=study_hash(context.installation_id, study.study_instance_uid))
+        reason = REASONS("pipeline-crashed", pipeline=pipeline.name, error=type(error).__name__)
+        return job.ended("failed", reason, started, retryable=True)
+
+
+def unfit(pipeline: str | None, reason: Reason) -> dict[str, Any]:
+    """Return the job object of a pipeline that cannot be loaded here, or (None) of a study that no pipeline fits."""
+    return {**_BLANK, "pipeline": pipeline, "outcome": "not_analysed", "reason": reason.as_json()}
+
+
+_BLANK: Mapping[str, Any] = {
+    "pipeline": None, "pipeline_version": None, "pipeline_digest": None, "input_digest": None, "device": None,
+    "outcome": None, "reason": None, "series_instance_uid": None, "series_considered": [], "quality": None,
+    "measurements": [], "findings": [], "artifacts": [], "timings_s": {},
+}  # fmt: skip
+
+
+class _Job:
+    """One execution under way: what is known so far, and how it ends."""
+
+    def __init__(self, study: Study, pipeline: Pipeline, context: ExecutionContext) -> None:
+        self.study, self.pipeline, self.context = study, pipeline, context
+        self.folder = context.out / pipeline.name
+        self.considered: tuple[Considered, ...] = ()
+        self.inputs: tuple[Instance, ...] = study.instances
+
+    @property
+    def identity(self) -> AnalysisIdentity:
+        return AnalysisIdentity.of(
+            installation_id=self.context.installation_id,
+            study_instance_uid=self.study.study_instance_uid,
+            instances=self.inputs,
+            pipeline=self.pipeline.name,
+            version=self.pipeline.version,
+            weights_digest=self.pipeline.weights_digest,
+            options_digests=(self.pipeline.options_digest, self.context.writer.digest),
+        )
+
+    def finished(self, analysis: Analysis, selection: Selection, started: float) -> JobOutcome:
+        """Write, gate and describe a result."""
+        chosen = selection.chosen
+        if chosen is None:
+            raise ValueError("a result without a chosen series")
+        context, result, identity = self.context, analysis.result, self.identity
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _say(context, "write", 0.9)
+        before = time.perf_counter()
+        written = write.write_result(
+            result, analysis.volume, chosen, identity, context.writer, self.folder, context.now,
+            context.revision, context.predecessors,
+        )  # fmt: skip
+        passing("job.written")
+        _say(context, "gate", 0.95)
+        between = time.perf_counter()
+        artifacts, refusals = self._gated(written, chosen.instances)
+        after = time.perf_counter()
+        reason = None
+        if refusals:
+            reason = REASONS("refused-by-gate", codes=", ".join(sorted({r.reason.code for r in refusals})))
+        timings = {**result.timings_s, "write": between - before, "gate": after - between, "total": after - started}
+        document = {
+            **self._base(identity, "failed" if refusals else "result", reason, artifacts, timings),
+            "device": result.device,
+            "series_instance_uid": result.series_instance_uid,
+            "quality": result.quality.as_json(),
+            "measurements": [m.as_json() for m in result.measurements],
+            "findings": [_finding(f, identity) for f in result.findings],
+            "notes": [n.as_json() for n in result.notes],
+            "summary": dict(result.summary),
+            "regions": _regions(result),
+        }
+        self._describe(document)
+        outcome: Outcome = "failed" if refusals else "result"
+        return JobOutcome(outcome, reason, retryable=False, artifacts=artifacts, refusals=refusals, document=document)
+
+    def ended(self, outcome: Outcome, reason: Reason, started: float, *, retryable: bool = False) -> JobOutcome:
+        """Say why there is no result; on a card too, unless the study is simply not this pipeline's."""
+        identity = self.identity
+        artifacts: tuple[Artifact, ...] = ()
+        refusals: tuple[Refusal, ...] = ()
+        if reason.klass != "not_applicable":
+            try:
+                artifacts, refusals = self._card(identity, outcome, reason)
+            except Exception:  # the outcome itself must not be lost because it could not be drawn
+                _log.exception("card not written", reason=reason.code)
+        timings = {"total": time.perf_counter() - started}
+        document = self._base(identity, outcome, reason, artifacts, timings)
+        if artifacts:
+            self._describe(document)
+        again = retryable and outcome == "failed"
+        return JobOutcome(outcome, reason, retryable=again, artifacts=artifacts, refusals=refusals, document=document)
+
+    def _card(self, identity: AnalysisIdentity, outcome: Outcome, reason: Reason) -> tuple[Any, Any]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        written = write.write_card(
+            reason, "failed" if outcome == "failed" else "not_analysed", self.study, identity, self.context.writer,
+            self.folder, self.context.now, self.context.revision, self.context.predecessors,
+            tuple(write.Considered(c.series_instance_uid, c.reason) for c in self.considered),
+        )  # fmt: skip
+        passing("job.written")
+        return self._gated(written, self.inputs)
+
+    def _gated(
+        self, written: Sequence[Artifact], sources: Sequence[Instance]
+    ) -> tuple[tuple[Artifact, ...], tuple[Refusal, ...]]:
+        """Let the gate judge; what it refuses moves to ``refused/`` and takes the whole analysis with it."""
+        refusals = gate.check(written, sources, self.context.predecessors)
+        if not refusals:
+            return tuple(written), ()
+        aside = self.folder / "refused"
+        aside.mkdir(exist_ok=True)
+        for artifact in written:
+            artifact.path.replace(aside / artifact.name)
+        for refusal in refusals:
+            _log.error("refused by gate", artifact=refusal.artifact.name, reason=refusal.reason.code)
+        return (), refusals
+
+    def _base(
+        self,
+        identity: AnalysisIdentity,
+        outcome: Outcome,
+        reason: Reason | None,
+        artifacts: Iterable[Artifact],
+        timings: Mapping[str, float],
+    ) -> dict[str, Any]:
+        return {
+            **_BLANK,
+            "pipeline": self.pipeline.name,
+            "pipeline_version": self.pipeline.version,
+            "pipeline_digest": identity.pipeline_digest,
+            "input_digest": identity.input_digest,
+            "outcome": outcome,
+            "reason": None if reason is None else reason.as_json(),
+            "series_considered": [c.as_json() for c in self.considered],
+            "artifacts": [self._artifact(a) for a in artifacts],
+            "timings_s": {k: round(v, 3) for k, v in timings.items()},
+        }
+
+    def _artifact(self, artifact: Artifact) -> dict[str, Any]:
+        return {
+            "path": str(artifact.path.relative_to(self.context.out.parent)),
+            "kind": artifact.kind,
+            "modality": artifact.modality,
+            "sop_class_uid": artifact.sop_class_uid,
+            "sop_instance_uid": artifact.sop_instance_uid,
+            "series_instance_uid": artifact.series_instance_uid,
+            "bytes": artifact.bytes,
+        }
+
+    def _describe(self, document: Mapping[str, Any]) -> None:
+        """Write ``result.json`` beside the artifacts, whole or not at all."""
+        part = self.folder / ".result.json.part"
+        part.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+        part.replace(self.folder / "result.json")
+
+
+def _say(context: ExecutionContext, stage: str, share: float) -> None:
+    if context.progress is not None:
+        context.progress(stage, share)
+
+
+def _known(selection: Selection) -> Reason:
+    if selection.reason is None:
+        raise ValueError("a selection that chose nothing and gives no reason")
+    return selection.reason
+
+
+def _patients(instances: Iterable[Instance]) -> int:
+    """How many different patients the instances name by ID and issuer; an absent ID is one of its own."""
+    keys = ("PatientID", "IssuerOfPatientID")
+    return len({tuple(str(i.header.get(k) or "").strip() for k in keys) for i in instances})
+
+
+def _finding(finding: Finding, identity: AnalysisIdentity) -> dict[str, Any]:
+    return {
+        "tracking_id": finding.tracking_id,
+        "tracking_uid": identity.tracking_uid(finding.tracking_id),
+        "code": finding.code.as_json(),
+        "site": finding.site,
+        "centroid_mm": [round(v, 2) for v in finding.centroid_mm],
+        "measurements": [m.as_json() for m in finding.measurements],
+        "segment_number": finding.segment_number,
+    }
+
+
+def _regions(result: Result) -> list[str]:
+    return [r.site for r in result.regions]

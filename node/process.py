@@ -1,0 +1,178 @@
+"""Folders, zip files and single files in, artifacts and one document out: the node without network and database."""
+
+import json
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dicom_io.model import Instance, Study, group
+from dicom_io.read import discover
+from dicom_io.reason import Reason
+from node.execute import ExecutionContext, Progress, execute, unfit
+from node.reasons import REASONS
+from pipeline import registry
+from pipeline.api import Pipeline
+from pipeline.errors import PipelineError
+from sr_writer.options import WriterOptions
+
+SCHEMA = "pacs-ai-node/process/1"
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+class OutputFolderError(Exception):
+    """The output folder cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessOptions:
+    """What `process` is asked for.
+
+    Parameters
+    ----------
+    pipelines : tuple[str, ...]
+        Names; empty for every pipeline that is meant for the study.
+    load : callable
+        Pipeline name to pipeline; raises PipelineError if it is not installed here.
+    writer : WriterOptions
+        How objects are written.
+    version : str
+        Of the node.
+    now : datetime
+        Analysis time of every object that is written anew.
+    """
+
+    load: Callable[[str], Pipeline]
+    version: str
+    now: datetime
+    pipelines: tuple[str, ...] = ()
+    writer: WriterOptions = field(default_factory=WriterOptions)
+
+
+def process(
+    paths: Sequence[Path],
+    out: Path,
+    options: ProcessOptions,
+    progress: Callable[[Study, str], Progress | None] = lambda _study, _pipeline: None,
+) -> dict[str, Any]:
+    """Analyse everything below `paths` and return the document ``pacs-ai-node/process/1``.
+
+    Raises
+    ------
+    OutputFolderError
+        If `out` cannot be written, or holds something else.
+    """
+    installation_id = _installation(out)
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as scratch:
+        instances, quarantined, skipped = _read(paths, Path(scratch))
+        studies = [_study(s, out, installation_id, options, progress) for s in group(instances)]
+    return {
+        "schema": SCHEMA, "version": options.version, "quarantined": quarantined, "skipped": skipped, "studies": studies,
+    }  # fmt: skip
+
+
+def exit_code(document: Mapping[str, Any]) -> int:
+    """Return 1 if any job failed, 3 if a study has no result or there is no study, else 0."""
+    studies = document["studies"]
+    if any(job["outcome"] == "failed" for s in studies for job in s["jobs"]):
+        return 1
+    if not studies or any(all(job["outcome"] != "result" for job in s["jobs"]) for s in studies):
+        return 3
+    return 0
+
+
+def folder_of(study_instance_uid: str) -> str:
+    """Return the name of a study's folder: its UID, or the UID's hash if it is no harmless UID."""
+    harmless = _UID.fullmatch(study_instance_uid) and study_instance_uid.strip(".")
+    return study_instance_uid if harmless else sha256(study_instance_uid.encode()).hexdigest()
+
+
+def _installation(out: Path) -> str:
+    """Return the installation id of `out`, made once and kept in ``manifest.json``."""
+    manifest = out / "manifest.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if manifest.exists():
+            return str(json.loads(manifest.read_text(encoding="utf-8"))["installation_id"])
+        made = uuid.uuid4().hex
+        part = out / ".manifest.json.part"
+        part.write_text(json.dumps({"schema": "pacs-ai-node/manifest/1", "installation_id": made}), encoding="utf-8")
+        part.replace(manifest)
+    except OSError as error:
+        raise OutputFolderError(f"{out}: {os.strerror(error.errno or 0)}. Name a folder with --out that can be written.") from error
+    except (ValueError, KeyError) as error:
+        raise OutputFolderError(f"{manifest}: not a manifest of this program. Name another folder with --out.") from error
+    return made
+
+
+def _read(paths: Iterable[Path], scratch: Path) -> tuple[list[Instance], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Read every header; say what was not DICOM, not wanted, or met twice."""
+    kept: dict[str, Instance] = {}
+    quarantined: list[dict[str, Any]] = []
+    skipped: list[dict[str, Any]] = []
+
+    def note(into: list[dict[str, Any]], path: str, reason: Reason) -> None:
+        into.append({"path": path, "reason": reason.as_json()})
+
+    for found in discover(paths, scratch):
+        if found.instance is None:
+            if found.reason is not None:
+                note(skipped if found.skipped else quarantined, found.display, found.reason)
+            continue
+        first = kept.setdefault(found.instance.sop_instance_uid, found.instance)
+        if first is found.instance:
+            continue
+        if first.digest == found.instance.digest:
+            note(skipped, found.display, REASONS("duplicate-instance"))
+        else:
+            note(quarantined, found.display, REASONS("conflicting-instance"))
+    return list(kept.values()), quarantined, skipped
+
+
+def _study(
+    study: Study,
+    out: Path,
+    installation_id: str,
+    options: ProcessOptions,
+    progress: Callable[[Study, str], Progress | None],
+) -> dict[str, Any]:
+    modalities = {s.modality for s in study.series}
+    named = options.pipelines or tuple(n for n in registry.available() if registry.modalities(n) & modalities)
+    jobs = [_job(study, name, out, installation_id, options, progress) for name in named]
+    if not jobs:
+        jobs = [unfit(None, REASONS("no-pipeline-for-study", modalities=", ".join(sorted(modalities)) or "?"))]
+    return {
+        "study_instance_uid": study.study_instance_uid,
+        "revision": 1,
+        "instances": len(study.instances),
+        "series": len(study.series),
+        "jobs": jobs,
+    }
+
+
+def _job(
+    study: Study,
+    name: str,
+    out: Path,
+    installation_id: str,
+    options: ProcessOptions,
+    progress: Callable[[Study, str], Progress | None],
+) -> dict[str, Any]:
+    try:
+        pipeline = options.load(name)
+    except PipelineError as error:
+        return unfit(name, error.reason)
+    context = ExecutionContext(
+        installation_id=installation_id,
+        out=out / folder_of(study.study_instance_uid),
+        now=options.now,
+        writer=options.writer,
+        progress=progress(study, name),
+    )
+    return dict(execute(study, pipeline, context).document)
