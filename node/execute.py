@@ -100,7 +100,7 @@ def execute(study: Study, pipeline: Pipeline, context: ExecutionContext) -> JobO
     job = _Job(study, pipeline, context)
     several = _patients(study.instances)
     if several > 1:
-        return job.ended("failed", REASONS("several-patients-in-study", count=several), started)
+        return job.ended("failed", REASONS("several-patients-in-study", count=several), started, card=False)
     try:
         selection = pipeline.select(study)
         job.considered = selection.considered
@@ -196,12 +196,14 @@ class _Job:
         outcome: Outcome = "failed" if refusals else "result"
         return JobOutcome(outcome, reason, retryable=False, artifacts=artifacts, refusals=refusals, document=document)
 
-    def ended(self, outcome: Outcome, reason: Reason, started: float, *, retryable: bool = False) -> JobOutcome:
-        """Say why there is no result; on a card too, unless the study is simply not this pipeline's."""
+    def ended(
+        self, outcome: Outcome, reason: Reason, started: float, *, retryable: bool = False, card: bool = True
+    ) -> JobOutcome:
+        """Say why there is no result; on a card too, unless the study is not this pipeline's or nobody knows whose."""
         identity = self.identity
         artifacts: tuple[Artifact, ...] = ()
         refusals: tuple[Refusal, ...] = ()
-        if reason.klass != "not_applicable":
+        if card and reason.klass != "not_applicable":
             try:
                 artifacts, refusals = self._card(identity, outcome, reason)
             except Exception:  # the outcome itself must not be lost because it could not be drawn

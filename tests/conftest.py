@@ -15,3 +15,16 @@ def real_data() -> Path:
     folder = Path(named)
     assert (folder / "ct").is_dir(), f"PACS_AI_NODE_TEST_DATA={named}: no folder ct in it"
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where everything that tests need is there, a skipped test is a failed one."""
+    if os.environ.get("PACS_AI_NODE_NO_SKIPS") == "1" and terminalreporter.stats.get("skipped"):
+        terminalreporter.write_line("PACS_AI_NODE_NO_SKIPS=1, yet tests were skipped", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """See `pytest_terminal_summary`."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("PACS_AI_NODE_NO_SKIPS") == "1" and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
