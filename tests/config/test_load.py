@@ -1,0 +1,117 @@
+"""The configuration is read strictly, and an error names file, key, value and what is allowed."""
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from config import ConfigError, Settings, load
+
+pytestmark = pytest.mark.unit
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "config" / "pacs-ai-node.toml"
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "node.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+RULE = '[[rule]]\nname = "r"\nwhen = {{ {when} }}\nrun = ["{run}"]\nsend_to = ["{to}"]\n[[destination]]\nname = "pacs"\nhost = "h"\nport = 104\nae_title = "P"\n'
+
+
+def test_the_commented_default_file_holds_the_defaults() -> None:
+    assert load(EXAMPLE, {}) == load(Path("/dev/null"), {}) == Settings()
+
+
+def test_the_commented_default_file_names_every_key() -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+
+    def names(kind: type) -> set[str]:
+        return {f.name for f in dataclasses.fields(kind)}
+
+    from config import settings  # noqa: PLC0415
+
+    for kind in (settings.Node, settings.Peer, settings.Dicom, settings.StudyTimes, settings.Worker, settings.Rule, settings.Destination):
+        for name in names(kind) - {"peer"}:
+            assert re.search(rf"^(# )?{name} = ", text, re.MULTILINE), f"{kind.__name__}.{name}"
+
+
+def test_commented_tables_of_the_default_file_load_when_uncommented(tmp_path: Path) -> None:
+    text = re.sub(r"^# (\[\[|[a-z_]+ = )", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    settings = load(written(tmp_path, text), {})
+    assert settings.rule[0].send_to == (settings.destination[0].name,) == ("pacs",)
+    assert settings.dicom.peer[0].sends == "study"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "says"),
+    [
+        ("[dicom]\nprot = 1\n", "dicom.prot", "did you mean 'port'"),
+        ("[dicm]\n", "dicm", "did you mean 'dicom'"),
+        ('[dicom]\nport = "104"\n', "dicom.port", "integer"),
+        ("[dicom]\nport = 70000\n", "dicom.port", "65535"),
+        ("[dicom]\nae_titles = []\n", "dicom.ae_titles", "at least 1"),
+        ('[dicom]\nae_titles = ["ABCDEFGHIJKLMNOPQ"]\n', "dicom.ae_titles.0", "16"),
+        ("[study]\nquiet_s = -1\n", "study.quiet_s", "greater"),
+        ('[node]\nlanguages = ["xx"]\n', "node.languages.0", "zh-CN"),
+        ('[[destination]]\nname = "a"\n', "destination.0.", "equired"),
+        (RULE.format(when='Modality = "CT"', run="chest_ct", to="nowhere"), "rule.0.send_to", "pacs"),
+        (RULE.format(when='Modality = "CT"', run="knee", to="pacs"), "rule.0.run", "chest_ct"),
+        (RULE.format(when='Modalty = "CT"', run="chest_ct", to="pacs"), "rule.0.when.Modalty", "keyword"),
+        (RULE.format(when="SliceThickness = { lt = 3 }", run="chest_ct", to="pacs"), "rule.0.when.SliceThickness", "ge, le"),
+    ],
+)
+def test_an_error_names_file_key_and_what_is_allowed(tmp_path: Path, text: str, key: str, says: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as error:
+        load(path, {})
+    assert error.value.file == str(path)
+    assert error.value.key.startswith(key), error.value.key
+    assert says in str(error.value)
+
+
+def test_rules_take_values_lists_and_tables(tmp_path: Path) -> None:
+    when = 'Modality = ["CT", "CR"], BodyPartExamined = "*CHEST*", SliceThickness = { ge = 0.5, le = 3 }, CallingAETitle = "CT1"'
+    rule = load(written(tmp_path, RULE.format(when=when, run="chest_ct", to="pacs")), {}).rule[0]
+    assert rule.when["Modality"] == ("CT", "CR")
+    assert rule.when["SliceThickness"] == {"ge": 0.5, "le": 3}
+
+
+def test_the_environment_overrides_the_file_with_toml_values(tmp_path: Path) -> None:
+    path = written(tmp_path, "[dicom]\nport = 104\n")
+    environ = {"PACS_AI_NODE__DICOM__PORT": "11113", "PACS_AI_NODE__NODE__DATA_DIR": "/some/where", "PACS_AI_NODE__DICOM__AE_TITLES": '["A", "B"]'}
+    settings = load(path, environ)
+    assert (settings.dicom.port, settings.node.data_dir, settings.dicom.ae_titles) == (11113, Path("/some/where"), ("A", "B"))
+    with pytest.raises(ConfigError) as error:
+        load(path, {"PACS_AI_NODE__DICOM__PORT": '"x"'})
+    assert (error.value.file, error.value.key) == ("environment", "dicom.port")
+
+
+def test_files_are_looked_for_in_the_order_of_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pacs-ai-node.toml").write_text("[dicom]\nport = 1\n")
+    named = written(tmp_path, "[dicom]\nport = 2\n")
+    assert load(None, {}).dicom.port == 1
+    assert load(None, {"PACS_AI_NODE_CONFIG": str(named)}).dicom.port == 2
+    assert load(named, {"PACS_AI_NODE_CONFIG": "/does/not/exist"}).dicom.port == 2
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "absent.toml", {})
+
+
+def test_what_is_not_toml_is_refused_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"node\.toml.*not TOML"):
+        load(written(tmp_path, "[dicom\n"), {})
+
+
+def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:
+    twice = '[[destination]]\nname = "a"\nhost = "h"\nport = 1\nae_title = "A"\n' * 2
+    with pytest.raises(ConfigError, match="twice"):
+        load(written(tmp_path, twice), {})
+
+
+def test_the_example_is_toml() -> None:
+    assert tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))["dicom"]["host"] == "127.0.0.1"
