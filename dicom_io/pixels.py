@@ -1,0 +1,161 @@
+"""Stored pixel values of one instance, uncompressed or not.
+
+References
+----------
+DICOM PS3.5 section 8.1.1 (pixel cells: bits allocated, bits stored, high bit), annex A.4 (encapsulation).
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
+from pydicom.pixels import pixel_array
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from dicom_io import elements
+from dicom_io.errors import DicomIOError, PixelError
+from dicom_io.model import Instance
+from dicom_io.read import dataset_offset, inflated
+from dicom_io.reasons import REASONS
+
+Stored = npt.NDArray[np.integer]
+
+_NATIVE: Final = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
+_PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How the cells of one grey image are stored."""
+
+    rows: int
+    columns: int
+    allocated: int
+    stored: int
+    high_bit: int
+    signed: bool
+
+    @property
+    def dtype(self) -> np.dtype[np.integer]:
+        """Little-endian type of a cell."""
+        return np.dtype(f"<{'i' if self.signed else 'u'}{self.allocated // 8}")
+
+    @property
+    def bytes(self) -> int:
+        """Length of the image without its padding byte."""
+        return self.rows * self.columns * self.allocated // 8
+
+    def as_stored(self, value: int) -> int:
+        """Return `value`, possibly sent with the wrong sign, as a cell of this format holds it."""
+        wrapped = value & ((1 << self.stored) - 1)
+        return wrapped - (1 << self.stored) if self.signed and wrapped >> (self.stored - 1) else wrapped
+
+
+def pixel_format(instance: Instance) -> Format:
+    """Read the format of the pixels from the header.
+
+    Raises
+    ------
+    PixelError
+        ``pixels-not-grey`` or ``pixels-odd-format``.
+    """
+    header = instance.header
+    if (elements.integer(header, "SamplesPerPixel") or 1) != 1:
+        raise PixelError(REASONS("pixels-not-grey"))
+    rows, columns = elements.integer(header, "Rows") or 0, elements.integer(header, "Columns") or 0
+    allocated = elements.integer(header, "BitsAllocated") or 16
+    stored = elements.integer(header, "BitsStored") or allocated
+    high_bit = elements.integer(header, "HighBit")
+    high_bit = stored - 1 if high_bit is None else high_bit
+    sign = elements.integer(header, "PixelRepresentation") or 0
+    if (
+        rows < 1
+        or columns < 1
+        or allocated not in {8, 16, 32}
+        or not stored - 1 <= high_bit < allocated
+        or sign not in {0, 1}
+    ):
+        raise PixelError(REASONS("pixels-odd-format"))
+    return Format(rows, columns, allocated, stored, high_bit, bool(sign))
+
+
+def stored_values(instance: Instance, form: Format) -> Stored:
+    """Return the stored values of an instance, shape (rows, columns), unused bits cleared and the sign extended.
+
+    Raises
+    ------
+    PixelError
+        ``pixels-missing``, ``pixels-truncated`` or ``pixels-undecodable``.
+    """
+    try:
+        if instance.transfer_syntax_uid in _NATIVE:
+            cells = _tail(instance.path, form, implicit=instance.transfer_syntax_uid == ImplicitVRLittleEndian)
+            if cells is not None:
+                return _clean(cells, form)
+        return _decode(instance, form)
+    except OSError as error:
+        raise PixelError(REASONS("unreadable-file"), retryable=True) from error
+
+
+def _tail(path: Path, form: Format, *, implicit: bool) -> Stored | None:
+    """Read the pixels from the end of an uncompressed file; None unless the pixel data element is exactly there.
+
+    Nearly every CT file ends with its pixel data, so the header need not be parsed a second time.
+    """
+    length = form.bytes + form.bytes % 2
+    lead = 8 if implicit else 12
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        if size < length + lead:
+            return None
+        file.seek(size - length - lead)
+        found = file.read(lead)
+        if found[:4] != _PIXEL_DATA or found[-4:] != length.to_bytes(4, "little"):
+            return None
+        cells = np.fromfile(file, form.dtype, form.rows * form.columns)
+    return cells.reshape(form.rows, form.columns)
+
+
+def _clean(cells: Stored, form: Format) -> Stored:
+    """Clear the bits that hold no pixel (old overlays stand there) and extend the sign."""
+    up = form.allocated - 1 - form.high_bit
+    down = form.allocated - form.stored
+    if down == 0:
+        return cells
+    # shifting left within the cell type drops what lies above; shifting right extends the sign of a signed type
+    return (cells << up) >> down
+
+
+def _decode(instance: Instance, form: Format) -> Stored:
+    try:
+        with instance.path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = dcmread(_source(file), force=True)
+            _check_present(dataset, form)
+            if "TransferSyntaxUID" not in dataset.file_meta:
+                dataset.file_meta.TransferSyntaxUID = UID(instance.transfer_syntax_uid)
+            cells: Stored = pixel_array(dataset, raw=True)
+    except (DicomIOError, OSError):
+        raise
+    except Exception as error:  # decoders raise whatever hostile bytes make them raise
+        raise PixelError(REASONS("pixels-undecodable", syntax=instance.transfer_syntax_uid)) from error
+    if cells.shape != (form.rows, form.columns):
+        raise PixelError(REASONS("pixels-undecodable", syntax=instance.transfer_syntax_uid))
+    return cells
+
+
+def _check_present(dataset: FileDataset, form: Format) -> None:
+    if not dataset.get("PixelData"):
+        raise PixelError(REASONS("pixels-missing"))
+    if not dataset["PixelData"].is_undefined_length and len(dataset.PixelData) < form.bytes:
+        raise PixelError(REASONS("pixels-truncated"))
+
+
+def _source(file: BinaryIO) -> BinaryIO:
+    return inflated(file, dataset_offset(file))

@@ -1,0 +1,374 @@
+"""Files, folders and zip archives of DICOM: headers in, pixels left on disk, nothing believed.
+
+References
+----------
+DICOM PS3.10 section 7 (file format); PS3.5 section 7.1 and annex A.5 (deflated transfer syntax).
+"""
+
+import hashlib
+import io
+import os
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from pydicom import config, dcmread
+from pydicom.charset import convert_encodings
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from dicom_io import elements
+from dicom_io.errors import UnreadableError
+from dicom_io.limits import LIMITS
+from dicom_io.model import Instance
+from dicom_io.reason import Reason
+from dicom_io.reasons import REASONS
+
+# Tolerant when reading: pydicom would otherwise put header values, which are patient data, into its warnings.
+config.settings.reading_validation_mode = config.IGNORE
+
+_CHUNK: Final = 1 << 20
+_PREAMBLE: Final = 132
+_MEDIA_DIRECTORY: Final = "1.2.840.10008.1.3.10"
+_LONG_LENGTH: Final = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
+_SYSTEM_FILES: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+_TEXT: Final = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
+_UNDEFINED: Final = 0xFFFFFFFF
+_REQUIRED: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One file that was met on the way.
+
+    Parameters
+    ----------
+    path : Path
+        Where its bytes are: the file itself, or its copy in the scratch folder.
+    display : str
+        How to name it to a person; inside an archive ``archive.zip/member``.
+    instance : Instance or None
+        What was read.
+    reason : Reason or None
+        Why nothing was read; None exactly if `instance` is given.
+    skipped : bool
+        Whether leaving it out is as it should be (a DICOMDIR), not a fault of the file.
+    """
+
+    path: Path
+    display: str
+    instance: Instance | None
+    reason: Reason | None
+    skipped: bool = False
+
+
+def digest_dataset(path: Path) -> str:
+    """Return the SHA-256 (hex) of the encoded data set: every byte after the file meta information.
+
+    Equal for two files exactly if a C-STORE would transfer the same bytes. Reads in constant memory.
+
+    Raises
+    ------
+    UnreadableError
+        If the file cannot be opened (``unreadable-file``) or its file meta information is cut (``truncated``).
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(dataset_offset(file))
+            return _digest(file)
+    except OSError as error:
+        raise UnreadableError(REASONS("unreadable-file"), retryable=True) from error
+
+
+def read_instance(path: Path, charset: str | None = None) -> Instance:
+    r"""Read the header of one DICOM file.
+
+    Parameters
+    ----------
+    path : Path
+        A PS3.10 file, or a bare data set without preamble or without file meta information.
+    charset : str or None
+        Specific Character Set (0008,0005) that this sender really writes; replaces the declared one in the header, not
+        in the file. Several values are joined by a backslash.
+
+    Returns
+    -------
+    Instance
+        Its header holds every element before the pixel data but those longer than the limit; values that cannot be
+        decoded are empty.
+
+    Raises
+    ------
+    UnreadableError
+        ``unreadable-file``, ``not-dicom``, ``dicomdir``, ``truncated``, ``unparsable``, ``no-uids`` or
+        ``inflates-too-large``; nothing else, whatever the bytes are.
+    """
+    try:
+        with path.open("rb") as file:
+            offset = dataset_offset(file)
+            file.seek(offset)
+            digest = _digest(file)
+            header = _parse(file, offset, charset)
+    except OSError as error:
+        raise UnreadableError(REASONS("unreadable-file"), retryable=True) from error
+    if elements.text(header, "SOPClassUID") == _MEDIA_DIRECTORY or "DirectoryRecordSequence" in header:
+        raise UnreadableError(REASONS("dicomdir"))
+    if not all(elements.text(header, keyword) for keyword in _REQUIRED):
+        raise UnreadableError(REASONS("no-uids" if offset or "SOPClassUID" in header else "not-dicom"))
+    return Instance(path, digest, _transfer_syntax(header), header)
+
+
+def discover(paths: Iterable[Path], scratch: Path) -> Iterator[Found]:
+    """Read every file below `paths`, in sorted order.
+
+    Parameters
+    ----------
+    paths : Iterable[Path]
+        Folders (walked, symbolic links to folders not followed), zip files and single files.
+    scratch : Path
+        Existing folder for what is unpacked; names there never come from an archive. The caller removes it.
+
+    Yields
+    ------
+    Found
+        One for each file; the caller decides about copies of one instance.
+    """
+    for path in paths:
+        root = path if path.is_dir() else path.parent
+        for file in _walk(path):
+            display = file.relative_to(root).as_posix()
+            if _is_zip(file):
+                yield from _unpack(file, display, scratch)
+            else:
+                yield _look(file, display)
+
+
+def _look(path: Path, display: str) -> Found:
+    if path.name in _SYSTEM_FILES or Path(display).name in _SYSTEM_FILES or "__MACOSX" in Path(display).parts:
+        return Found(path, display, None, REASONS("system-file"), skipped=True)
+    try:
+        return Found(path, display, read_instance(path), None)
+    except UnreadableError as error:
+        return Found(path, display, None, error.reason, skipped=error.reason.klass == "note")
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        yield from (file for name in sorted(names) if (file := Path(folder, name)).is_file())
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether the file starts as a zip archive does; a DICOM preamble may hold anything, so ``DICM`` wins."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_PREAMBLE)
+    except OSError:
+        return False
+    return head[:4] in {b"PK\x03\x04", b"PK\x05\x06"} and head[128:] != b"DICM"
+
+
+def _unpack(archive: Path, display: str, scratch: Path) -> Iterator[Found]:
+    limits = LIMITS.archive
+    total = 0
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = sorted((m for m in opened.infolist() if not m.is_dir()), key=lambda m: m.filename)
+            if len(members) > limits.entries:
+                yield Found(archive, display, None, REASONS("archive-too-large"))
+                return
+            for number, member in enumerate(members):
+                name = f"{display}/{member.filename}"
+                if member.flag_bits & 1:
+                    yield Found(archive, name, None, REASONS("archive-encrypted"))
+                    continue
+                # the ratio counts against what this member really holds, whatever its directory entry claims
+                room = min(
+                    limits.entry_bytes,
+                    limits.total_bytes - total,
+                    int(limits.compression_ratio * member.compress_size) + _CHUNK,
+                )
+                target = scratch / f"{hashlib.sha256(display.encode()).hexdigest()[:16]}-{number:06d}.dcm"
+                written = _extract(opened, member, target, room)
+                if written is None:
+                    yield Found(archive, name, None, REASONS("archive-too-large"))
+                    continue
+                total += written
+                if _is_zip(target):
+                    target.unlink()
+                    yield Found(archive, name, None, REASONS("archive-nested"), skipped=True)
+                    continue
+                found = _look(target, name)
+                if found.instance is None:
+                    target.unlink()
+                yield found
+    except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError, ValueError, struct.error):
+        yield Found(archive, display, None, REASONS("archive-damaged"))
+
+
+def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, room: int) -> int | None:
+    """Write one member to `target`; None if it is longer than `room` bytes, and then nothing is left of it."""
+    written = 0
+    with opened.open(member) as source, target.open("wb") as out:
+        while block := source.read(_CHUNK):
+            written += len(block)
+            if written > room:
+                break
+            out.write(block)
+    if written > room:
+        target.unlink()
+        return None
+    return written
+
+
+def _digest(file: BinaryIO) -> str:
+    sha = hashlib.sha256()
+    while block := file.read(_CHUNK):
+        sha.update(block)
+    return sha.hexdigest()
+
+
+def dataset_offset(file: BinaryIO) -> int:
+    """Return where the data set starts: behind preamble and group 0002, which is always explicit little endian."""
+    head = file.read(_PREAMBLE)
+    offset = _PREAMBLE if head[128:] == b"DICM" else 0
+    while True:
+        file.seek(offset)
+        start = file.read(12)
+        if len(start) < 8 or start[:2] != b"\x02\x00" or not start[4:6].isalpha():
+            return offset
+        if start[4:6] in _LONG_LENGTH:
+            if len(start) < 12:
+                raise UnreadableError(REASONS("truncated"))
+            offset += 12 + int(struct.unpack_from("<I", start, 8)[0])
+        else:
+            offset += 8 + int(struct.unpack_from("<H", start, 6)[0])
+
+
+def _parse(file: BinaryIO, offset: int, charset: str | None) -> FileDataset:
+    """Parse up to the pixel data, with every fault of the bytes turned into one error."""
+    size = file.seek(0, os.SEEK_END)
+    if offset > size:
+        raise UnreadableError(REASONS("truncated"))
+    if offset == 0 and not _looks_like_dataset(file):
+        raise UnreadableError(REASONS("not-dicom"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they would quote header values
+            source = inflated(file, offset)
+            header = dcmread(source, stop_before_pixels=True, force=True, defer_size=LIMITS.read.element_bytes)
+            if source is not file:
+                header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+            if charset is not None:
+                header.SpecificCharacterSet = charset.split("\\")
+                implicit, little = header.original_encoding
+                header.set_original_encoding(implicit, little, convert_encodings(charset.split("\\")))
+            _settle(header)
+            return header
+    except UnreadableError:
+        raise
+    except EOFError as error:
+        raise UnreadableError(REASONS("truncated")) from error
+    except Exception as error:  # pydicom raises whatever hostile bytes make it raise, RecursionError included
+        raise UnreadableError(REASONS("unparsable")) from error
+
+
+def _looks_like_dataset(file: BinaryIO) -> bool:
+    """Whether a file without preamble starts with a low group number in either byte order."""
+    file.seek(0)
+    start = file.read(8)
+    if len(start) < 8:
+        return False
+    little, big = struct.unpack("<H", start[:2])[0], struct.unpack(">H", start[:2])[0]
+    return bool(min(little, big) in {0x0002, 0x0004, 0x0008, 0x0010})
+
+
+def inflated(file: BinaryIO, offset: int) -> BinaryIO:
+    """Return the file as pydicom shall see it: as it is, or with a deflated data set inflated within the limit.
+
+    Parameters
+    ----------
+    file : BinaryIO
+        An open PS3.10 file.
+    offset : int
+        Where its data set starts.
+
+    Raises
+    ------
+    UnreadableError
+        ``inflates-too-large``.
+    """
+    file.seek(0)
+    head = file.read(offset)
+    marker = DeflatedExplicitVRLittleEndian.encode()
+    if marker not in head:
+        file.seek(0)
+        return file
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    limit = LIMITS.read.inflated_bytes
+    plain = engine.decompress(file.read(), limit)
+    if engine.unconsumed_tail:
+        raise UnreadableError(REASONS("inflates-too-large"))
+    # padded with NUL to the old length, so that the length fields stay right
+    syntax = ExplicitVRLittleEndian.encode().ljust(len(marker), b"\0")
+    return io.BytesIO(head.replace(marker, syntax) + plain)
+
+
+def _settle(header: Dataset) -> None:
+    """Drop what was too long to read and empty what cannot be decoded, so that no later access raises."""
+    for tag in list(header.keys()):
+        element: Any = header.get_item(tag)  # pydicom's overloads hide the raw element
+        if isinstance(element, RawDataElement) and element.value is None and element.length:
+            del header[tag]
+        elif (
+            isinstance(element, RawDataElement)
+            and element.length != _UNDEFINED
+            and len(element.value or b"") < element.length
+        ):
+            raise UnreadableError(REASONS("truncated"))
+        elif not tag.is_private:
+            _decode_or_empty(header, tag)
+
+
+def _decode_or_empty(header: Dataset, tag: BaseTag) -> None:
+    """Decode one element that is not text now; an element that cannot be decoded becomes empty."""
+    element: Any = header.get_item(tag)
+    vr = element.VR or (dictionary_VR(tag) if dictionary_has_tag(tag) else "UN")
+    if vr in _TEXT:
+        return
+    try:
+        decoded = header[tag]
+        if decoded.VR == "SQ":
+            for item in decoded.value or ():
+                _settle(item)
+    except Exception:  # noqa: BLE001 - pydicom raises whatever a hostile value makes it raise
+        known = dictionary_VR(tag) if dictionary_has_tag(tag) else "UN"
+        header[tag] = DataElement(tag, known.split(" or ")[0], None)
+
+
+def _transfer_syntax(header: FileDataset) -> str:
+    declared = elements.text(header.file_meta, "TransferSyntaxUID")
+    if declared:
+        return declared
+    implicit, little = header.original_encoding
+    if implicit:
+        return str(ImplicitVRLittleEndian)
+    return str(ExplicitVRLittleEndian if little else ExplicitVRBigEndian)
