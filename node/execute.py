@@ -19,7 +19,7 @@ from node.log import study_hash
 from node.reasons import REASONS
 from pipeline.api import Analysis, Considered, Pipeline, Selection
 from pipeline.errors import NotAnalysed, PipelineError
-from pipeline.result import Finding, Result
+from pipeline.result import Finding
 from sr_writer import gate, write
 from sr_writer.gate import Refusal
 from sr_writer.identity import AnalysisIdentity
@@ -190,7 +190,6 @@ class _Job:
             "findings": [_finding(f, identity) for f in result.findings],
             "notes": [n.as_json() for n in result.notes],
             "summary": dict(result.summary),
-            "regions": _regions(result),
         }
         self._describe(document)
         outcome: Outcome = "failed" if refusals else "result"
@@ -306,7 +305,3 @@ def _finding(finding: Finding, identity: AnalysisIdentity) -> dict[str, Any]:
         "measurements": [m.as_json() for m in finding.measurements],
         "segment_number": finding.segment_number,
     }
-
-
-def _regions(result: Result) -> list[str]:
-    return [r.site for r in result.regions]
