@@ -1,0 +1,442 @@
+"""The listener: storage, verification and (for the small PACS) study queries as an SCP.
+
+It stores nothing itself: each object that arrived whole is handed to `on_stored`, and the number that this returns is
+the answer. Nothing here raises into the network library, and nothing logs what came from a patient.
+
+References
+----------
+PS3.4 annex B (storage), annex C (query); PS3.7 annex D.3.3 (negotiation); PS3.8 section 9.3.4 (rejection).
+"""
+
+import contextlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom import AE, dimse_messages, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.transport import AddressInformation, ThreadedAssociationServer
+
+from dicom_io.arrival import Arrival, Identity, open_arrival, read_identity
+from dicom_io.contexts import PDU_BYTES, STILL_IMAGE_SYNTAXES, STUDY_ROOT_FIND, VERIFICATION, choose_syntax
+from dicom_io.reason import Reason
+from dicom_io.reasons import REASONS
+from dicom_io.status import Answer
+
+# A NamedTemporaryFile neither says which listener it belongs to nor survives a full disk: see `arrival`.
+setattr(dimse_messages, "NamedTemporaryFile", open_arrival)  # noqa: B010 - the library's types say otherwise
+
+_REJECT_CALLING = (0x01, 0x01, 0x03)
+_REJECT_CALLED = (0x01, 0x01, 0x07)
+_CONNECTIONS_ABOVE_LIMIT = 16
+"""Connections that may wait for their (refused) negotiation beyond the limit of associations."""
+
+EventKind = Literal["opened", "released", "aborted", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationInfo:
+    """Who is on the other side of one association; `id` is unique over restarts."""
+
+    id: str
+    calling: str
+    called: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationEvent:
+    """Something happened to an association; a rejection carries its reason."""
+
+    kind: EventKind
+    association: AssociationInfo
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object that arrived whole and says what it is.
+
+    Parameters
+    ----------
+    path : Path
+        A DICOM file in the listener's `incoming` folder, not yet flushed to disk. It is removed after the callable
+        returns: link it elsewhere to keep it.
+    digest : str
+        SHA-256 (hex) of the encoded data set.
+    bytes : int
+        Length of the file.
+    """
+
+    path: Path
+    association: AssociationInfo
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedObject:
+    """One object that was answered with a failure; the file is removed after the callable returns."""
+
+    path: Path
+    association: AssociationInfo
+    status: int
+    reason: Reason
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where to listen and within which bounds.
+
+    Parameters
+    ----------
+    incoming : Path
+        Existing folder for objects while they arrive, on the file system on which they are to be kept.
+    network_timeout_s : float
+        An association on which nothing happens for so long is aborted, and a connection that stops inside a message
+        is closed.
+    request_timeout_s : float
+        A connection that sends no association request for so long is closed.
+    """
+
+    ae_titles: tuple[str, ...]
+    host: str
+    port: int
+    incoming: Path
+    max_associations: int = 64
+    network_timeout_s: float = 30.0
+    request_timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """What the listener calls, each from the thread of the association concerned.
+
+    Parameters
+    ----------
+    on_stored : Callable[[StoredObject], int]
+        Makes the object durable and returns the status to answer. `OSError` is answered with 0xA700.
+    on_association : Callable[[AssociationEvent], None]
+        Told of every association.
+    on_refused : Callable[[RefusedObject], None]
+        May keep a copy of an object that is answered with a failure.
+    allowed : Callable[[str, str], bool]
+        Whether the peer with this calling AE title and this address may open an association.
+    on_find : Callable[[Dataset], Iterable[Dataset]] or None
+        Answers Study Root queries with matching identifiers; None: the service is not offered.
+    """
+
+    on_stored: Callable[[StoredObject], int]
+    on_association: Callable[[AssociationEvent], None]
+    on_refused: Callable[[RefusedObject], None]
+    allowed: Callable[[str, str], bool]
+    on_find: Callable[[Dataset], Iterable[Dataset]] | None = None
+
+
+class _Track:
+    """What the listener knows of one association."""
+
+    def __init__(self, info: AssociationInfo) -> None:
+        self.info = info
+        self.opened = self.ended = False
+        self.storing = False
+        self.last = time.monotonic()
+        self.arrival: Arrival | None = None
+
+
+class _Server(ThreadedAssociationServer):
+    """The library's server with bounds on connections and a clean-up of what ended without saying so."""
+
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        ae: AE,
+        listener: Listener,
+        contexts: list[PresentationContext],
+        bound: list[EventHandlerType],
+        on_association: Callable[[AssociationEvent], None],
+    ) -> None:
+        self.incoming = listener.incoming
+        self._timeout_s = listener.network_timeout_s
+        self._on_association = on_association
+        self.tracks: dict[Association, _Track] = {}
+        self.lock = threading.Lock()
+        super().__init__(ae, (listener.host, listener.port), listener.ae_titles[0], contexts, evt_handlers=bound)
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Accept a connection; bound every later read and write, and answer without Nagle's delay."""
+        connection, address = super().get_request()
+        connection.settimeout(self._timeout_s)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection, address
+
+    def verify_request(self, _request: object, _address: object) -> bool:
+        """Refuse to start threads for connections far beyond the limit."""
+        return len(self.active_associations) <= self.ae.maximum_associations + _CONNECTIONS_ABOVE_LIMIT
+
+    def handle_error(self, _request: object, _address: object) -> None:
+        """Say nothing: a connection that broke before its association is no event."""
+
+    def service_actions(self) -> None:
+        """Run twice a second: end what died without an event."""
+        super().service_actions()
+        self.sweep()
+
+    def track(self, association: Association, info: AssociationInfo) -> _Track:
+        """Remember an association from its request on."""
+        with self.lock:
+            return self.tracks.setdefault(association, _Track(info))
+
+    def arriving(self, association: Association, arrival: Arrival) -> None:
+        """Remember the file that an association is filling, so that it is removed if the association breaks."""
+        track = self.tracks.get(association)
+        if track is not None:
+            track.arrival, track.last = arrival, time.monotonic()
+
+    def end(self, association: Association, kind: EventKind) -> None:
+        """Report the end of an association once."""
+        track = self.tracks.get(association)
+        if track is None:
+            return
+        with self.lock:
+            report = track.opened and not track.ended
+            track.ended = True
+        if report:
+            with contextlib.suppress(Exception):  # a handler's failure must not reach the library
+                self._on_association(AssociationEvent(kind, track.info))
+
+    def sweep(self) -> None:
+        """End and forget associations whose threads are gone, and remove what they left half-received."""
+        for association, track in list(self.tracks.items()):
+            if association.is_alive() or association.dul.is_alive() or not association.ident:
+                continue
+            self.end(association, "aborted")
+            if track.arrival is not None:
+                track.arrival.discard()
+            with self.lock:
+                self.tracks.pop(association, None)
+
+
+class Server:
+    """A running listener.
+
+    Parameters
+    ----------
+    host, port : str, int
+        Where it listens.
+    """
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+        self.host, self.port = server.server_address[:2]
+        self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.5}, daemon=True)
+        self._thread.start()
+
+    @property
+    def associations(self) -> int:
+        """How many associations are open."""
+        return sum(track.opened and not track.ended for track in list(self._server.tracks.values()))
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """Stop accepting, let transfers finish for `grace_s`, then abort between objects; takes 2 s more at most."""
+        if not self._thread.is_alive():
+            return
+        self._server.shutdown()
+        self._thread.join()
+        now = time.monotonic()
+        quiet_since, deadline = now + grace_s, now + grace_s + 1.5
+        while self._server.tracks and (now := time.monotonic()) < deadline:
+            for association, track in list(self._server.tracks.items()):
+                idle = not track.storing and association.dimse.message is None and association.dimse.msg_queue.empty()
+                if idle and (now > quiet_since or now - track.last > 0.5):
+                    association.abort(block=False)
+            self._server.sweep()
+            time.sleep(0.02)
+        for association in list(self._server.tracks):
+            association.abort(block=False)
+            self._server.end(association, "aborted")
+
+
+def serve(listener: Listener, handlers: Handlers) -> Server:
+    """Listen.
+
+    Returns
+    -------
+    Server
+        Already accepting.
+
+    Raises
+    ------
+    OSError
+        If the address cannot be bound.
+    """
+    ae = AE(listener.ae_titles[0])
+    ae.maximum_pdu_size = PDU_BYTES
+    ae.maximum_associations = listener.max_associations
+    ae.network_timeout = ae.dimse_timeout = listener.network_timeout_s
+    ae.acse_timeout = listener.request_timeout_s
+    # Storage contexts are accepted by the unrestricted service without being listed: the list is copied for each
+    # association, and 170 classes with 16 syntaxes cost more than a slice.
+    contexts = [build_context(VERIFICATION)]
+    titles = frozenset(title.strip() for title in listener.ae_titles)
+    bound: list[EventHandlerType] = [
+        (evt.EVT_REQUESTED, _requested, [handlers, titles]),
+        (evt.EVT_ESTABLISHED, _established, [handlers]),
+        (evt.EVT_RELEASED, _ended, ["released"]),
+        (evt.EVT_ABORTED, _ended, ["aborted"]),
+        (evt.EVT_REJECTED, _over_limit, [handlers]),
+        (evt.EVT_C_STORE, _store, [handlers]),
+        (evt.EVT_C_ECHO, _echo),
+    ]
+    if handlers.on_find is not None:
+        contexts.append(build_context(STUDY_ROOT_FIND, list(STILL_IMAGE_SYNTAXES[:2])))
+        bound.append((evt.EVT_C_FIND, _find, [handlers.on_find]))
+    server = _Server(ae, listener, contexts, bound, handlers.on_association)
+    ae._servers.append(server)  # noqa: SLF001 - as AE.start_server does; shutdown() takes it out again
+    return Server(server)
+
+
+def _listener(association: Association) -> _Server:
+    return cast("_Server", association._server)  # noqa: SLF001 - the library's only way from one to the other
+
+
+def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None:
+    """Accept or reject an association request, and choose transfer syntaxes for it."""
+    association = event.assoc
+    request = cast("A_ASSOCIATE", association.requestor.primitive)
+    peer = cast("AddressInformation", association.requestor.address_info).address
+    info = AssociationInfo(
+        secrets.token_hex(8), request.calling_ae_title.strip(), request.called_ae_title.strip(), peer
+    )
+    _listener(association).track(association, info)
+    try:
+        known = handlers.allowed(info.calling, peer)
+    except Exception:  # noqa: BLE001 - who cannot be looked up is not allowed
+        known = False
+    if info.called not in titles:
+        _reject(event, handlers, info, _REJECT_CALLED, REASONS("called-title-unknown", called=info.called))
+    elif not known:
+        _reject(event, handlers, info, _REJECT_CALLING, REASONS("peer-not-allowed", calling=info.calling, peer=peer))
+    for context in request.presentation_context_definition_list:
+        chosen = choose_syntax([str(uid) for uid in context.transfer_syntax])
+        context.transfer_syntax = [UID(chosen), *(uid for uid in context.transfer_syntax if uid != chosen)]
+
+
+def _reject(event: Event, handlers: Handlers, info: AssociationInfo, why: tuple[int, int, int], reason: Reason) -> None:
+    event.assoc.acse.send_reject(*why)
+    with contextlib.suppress(Exception):  # a handler's failure must not keep the peer waiting
+        handlers.on_association(AssociationEvent("rejected", info, reason))
+    event.assoc.kill()
+
+
+def _over_limit(event: Event, handlers: Handlers) -> None:
+    """Report what the library rejects by itself: one association too many."""
+    info = _listener(event.assoc).tracks[event.assoc].info
+    handlers.on_association(AssociationEvent("rejected", info, REASONS("too-many-associations")))
+
+
+def _established(event: Event, handlers: Handlers) -> None:
+    track = _listener(event.assoc).tracks[event.assoc]
+    track.opened = True
+    try:
+        handlers.on_association(AssociationEvent("opened", track.info))
+    except Exception:  # noqa: BLE001 - an association that cannot be recorded (full disk) must not run
+        event.assoc.abort()
+
+
+def _ended(event: Event, kind: EventKind) -> None:
+    _listener(event.assoc).end(event.assoc, kind)
+
+
+def _echo(_event: object) -> int:
+    return int(Answer.SUCCESS)
+
+
+def _store(event: Event, handlers: Handlers) -> int:
+    """Answer one C-STORE request."""
+    track: _Track = _listener(event.assoc).tracks[event.assoc]
+    track.storing = True
+    try:
+        return int(_answer(event, track, handlers))
+    finally:
+        track.storing, track.last, track.arrival = False, time.monotonic(), None
+
+
+def _answer(event: Event, track: _Track, handlers: Handlers) -> int:
+    arrival: object = event.request._dataset_file  # noqa: SLF001 - the file that `open_arrival` made
+    if not isinstance(arrival, Arrival):
+        return Answer.CANNOT_UNDERSTAND  # the request announced no data set
+    if arrival.error is not None:
+        return Answer.OUT_OF_RESOURCES
+    syntax = str(event.context.transfer_syntax)
+    found = read_identity(arrival.path, arrival.data_offset, syntax)
+    request = cast("C_STORE", event.request)
+    asked = (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+    fault = _fault(found, asked)
+    try:
+        if fault is not None:
+            status, code = fault
+            with contextlib.suppress(Exception):  # the copy is a courtesy, the answer is not
+                handlers.on_refused(
+                    RefusedObject(arrival.path, track.info, status, REASONS(code), arrival.digest, arrival.bytes)
+                )
+            return status
+        return handlers.on_stored(
+            StoredObject(
+                path=arrival.path,
+                association=track.info,
+                sop_class_uid=found.sop_class_uid,
+                sop_instance_uid=found.sop_instance_uid,
+                study_instance_uid=found.study_instance_uid,
+                series_instance_uid=found.series_instance_uid,
+                transfer_syntax_uid=syntax,
+                digest=arrival.digest,
+                bytes=arrival.bytes,
+            )
+        )
+    except OSError:
+        return Answer.OUT_OF_RESOURCES
+    except Exception:  # noqa: BLE001 - whatever went wrong, the sender is told to keep the object
+        return Answer.PROCESSING_FAILURE
+
+
+def _fault(found: Identity, asked: tuple[str, str]) -> tuple[Answer, str] | None:
+    """Return the status and the reason's code for an object that is refused, or None."""
+    if not found.parsed:
+        return Answer.CANNOT_UNDERSTAND, "object-unparsable"
+    if not found.complete:
+        return Answer.CANNOT_UNDERSTAND, "object-without-uids"
+    if asked != (found.sop_class_uid, found.sop_instance_uid):
+        return Answer.DATASET_MISMATCH, "object-is-another"
+    return None
+
+
+def _find(event: Event, on_find: Callable[[Dataset], Iterable[Dataset]]) -> Iterator[tuple[int, Dataset | None]]:
+    """Answer a Study Root query: pending with each match, then success."""
+    try:
+        for match in on_find(event.identifier):
+            if event.is_cancelled:
+                yield 0xFE00, None
+                return
+            yield 0xFF00, match
+    except Exception:  # noqa: BLE001 - an identifier that cannot be understood
+        yield 0xC000, None

@@ -1,0 +1,360 @@
+"""The sender: C-STORE, C-ECHO and Study Root C-FIND as an SCU, with an outcome for everything that can happen.
+
+Nothing of the network library is raised. Two of its faults are worked round, both from event handlers:
+
+* its reactor thread may take an answer away from the call that waits for it (pynetdicom issues 435 and 875, still in
+  3.0.4): `_guard`;
+* a peer that writes its answer in two pieces under Nagle's algorithm costs 40 ms an object unless each is acknowledged
+  at once: ``TCP_QUICKACK``.
+
+References
+----------
+PS3.4 annex B (storage), C.4.1 (query); PS3.8 section 9.3.4 (rejection).
+"""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.events import Event
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.transport import AssociationSocket
+
+from dicom_io.contexts import INTERCHANGEABLE, PDU_BYTES, STUDY_ROOT_FIND, VERIFICATION
+from dicom_io.errors import NetworkError
+from dicom_io.reason import Reason
+from dicom_io.reasons import REASONS
+from dicom_io.status import Outcome, judge
+
+_CONTEXTS = 128
+"""Presentation contexts of one association (PS3.8 section 9.3.2.2: odd numbers 1 to 255)."""
+_PENDING = (0xFF00, 0xFF01)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another application entity, and the title under which we call it."""
+
+    host: str
+    port: int
+    ae_title: str
+    calling: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait (seconds). An answer may take `answer_s` plus the object's bytes at `slowest` bytes a second."""
+
+    connect_s: float = 10.0
+    associate_s: float = 15.0
+    answer_s: float = 30.0
+    slowest: float = 256e3
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReport:
+    """What became of one file.
+
+    Parameters
+    ----------
+    status : int or None
+        The peer's answer; None if none came, or if the file was not sent.
+    reason : Reason or None
+        None exactly if it was delivered without remark.
+    """
+
+    path: Path
+    sop_instance_uid: str
+    status: int | None
+    outcome: Outcome
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStudy:
+    """One match of a study query; absent values are empty."""
+
+    study_instance_uid: str
+    patient_id: str
+    issuer_of_patient_id: str
+    accession_number: str
+    patient_name: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    path: Path
+    sop_class: str
+    sop_instance: str
+    syntax: str
+    bytes: int
+
+
+def store(peer: Peer, paths: Sequence[Path], timeouts: Timeouts = Timeouts()) -> Iterator[StoreReport]:
+    """Send files in their order; yield one report each, as soon as it is known.
+
+    One context is proposed for each pair of SOP class and transfer syntax, so that a refusal is attributable. Data sets
+    without compressed pixels have a second one in the other plain encoding, and are re-encoded if only that is accepted.
+    After a lost answer a new association is opened for what is left.
+    """
+    items: list[_Item] = []
+    for path in paths:
+        try:
+            items.append(_item(path))
+        except Exception:  # noqa: BLE001 - whatever pydicom says of it, the file cannot be sent
+            yield StoreReport(path, "", None, Outcome.DEAD, REASONS("file-unreadable"))
+    while items:
+        sent = 0
+        for report in _send(peer, _batch(items), timeouts):
+            sent += 1
+            yield report
+        items = items[sent:]
+
+
+def echo(peer: Peer, timeouts: Timeouts = Timeouts()) -> float:
+    """Verify that `peer` answers; return how long the answer took (seconds).
+
+    Raises
+    ------
+    NetworkError
+        With the reason why it does not.
+    """
+    association = _associate(peer, [build_context(VERIFICATION)], timeouts)
+    begun = time.perf_counter()
+    try:
+        status = association.send_c_echo().get("Status")
+    except (ValueError, RuntimeError):  # the context was refused, or the association is gone
+        status = None
+    taken = time.perf_counter() - begun
+    _release(association)
+    row = judge(status)
+    if row.code is not None:
+        raise NetworkError(_reason(row.code, status), retryable=row.outcome is Outcome.RETRY)
+    return taken
+
+
+def find_study(peer: Peer, study_instance_uid: str, timeouts: Timeouts = Timeouts()) -> tuple[FoundStudy, ...]:
+    """Ask whose study this is (Study Root C-FIND, study level); no match is an empty tuple.
+
+    Raises
+    ------
+    NetworkError
+        `query-not-offered` if the peer accepts no Study Root queries, `query-failed` if it answers with a failure, else
+        the reason why there is no association.
+    """
+    query = Dataset()
+    query.SpecificCharacterSet = "ISO_IR 192"
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = study_instance_uid
+    query.PatientID = query.IssuerOfPatientID = query.AccessionNumber = query.PatientName = ""
+    try:
+        association = _associate(peer, [build_context(STUDY_ROOT_FIND)], timeouts)
+    except NetworkError as error:
+        if error.reason.code == "context-refused":
+            raise NetworkError(REASONS("query-not-offered", ae_title=peer.ae_title)) from error
+        raise
+    matches: list[FoundStudy] = []
+    last: int | None = None
+    try:
+        for status, match in association.send_c_find(query, STUDY_ROOT_FIND):
+            last = status.get("Status")
+            if last in _PENDING and match is not None:
+                matches.append(_found(match))
+    except (ValueError, RuntimeError):  # the role was refused, or the association is gone
+        last = None
+    _release(association)
+    if last != 0x0000:
+        status_text = "none" if last is None else f"0x{last:04X}"
+        retryable = judge(last).outcome is Outcome.RETRY
+        raise NetworkError(REASONS("query-failed", ae_title=peer.ae_title, status=status_text), retryable=retryable)
+    return tuple(match for match in matches if match.study_instance_uid == study_instance_uid)
+
+
+def _found(match: Dataset) -> FoundStudy:
+    def text(keyword: str) -> str:
+        value = match.get(keyword)
+        return "" if value is None else str(value).strip(" \0")
+
+    keywords = ("StudyInstanceUID", "PatientID", "IssuerOfPatientID", "AccessionNumber", "PatientName")
+    return FoundStudy(*(text(keyword) for keyword in keywords))
+
+
+def _item(path: Path) -> _Item:
+    meta = read_file_meta_info(path)
+    return _Item(
+        path,
+        str(meta.MediaStorageSOPClassUID),
+        str(meta.MediaStorageSOPInstanceUID),
+        str(meta.TransferSyntaxUID),
+        path.stat().st_size,
+    )
+
+
+def _batch(items: Sequence[_Item]) -> list[_Item]:
+    """Return the longest beginning of `items` that one association has contexts for."""
+    pairs: set[tuple[str, str]] = set()
+    for count, item in enumerate(items):
+        pairs |= {(item.sop_class, syntax) for syntax in _encodings(item.syntax)}
+        if len(pairs) > _CONTEXTS:
+            return list(items[:count])
+    return list(items)
+
+
+def _encodings(syntax: str) -> tuple[str, ...]:
+    """Return the syntaxes in which a data set of `syntax` can leave, its own first."""
+    others = sorted(INTERCHANGEABLE - {syntax, "1.2.840.10008.1.2.1.99"}) if syntax in INTERCHANGEABLE else []
+    return (syntax, *others)
+
+
+def _send(peer: Peer, items: Sequence[_Item], timeouts: Timeouts) -> Iterator[StoreReport]:
+    """Send over one association; at least one report.
+
+    A lost answer ends the association: what is left goes over the next one, unless this one brought no answer at all.
+    """
+    pairs = dict.fromkeys((item.sop_class, syntax) for item in items for syntax in _encodings(item.syntax))
+    try:
+        association = _associate(peer, [build_context(*pair) for pair in pairs], timeouts)
+    except NetworkError as error:
+        outcome = Outcome.RETRY if error.retryable else Outcome.DEAD
+        for item in items:
+            reason = error.reason if error.reason.code != "context-refused" else _refused(peer, item)
+            yield StoreReport(item.path, item.sop_instance, None, outcome, reason)
+        return
+    accepted = {
+        (str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in association.accepted_contexts if cx.as_scu
+    }
+    answered = False
+    try:
+        for position, item in enumerate(items):
+            syntax = next((s for s in _encodings(item.syntax) if (item.sop_class, s) in accepted), None)
+            if syntax is None:
+                yield StoreReport(item.path, item.sop_instance, None, Outcome.DEAD, _refused(peer, item))
+                continue
+            association.dimse_timeout = timeouts.answer_s + item.bytes / timeouts.slowest
+            try:
+                # a path leaves as it stands, a data set is encoded in the syntax of the context
+                answer = association.send_c_store(item.path if syntax == item.syntax else dcmread(item.path))
+            except (ValueError, RuntimeError, AttributeError, OSError):  # the association or the file is gone
+                answer = Dataset()
+            status = answer.get("Status")
+            yield _report(item, status)
+            if status is None:
+                rest = [] if answered else items[position + 1 :]
+                yield from (_report(item, None) for item in rest)
+                return
+            answered = True
+    finally:
+        _release(association)
+
+
+def _report(item: _Item, status: int | None) -> StoreReport:
+    row = judge(status)
+    reason = _reason(row.code, status) if row.code else None
+    return StoreReport(item.path, item.sop_instance, status, row.outcome, reason)
+
+
+def _refused(peer: Peer, item: _Item) -> Reason:
+    names = {"sop_class": UID(item.sop_class).name, "syntax": UID(item.syntax).name}
+    return REASONS("context-refused", ae_title=peer.ae_title, **names)
+
+
+def _reason(code: str, status: int | None) -> Reason:
+    return REASONS(code, status=status or 0)
+
+
+def _associate(peer: Peer, contexts: list[PresentationContext], timeouts: Timeouts) -> Association:
+    """Open an association.
+
+    Raises
+    ------
+    NetworkError
+        `peer-name-unknown`, `peer-refused-connection`, `peer-timeout`, `association-rejected`, `association-aborted`
+        or `context-refused` (none of the contexts was accepted).
+    """
+    place: dict[str, Any] = {"host": peer.host, "port": peer.port}
+    try:
+        address = str(socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise NetworkError(REASONS("peer-name-unknown", host=peer.host), retryable=True) from error
+    seen: set[str] = set()
+    ae = AE(peer.calling)
+    ae.connection_timeout, ae.acse_timeout = timeouts.connect_s, timeouts.associate_s
+    ae.dimse_timeout, ae.network_timeout = timeouts.answer_s, None
+    begun = time.monotonic()
+    association = ae.associate(
+        address,
+        peer.port,
+        contexts,
+        peer.ae_title,
+        max_pdu=PDU_BYTES,
+        evt_handlers=[
+            (evt.EVT_CONN_OPEN, _connected, [seen, timeouts.answer_s]),
+            (evt.EVT_ACCEPTED, lambda _event: seen.add("accepted")),
+            (evt.EVT_PDU_SENT, _acknowledge_at_once),
+        ],
+    )
+    if association.is_established:
+        return association
+    taken = time.monotonic() - begun
+    answer = association.acceptor.primitive
+    if association.is_rejected and answer is not None:
+        why = f"{answer.result_str}, {answer.source_str}, {answer.reason_str}"
+        reason = REASONS("association-rejected", **place, ae_title=peer.ae_title, calling=peer.calling, why=why)
+        # "permanent" is what every PACS says to a node that is not yet registered: worth another attempt too
+        raise NetworkError(reason, retryable=True)
+    if "accepted" in seen:
+        names = {"sop_class": UID(str(contexts[0].abstract_syntax)).name, "syntax": contexts[0].transfer_syntax[0].name}
+        raise NetworkError(REASONS("context-refused", ae_title=peer.ae_title, **names))
+    if "connected" not in seen:
+        code = "peer-timeout" if taken >= timeouts.connect_s else "peer-refused-connection"
+        raise NetworkError(REASONS(code, **place), retryable=True)
+    if taken >= timeouts.associate_s:
+        raise NetworkError(REASONS("peer-timeout", **place), retryable=True)
+    raise NetworkError(REASONS("association-aborted", **place, ae_title=peer.ae_title), retryable=True)
+
+
+def _connected(event: Event, seen: set[str], timeout_s: float) -> None:
+    seen.add("connected")
+    connection = cast("socket.socket", cast("AssociationSocket", event.assoc.dul.socket).socket)  # just opened
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.settimeout(timeout_s)  # the library takes its own away once connected, and would wait for ever in a PDU
+    _guard(event.assoc)
+
+
+def _guard(association: Association) -> None:
+    """Keep the reactor thread from taking the answer that a caller waits for.
+
+    It sets ``_is_paused = False`` before it looks into the queue, so that a caller may believe it paused while it is
+    about to look: looking at the checkpoint once more, at that very moment, is enough.
+    """
+    look = association.dimse.get_msg
+
+    def get_msg(block: bool = False) -> Any:  # noqa: ANN401 - as the library has it
+        if not block and not association._reactor_checkpoint.is_set():  # noqa: SLF001 - the fault is in there
+            return None, None
+        return look(block)
+
+    association.dimse.get_msg = get_msg  # type: ignore[method-assign]  # on this instance alone, on purpose
+
+
+def _acknowledge_at_once(event: Event) -> None:
+    """Ask for immediate acknowledgements; the kernel forgets it, so ask after every write."""
+    transport = event.assoc.dul.socket
+    if transport is not None and transport.socket is not None:
+        with contextlib.suppress(OSError):  # closed in the meantime
+            transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def _release(association: Association) -> None:
+    if association.is_established:
+        association.release()

@@ -1,0 +1,320 @@
+"""The spool: what was acknowledged is on disk. Files and journals are the truth, and the index is made from them.
+
+Order per instance: fsync(file), link, fsync(folder), journal record, fdatasync(journal), answer (DESIGN, promise 1).
+"""
+
+import errno
+import hashlib
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from dicom_io.read import digest_dataset
+from dicom_io.scp import RefusedObject, StoredObject
+from node.failpoint import passing
+
+JOURNAL_BYTES = 64 << 20
+"""A journal file is followed by a new one when it has grown to this size."""
+READ_BYTES = 4 << 20
+"""How much of a journal one call of `read_journal` takes at most."""
+MAX_VERSIONS = 100
+"""Different objects under one SOP Instance UID that are kept."""
+REMEMBERED = 100_000
+"""Entries whose record this process remembers to have written; an older one is recorded once more."""
+QUARANTINE_FILES, QUARANTINE_BYTES = 1000, 2 << 30
+FREE_BYTES = 256 << 20
+"""Below this much free space nothing more is accepted: the index and the results need room to end cleanly."""
+
+Kind = Literal["stored", "duplicate", "conflict"]
+
+
+class SpoolFullError(OSError):
+    """The spool takes no more; the sender keeps its object and tries again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where an object stands now.
+
+    Parameters
+    ----------
+    entry : str
+        Path below the spool.
+    kind : Kind
+        ``stored``: first object under its UID; ``conflict``: another one stood there; ``duplicate``: this process has
+        recorded this very object before. After a restart a repeated object is ``stored`` (or ``conflict``) again with
+        the same entry, because nobody knows whether its first record survived: readers take the entry as the key.
+    """
+
+    entry: str
+    kind: Kind
+
+
+class Spool:
+    """A folder of received objects, shared by all receiver processes of a node.
+
+    Parameters
+    ----------
+    data_dir : Path
+        The node's data folder; created if absent.
+    free_bytes : int
+        Space that stays free on the file system.
+    """
+
+    def __init__(self, data_dir: Path, *, free_bytes: int = FREE_BYTES) -> None:
+        self.root = data_dir / "spool"
+        self.incoming = self.root / "incoming"
+        self.journals = self.root / "journal"
+        self.quarantine = data_dir / "quarantine" / "received"
+        self._free_bytes = free_bytes
+        self._known: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+        for folder in (self.incoming, self.journals, self.quarantine, *(self.root / f"{n:02x}" for n in range(256))):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.root, data_dir):
+            sync_folder(folder)
+
+    def clean(self) -> int:
+        """Remove what dead processes were receiving; return how many files.
+
+        A file of this process's own number is from an earlier process: call it before anything is received.
+        """
+        removed = 0
+        for path in self.incoming.glob("*.part"):
+            owner = path.name.partition("-")[0]
+            if owner.isdecimal() and int(owner) != os.getpid() and _alive(int(owner)):
+                continue
+            path.unlink(missing_ok=True)
+            removed += 1
+        return removed
+
+    def store(self, arrived: StoredObject) -> Stored:
+        """Make an object durable and give it its entry. The journal comes after, then `recorded`.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or fails; nothing may be acknowledged.
+        """
+        stat = os.statvfs(self.root)
+        if stat.f_bavail * stat.f_frsize < self._free_bytes:
+            raise SpoolFullError(errno.ENOSPC, "less free space than the spool leaves for others")
+        passing("receive.before_fsync")
+        _sync(arrived.path, os.O_RDONLY)
+        name = hashlib.sha256(arrived.sop_instance_uid.encode()).hexdigest()
+        for version in range(MAX_VERSIONS):
+            entry = f"{name[:2]}/{name}-{version}.dcm"
+            path = self.root / entry
+            try:
+                os.link(arrived.path, path)
+            except FileExistsError:
+                if self._digest(entry) != arrived.digest:
+                    continue
+            passing("receive.after_link")
+            # also for what stood there before: whoever linked it may not have flushed the folder yet
+            sync_folder(path.parent)
+            with self._lock:
+                known = self._known.get(entry) == arrived.digest
+            return Stored(entry, "duplicate" if known else "conflict" if version else "stored")
+        raise SpoolFullError(errno.ENOSPC, f"more than {MAX_VERSIONS} different objects under one SOP Instance UID")
+
+    def recorded(self, stored: Stored, digest: str) -> None:
+        """Remember that the record of `stored` is durable."""
+        with self._lock:
+            self._known[stored.entry] = digest
+            self._known.move_to_end(stored.entry)
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+
+    def _digest(self, entry: str) -> str:
+        with self._lock:
+            known = self._known.get(entry)
+        return known or digest_dataset(self.root / entry)
+
+    def refuse(self, refused: RefusedObject, now: datetime) -> None:
+        """Keep a copy of an object that is answered with a failure; the oldest copies give way."""
+        stem = f"{now:%Y%m%dT%H%M%S%f}-{refused.association.id}-{refused.status:04X}"
+        os.link(refused.path, self.quarantine / f"{stem}.dcm")
+        note = {
+            "utc": utc(now),
+            "status": f"0x{refused.status:04X}",
+            "reason": refused.reason.as_json(),
+            "association": refused.association.id,
+            "calling": refused.association.calling,
+            "called": refused.association.called,
+            "peer": refused.association.peer,
+            "digest": refused.digest,
+            "bytes": refused.bytes,
+        }
+        (self.quarantine / f"{stem}.json").write_text(json.dumps(note, ensure_ascii=False), encoding="utf-8")
+        with self._lock:
+            self._trim()
+
+    def _trim(self) -> None:
+        copies = sorted(self.quarantine.glob("*.dcm"))
+        sizes = {path: path.stat().st_size for path in copies}
+        total = sum(sizes.values())
+        for count, path in zip(range(len(copies), 0, -1), copies, strict=True):
+            if count <= QUARANTINE_FILES and total <= QUARANTINE_BYTES:
+                return
+            total -= sizes[path]
+            path.unlink(missing_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Records that one flush makes durable, and how that went."""
+
+    lines: list[bytes] = field(default_factory=list)
+    done: bool = False
+    error: OSError | None = None
+
+
+class JournalWriter:
+    """Append-only journal of one process.
+
+    Several threads that append at the same time share one flush. After a failed write the file is left to its readers
+    and a new one is begun: what the kernel did with the rest is not knowable.
+
+    Parameters
+    ----------
+    folder : Path
+        ``journal`` of a spool.
+    now : Callable[[], datetime]
+        Names new files.
+    """
+
+    def __init__(self, folder: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._folder = folder
+        self._now = now
+        self._queue = threading.Lock()
+        self._flush = threading.Lock()
+        self._batch = _Batch()
+        self._seq = 0
+        self._fd = -1
+        self._size = 0
+        self.path: Path | None = None
+
+    def append(self, record: dict[str, Any]) -> int:
+        """Write one record and return its number once it is durable.
+
+        Raises
+        ------
+        OSError
+            If it could not be made durable. A reader may see it nevertheless.
+        """
+        with self._queue:
+            self._seq += 1
+            number, batch = self._seq, self._batch
+            batch.lines.append(json.dumps({"seq": number, **record}, ensure_ascii=False).encode() + b"\n")
+        with self._flush:
+            if not batch.done:
+                self._write()
+        if batch.error is not None:
+            raise OSError(batch.error.errno, "the journal could not be written")
+        return number
+
+    def close(self) -> None:
+        """Close the file; every record is durable already."""
+        with self._flush:
+            self._close()
+
+    def _write(self) -> None:
+        """Write everything that waits; the caller holds the flush lock."""
+        with self._queue:
+            batch, self._batch = self._batch, _Batch()
+        try:
+            if self._fd < 0 or self._size > JOURNAL_BYTES:
+                self._open()
+            data = memoryview(b"".join(batch.lines))
+            while data:
+                written = os.write(self._fd, data)
+                self._size += written
+                data = data[written:]
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._close()
+            batch.error = error
+        batch.done = True
+
+    def _open(self) -> None:
+        self._close()
+        self.path = self._folder / f"{self._now():%Y%m%dT%H%M%S%f}Z-{os.getpid()}.jsonl"
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._size = 0
+        sync_folder(self._folder)
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def read_journal(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Read whole records from `offset` on, some megabytes at a time.
+
+    A last line without its end is left for the next call. A whole line that is no record (a torn write of a machine
+    that lost power) is passed over: nothing in it was ever acknowledged.
+
+    Returns
+    -------
+    records : list of dict
+        In the order of writing.
+    new_offset : int
+        Where to go on; equal to `offset` if there is nothing more yet.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read(READ_BYTES)
+    end = data.rfind(b"\n") + 1
+    return list(_records(data[:end].splitlines())), offset + end
+
+
+def journals(data_dir: Path) -> list[Path]:
+    """Return the journals of a data folder, oldest first."""
+    return sorted((data_dir / "spool" / "journal").glob("*.jsonl"))
+
+
+def _records(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "kind" in record:
+            yield record
+
+
+def utc(now: datetime) -> str:
+    """Return `now` (aware) as UTC text with microseconds, ISO 8601."""
+    return now.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk."""
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
