@@ -12,7 +12,7 @@ from typing import Any, Literal
 import structlog
 
 from dicom_io.errors import DicomIOError
-from dicom_io.model import Instance, Study
+from dicom_io.model import Instance, Series, Study
 from dicom_io.reason import Reason
 from node.failpoint import passing
 from node.log import study_hash
@@ -96,34 +96,24 @@ def execute(study: Study, pipeline: Pipeline, context: ExecutionContext) -> JobO
 
     Every way this can end is an outcome: nothing but an interruption and a failpoint leaves it otherwise.
     """
-    started = time.perf_counter()
     job = _Job(study, pipeline, context)
     several = _patients(study.instances)
     if several > 1:
-        return job.ended("failed", REASONS("several-patients-in-study", count=several), started, card=False)
+        return job.ended("failed", REASONS("several-patients-in-study", count=several), card=False)
     try:
-        selection = pipeline.select(study)
-        job.considered = selection.considered
-        if selection.chosen is None:
-            return job.ended("not_analysed", _known(selection), started)
-        job.inputs = selection.chosen.instances
-        analysis = pipeline.run(selection.chosen, context.progress)
-        passing("job.worked")
-        return job.finished(analysis, selection, started)
-    except NotAnalysed as error:
-        return job.ended("not_analysed", error.reason, started)
+        return job.run()
     except (PipelineError, DicomIOError) as error:
-        outcome: Outcome = "failed" if error.reason.klass == "error" else "not_analysed"
-        return job.ended(outcome, error.reason, started, retryable=error.retryable)
+        worked = isinstance(error, NotAnalysed) or error.reason.klass != "error"
+        return job.ended("not_analysed" if worked else "failed", error.reason, retryable=error.retryable)
     except MemoryError:
-        return job.ended("failed", REASONS("out-of-memory", pipeline=pipeline.name), started, retryable=True)
+        return job.ended("failed", REASONS("out-of-memory", pipeline=pipeline.name), retryable=True)
     except OSError as error:
         reason = REASONS("writing-failed", error=os.strerror(error.errno or 0))
-        return job.ended("failed", reason, started, retryable=True)
+        return job.ended("failed", reason, retryable=True)
     except Exception as error:  # noqa: BLE001 - a pipeline may raise anything; silence would be worse than a coded failure
         _log.exception("pipeline crashed", study=study_hash(context.installation_id, study.study_instance_uid))
         reason = REASONS("pipeline-crashed", pipeline=pipeline.name, error=type(error).__name__)
-        return job.ended("failed", reason, started, retryable=True)
+        return job.ended("failed", reason, retryable=True)
 
 
 def unfit(pipeline: str | None, reason: Reason) -> dict[str, Any]:
@@ -146,6 +136,7 @@ class _Job:
         self.folder = context.out / pipeline.name
         self.considered: tuple[Considered, ...] = ()
         self.inputs: tuple[Instance, ...] = study.instances
+        self.started = time.perf_counter()
 
     @property
     def identity(self) -> AnalysisIdentity:
@@ -159,11 +150,19 @@ class _Job:
             options_digests=(self.pipeline.options_digest, self.context.writer.digest),
         )
 
-    def finished(self, analysis: Analysis, selection: Selection, started: float) -> JobOutcome:
+    def run(self) -> JobOutcome:
+        """Select and work; a selection without a series is an outcome of its own."""
+        selection = self.pipeline.select(self.study)
+        self.considered = selection.considered
+        if selection.chosen is None:
+            return self.ended("not_analysed", _known(selection))
+        self.inputs = selection.chosen.instances
+        analysis = self.pipeline.run(selection.chosen, self.context.progress)
+        passing("job.worked")
+        return self._finished(analysis, selection.chosen)
+
+    def _finished(self, analysis: Analysis, chosen: Series) -> JobOutcome:
         """Write, gate and describe a result."""
-        chosen = selection.chosen
-        if chosen is None:
-            raise ValueError("a result without a chosen series")
         context, result, identity = self.context, analysis.result, self.identity
         self.folder.mkdir(parents=True, exist_ok=True)
         _say(context, "write", 0.9)
@@ -180,7 +179,12 @@ class _Job:
         reason = None
         if refusals:
             reason = REASONS("refused-by-gate", codes=", ".join(sorted({r.reason.code for r in refusals})))
-        timings = {**result.timings_s, "write": between - before, "gate": after - between, "total": after - started}
+        timings = {
+            **result.timings_s,
+            "write": between - before,
+            "gate": after - between,
+            "total": after - self.started,
+        }
         document = {
             **self._base(identity, "failed" if refusals else "result", reason, artifacts, timings),
             "device": result.device,
@@ -195,9 +199,7 @@ class _Job:
         outcome: Outcome = "failed" if refusals else "result"
         return JobOutcome(outcome, reason, retryable=False, artifacts=artifacts, refusals=refusals, document=document)
 
-    def ended(
-        self, outcome: Outcome, reason: Reason, started: float, *, retryable: bool = False, card: bool = True
-    ) -> JobOutcome:
+    def ended(self, outcome: Outcome, reason: Reason, *, retryable: bool = False, card: bool = True) -> JobOutcome:
         """Say why there is no result; on a card too, unless the study is not this pipeline's or nobody knows whose."""
         identity = self.identity
         artifacts: tuple[Artifact, ...] = ()
@@ -205,9 +207,9 @@ class _Job:
         if card and reason.klass != "not_applicable":
             try:
                 artifacts, refusals = self._card(identity, outcome, reason)
-            except Exception:  # the outcome itself must not be lost because it could not be drawn
+            except Exception:  # noqa: BLE001 - the outcome itself must not be lost because it could not be drawn
                 _log.exception("card not written", reason=reason.code)
-        timings = {"total": time.perf_counter() - started}
+        timings = {"total": time.perf_counter() - self.started}
         document = self._base(identity, outcome, reason, artifacts, timings)
         if artifacts:
             self._describe(document)

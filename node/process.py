@@ -105,9 +105,13 @@ def _installation(out: Path) -> str:
         part.write_text(json.dumps({"schema": "pacs-ai-node/manifest/1", "installation_id": made}), encoding="utf-8")
         part.replace(manifest)
     except OSError as error:
-        raise OutputFolderError(f"{out}: {os.strerror(error.errno or 0)}. Name a folder with --out that can be written.") from error
+        raise OutputFolderError(
+            f"{out}: {os.strerror(error.errno or 0)}. Name a folder with --out that can be written."
+        ) from error
     except (ValueError, KeyError) as error:
-        raise OutputFolderError(f"{manifest}: not a manifest of this program. Name another folder with --out.") from error
+        raise OutputFolderError(
+            f"{manifest}: not a manifest of this program. Name another folder with --out."
+        ) from error
     return made
 
 

@@ -35,8 +35,8 @@ def settings_of(config_file: Path | None) -> Any:  # noqa: ANN401 - config.Setti
     click.UsageError
         If it cannot be used (exit code 2).
     """
-    from config import ConfigError, load  # noqa: PLC0415 - reads the packages' options
-    from node.failpoint import FailpointError, armed  # noqa: PLC0415
+    from config import ConfigError, load
+    from node.failpoint import FailpointError, armed
 
     try:
         armed()

@@ -32,11 +32,11 @@ def command(
 
     Exit code 0: every study got a result; 3: at least one could not be judged; 1: something failed.
     """
-    from dataclasses import replace  # noqa: PLC0415 - --help stays fast
+    from dataclasses import replace
 
-    from node import log  # noqa: PLC0415
-    from node.process import OutputFolderError, ProcessOptions, exit_code, process  # noqa: PLC0415
-    from pipeline import registry  # noqa: PLC0415
+    from node import log
+    from node.process import OutputFolderError, ProcessOptions, exit_code, process
+    from pipeline import registry
 
     settings = settings_of(config_file)
     log.configure(settings.log.format, log_level(quiet=quiet, verbose=verbose))
@@ -47,7 +47,9 @@ def command(
     if unknown:
         raise click.UsageError(f"no such pipeline: {', '.join(unknown)}; there are: {', '.join(registry.available())}")
     try:
-        writer = replace(settings.writer, languages=settings.node.languages, **({"profile": profile} if profile else {}))
+        writer = replace(
+            settings.writer, languages=settings.node.languages, **({"profile": profile} if profile else {})
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     options = ProcessOptions(
@@ -70,14 +72,19 @@ def command(
 
 
 def _display(*, show: bool) -> Any:  # noqa: ANN401 - a context manager that yields a factory of progress callbacks
-    from contextlib import contextmanager  # noqa: PLC0415
+    from contextlib import contextmanager
 
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     @contextmanager
     def bars() -> Any:  # noqa: ANN401
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[stage]}"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[stage]}"),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True), disable=not show) as display:
 
             def start(study: Any, name: str) -> Any:  # noqa: ANN401
@@ -91,25 +98,15 @@ def _display(*, show: bool) -> Any:  # noqa: ANN401 - a context manager that yie
 
 def _tell(document: dict[str, Any], out: Path) -> None:
     """Print the outcome for a person."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
 
     console = Console()
     for study in document["studies"]:
-        console.print(f"Study {study['study_instance_uid']}: {study['instances']} instances in {study['series']} series")
+        console.print(
+            f"Study {study['study_instance_uid']}: {study['instances']} instances in {study['series']} series"
+        )
         for job in study["jobs"]:
-            console.print(f"  {job['pipeline'] or 'no pipeline'}: {job['outcome']}")
-            if job["reason"]:
-                console.print(f"    {job['reason']['text']['en']}")
-                if hint := job["reason"]["hint"].get("en"):
-                    console.print(f"    {hint}")
-            if job["measurements"]:
-                console.print(_table(job, Table))
-            for finding in job["findings"]:
-                numbers = ", ".join(f"{m['name']} {_value(m)}" for m in finding["measurements"])
-                console.print(f"    {finding['tracking_id']} ({finding['site']}): {numbers}")
-            for artifact in job["artifacts"]:
-                console.print(f"    {out / artifact['path']}")
+            _tell_job(console, job, out)
     for kind in ("quarantined", "skipped"):
         if rows := document[kind]:
             console.print(f"{len(rows)} {kind}: " + "; ".join(sorted({r["reason"]["code"] for r in rows})))
@@ -117,11 +114,28 @@ def _tell(document: dict[str, Any], out: Path) -> None:
         console.print("No DICOM images were found. Name a folder, a zip file or files that hold DICOM images.")
 
 
-def _table(job: dict[str, Any], table_type: Any) -> Any:  # noqa: ANN401 - rich is imported late
+def _tell_job(console: Any, job: dict[str, Any], out: Path) -> None:  # noqa: ANN401 - rich is imported late
+    console.print(f"  {job['pipeline'] or 'no pipeline'}: {job['outcome']}")
+    if job["reason"]:
+        console.print(f"    {job['reason']['text']['en']}")
+        if hint := job["reason"]["hint"].get("en"):
+            console.print(f"    {hint}")
+    if job["measurements"]:
+        console.print(_table(job))
+    for finding in job["findings"]:
+        numbers = ", ".join(f"{m['name']} {_value(m)}" for m in finding["measurements"])
+        console.print(f"    {finding['tracking_id']} ({finding['site']}): {numbers}")
+    for artifact in job["artifacts"]:
+        console.print(f"    {out / artifact['path']}")
+
+
+def _table(job: dict[str, Any]) -> Any:  # noqa: ANN401 - rich is imported late
+    from rich.table import Table
+
     sites = list(dict.fromkeys(m["site"] for m in job["measurements"]))
     names = list(dict.fromkeys(m["name"] for m in job["measurements"]))
     values = {(m["site"], m["name"]): _value(m) for m in job["measurements"]}
-    table = table_type("site", *names, title=f"quality {job['quality']['grade']}")
+    table = Table("site", *names, title=f"quality {job['quality']['grade']}")
     for site in sites:
         table.add_row(site, *(values.get((site, name), "") for name in names))
     return table

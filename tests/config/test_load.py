@@ -33,9 +33,17 @@ def test_the_commented_default_file_names_every_key() -> None:
     def names(kind: type) -> set[str]:
         return {f.name for f in dataclasses.fields(kind)}
 
-    from config import settings  # noqa: PLC0415
+    from config import settings
 
-    for kind in (settings.Node, settings.Peer, settings.Dicom, settings.StudyTimes, settings.Worker, settings.Rule, settings.Destination):
+    for kind in (
+        settings.Node,
+        settings.Peer,
+        settings.Dicom,
+        settings.StudyTimes,
+        settings.Worker,
+        settings.Rule,
+        settings.Destination,
+    ):
         for name in names(kind) - {"peer"}:
             assert re.search(rf"^(# )?{name} = ", text, re.MULTILINE), f"{kind.__name__}.{name}"
 
@@ -62,7 +70,11 @@ def test_commented_tables_of_the_default_file_load_when_uncommented(tmp_path: Pa
         (RULE.format(when='Modality = "CT"', run="chest_ct", to="nowhere"), "rule.0.send_to", "pacs"),
         (RULE.format(when='Modality = "CT"', run="knee", to="pacs"), "rule.0.run", "chest_ct"),
         (RULE.format(when='Modalty = "CT"', run="chest_ct", to="pacs"), "rule.0.when.Modalty", "keyword"),
-        (RULE.format(when="SliceThickness = { lt = 3 }", run="chest_ct", to="pacs"), "rule.0.when.SliceThickness", "ge, le"),
+        (
+            RULE.format(when="SliceThickness = { lt = 3 }", run="chest_ct", to="pacs"),
+            "rule.0.when.SliceThickness",
+            "ge, le",
+        ),
     ],
 )
 def test_an_error_names_file_key_and_what_is_allowed(tmp_path: Path, text: str, key: str, says: str) -> None:
@@ -83,9 +95,17 @@ def test_rules_take_values_lists_and_tables(tmp_path: Path) -> None:
 
 def test_the_environment_overrides_the_file_with_toml_values(tmp_path: Path) -> None:
     path = written(tmp_path, "[dicom]\nport = 104\n")
-    environ = {"PACS_AI_NODE__DICOM__PORT": "11113", "PACS_AI_NODE__NODE__DATA_DIR": "/some/where", "PACS_AI_NODE__DICOM__AE_TITLES": '["A", "B"]'}
+    environ = {
+        "PACS_AI_NODE__DICOM__PORT": "11113",
+        "PACS_AI_NODE__NODE__DATA_DIR": "/some/where",
+        "PACS_AI_NODE__DICOM__AE_TITLES": '["A", "B"]',
+    }
     settings = load(path, environ)
-    assert (settings.dicom.port, settings.node.data_dir, settings.dicom.ae_titles) == (11113, Path("/some/where"), ("A", "B"))
+    assert (settings.dicom.port, settings.node.data_dir, settings.dicom.ae_titles) == (
+        11113,
+        Path("/some/where"),
+        ("A", "B"),
+    )
     with pytest.raises(ConfigError) as error:
         load(path, {"PACS_AI_NODE__DICOM__PORT": '"x"'})
     assert (error.value.file, error.value.key) == ("environment", "dicom.port")

@@ -53,7 +53,7 @@ def imported(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda v: v if isinstance(v, str) else "")
 def test_imports_point_one_way(name: str, path: Path) -> None:
-    package = name.split(".")[0]
+    package = name.split(".", maxsplit=1)[0]
     for target in imported(path):
         top = target.split(".")[0]
         if top in OURS:
@@ -65,7 +65,10 @@ def test_sr_writer_sees_of_pipeline_only_results() -> None:
     for name, path in modules():
         if name.startswith("sr_writer"):
             seen = {t for t in imported(path) if t.split(".")[0] == "pipeline"}
-            assert all(t in {"pipeline", "pipeline.result"} or t.startswith("pipeline.result.") for t in seen), (name, seen)
+            assert all(t in {"pipeline", "pipeline.result"} or t.startswith("pipeline.result.") for t in seen), (
+                name,
+                seen,
+            )
 
 
 def test_only_node_imports_config() -> None:
@@ -83,7 +86,11 @@ def test_config_sees_only_option_types_and_names() -> None:
 
 
 def test_phantom_is_for_command_line_tests_and_benchmarks_only() -> None:
-    users = {n for n, p in modules() if any(t.split(".")[0] == "phantom" for t in imported(p)) and not n.startswith("phantom")}
+    users = {
+        n
+        for n, p in modules()
+        if any(t.split(".")[0] == "phantom" for t in imported(p)) and not n.startswith("phantom")
+    }
     assert all(u.startswith("node.cli") for u in users), users
 
 
@@ -103,7 +110,9 @@ def test_help_loads_neither_torch_nor_dicom_libraries(arguments: list[str]) -> N
         "assert not heavy, heavy\n"
     )
     environ = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

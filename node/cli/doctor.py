@@ -1,0 +1,95 @@
+"""``pacs-ai-node doctor``: whether this machine is fit to run the node."""
+
+import importlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from node.cli.common import common_options, print_json, settings_of
+
+_FREE_GIB = 10
+
+
+@click.command(name="doctor")
+@common_options
+def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bool) -> int:
+    """Check this machine and this installation; every problem says what to do.
+
+    Exit code 1: something would keep the node from working.
+    """
+    del verbose
+    settings = settings_of(config_file)
+    rows = [{"check": name, "ok": ok, "says": says} for name, ok, says in _checks(settings)]
+    if as_json:
+        print_json({"schema": "pacs-ai-node/doctor/1", "checks": rows})
+    elif not quiet:
+        for row in rows:
+            click.echo(f"{'ok  ' if row['ok'] else 'FAIL'} {row['check']}: {row['says']}")
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+def _checks(settings: Any) -> Iterator[tuple[str, bool, str]]:  # noqa: ANN401 - config.Settings, imported when needed
+    for name, check in (
+        ("data folder", _data_folder),
+        ("disk", _disk),
+        ("pixel decoders", _decoders),
+        ("pipelines", _torch),
+    ):
+        ok, says = check(settings)
+        yield name, ok, says
+    yield "Chinese font", *_font()
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.exists() else _existing(folder.absolute().parent)
+
+
+def _data_folder(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+    folder = settings.node.data_dir
+    if not os.access(_existing(folder), os.W_OK | os.X_OK):
+        return False, f"{folder} cannot be written: change node.data_dir or its permissions"
+    return True, str(folder.absolute())
+
+
+def _disk(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+    free = shutil.disk_usage(_existing(settings.node.data_dir)).free / 2**30
+    if free < _FREE_GIB:
+        return (
+            False,
+            f"{free:.1f} GiB free where the data stand: a chest CT takes up to 0.5 GiB; make room for {_FREE_GIB} GiB",
+        )
+    return True, f"{free:.0f} GiB free"
+
+
+def _decoders(_settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+    missing = [name for name in ("gdcm", "openjpeg", "rle") if not _importable(name)]
+    if missing:
+        return False, f"missing: {', '.join(missing)}; install the package again (pip install pacs-ai-node)"
+    return True, "JPEG, JPEG-LS, JPEG 2000, HTJ2K, RLE"
+
+
+def _torch(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+    if not _importable("torch"):
+        return False, "torch is not installed: pip install 'pacs-ai-node[ai]'; without it nothing is analysed"
+    device: Callable[[str], Any] = importlib.import_module("pipeline.device").pick
+    return True, f"torch {importlib.import_module('torch').__version__} on {device(settings.worker.device)}"
+
+
+def _importable(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def _font() -> tuple[bool, str]:
+    fonts = importlib.import_module("sr_writer.fonts")
+    found = fonts.chinese()
+    if found is None:
+        return False, "none found: pictures are written in English only; on Debian: apt-get install fonts-wqy-microhei"
+    return True, str(found)

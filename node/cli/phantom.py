@@ -1,0 +1,61 @@
+"""``pacs-ai-node phantom``: a chest CT whose truth is known."""
+
+from pathlib import Path
+
+import click
+
+from node.cli.common import common_options, print_json
+
+
+@click.command(name="phantom")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder for dicom/, truth.npz and truth.json."
+)
+@click.option("--seed", default=1, show_default=True, help="Patient, lesions, noise and all UIDs follow from it.")
+@click.option(
+    "--lesions", type=click.Choice(["none", "standard", "clear"]), default="standard", show_default=True,
+    help="clear: every opacity stays away from the chest wall.",
+)  # fmt: skip
+@click.option(
+    "--plane", type=click.Choice(["axial", "coronal", "sagittal", "oblique"]), default="axial", show_default=True
+)
+@click.option("--thickness", type=float, help="Slice thickness in mm.  [default: 2.5]")
+@click.option("--slices", type=click.IntRange(1), help="Number of slices.  [default: what covers both lungs]")
+@click.option("--matrix", type=click.IntRange(16, 1024), default=256, show_default=True, help="Rows and columns.")
+@click.option("--patient-name", default="Phantom^Chest", show_default=True, help="In any script.")
+@common_options
+def command(
+    out: Path,
+    seed: int,
+    lesions: str,
+    plane: str,
+    thickness: float | None,
+    slices: int | None,
+    matrix: int,
+    patient_name: str,
+    config_file: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Write a chest CT with known truth as DICOM."""
+    import phantom
+
+    del config_file, verbose
+    try:
+        made = phantom.build(
+            seed, lesions=lesions, plane=plane, thickness_mm=thickness, slices=slices, matrix=matrix, patient_name=patient_name,
+        )  # fmt: skip  # click has checked the choices
+        phantom.write(made, out)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    except OSError as error:
+        raise click.UsageError(f"{out}: {error.strerror}. Name a folder with --out that can be written.") from error
+    if as_json:
+        print_json(made.truth_document())
+    elif not quiet:
+        click.echo(
+            f"{out}/dicom: {len(list((out / 'dicom').iterdir()))} slices; truth in truth.npz and truth.json", err=True
+        )
+    return 0
