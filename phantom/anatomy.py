@@ -59,7 +59,8 @@ class Anatomy:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Anatomy":
         """Draw every size from its range."""
-        return cls(**{name: float(mean + half * rng.uniform(-1, 1)) for name, (mean, half) in TABLE["size"].items()})
+        sizes = {name: float(mean + half * rng.uniform(-1, 1)) for name, (mean, half) in TABLE["size"].items()}
+        return cls(**sizes, effusion=None)
 
     def hilum(self, side: Side) -> tuple[float, float, float]:
         """Where vessels and bronchi enter the lung."""
@@ -100,16 +101,20 @@ class Anatomy:
         v = (y + np.float32(18)) / np.float32(74)
         fall = np.float32(self.dome_fall) * (np.where(u > 0, u * u, np.float32(0.25) * u * u) + v * v)
         limit = np.float32(78)
-        return top - limit * (1 - np.exp(-fall / limit))
+        return np.asarray(top - limit * (1 - np.exp(-fall / limit)), np.float32)
 
     def heart_shape(self, at: Coordinates, margin: float = 0.0) -> Array:
         """Distance inside the heart, grown by `margin`."""
         s = self.heart
-        return ellipsoid(at, (27.0, -26.0, self.dome_right + 18), (60 * s + margin, 46 * s + margin, 56 * s + margin))
+        return ellipsoid(at, (27.0, -29.0, self.dome_right + 19), (61 * s + margin, 49 * s + margin, 57 * s + margin))
 
     def _mediastinum(self, y: Array, z: Array, side: Side) -> Array:
         """Half-width of the mediastinum towards `side`: thin in front, widest beside the spine."""
-        m = 9 + 15 * step((y + 33) / 11) + 7 * step((y - 44) / 7)
+        m = (
+            8
+            + 16 * step((y + np.float32(0.36 * self.cavity_half_depth)) / 11)
+            + 7 * step((y - np.float32(self.spine_y - 14)) / 7)
+        )
         m = m + 5 * step((z - np.float32(self.carina + 38)) / 9) * step((y + 40) / 10)
         if side > 0:
             aorta = np.exp(-(((y - np.float32(self.spine_y - 14)) / 14) ** 2)) * step((self.carina + 20 - z) / 9)

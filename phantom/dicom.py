@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat, PersonName
 
 from phantom.build import Parameters, Phantom
 
 INTERCEPT = -1024
-IMPLEMENTATION_UID = "2.25.206345148371840593019447716903218865411"
+IMPLEMENTATION_UID = UID("2.25.206345148371840593019447716903218865411")
 
 
 def uid(parameters: Parameters, *names: object) -> str:
@@ -45,7 +45,7 @@ def _common(parameters: Parameters) -> Dataset:
     ds = Dataset()
     if parameters.charset:
         ds.SpecificCharacterSet = parameters.charset
-    flat = parameters.plane == "axial" or parameters.plane == "oblique"
+    flat = parameters.plane in {"axial", "oblique"}
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"] if flat else ["DERIVED", "PRIMARY", "MPR"]
     ds.SOPClassUID = CTImageStorage
     for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):

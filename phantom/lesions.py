@@ -52,22 +52,22 @@ class Lesion:
     def level(self, at: Coordinates) -> tuple[Array, Array]:
         """Return the scale at which the surface would pass through each point (1 at the surface), and its gradient."""
         p = [c - np.float32(q) for c, q in zip(at, self.centre, strict=True)]
-        k0, k1 = np.float32(0), np.float32(0)
+        k0 = k1 = np.zeros((), np.float32)
         for axis, radius in zip(self.turn, self.radii, strict=True):
             u = sum((np.float32(a / radius) * c for a, c in zip(axis, p, strict=True)), np.float32(0))
             k0, k1 = k0 + u * u, k1 + (u / np.float32(radius)) ** 2
         k0 = np.sqrt(k0)
-        bumps = np.float32(1)
+        bumps: Array = np.ones((), np.float32)
         for *wave, phase in self.waves:
             argument = sum((np.float32(w) * c for w, c in zip(wave, p, strict=True)), np.float32(phase))
             bumps = bumps + np.float32(LIMITS["ragged"]) * np.sin(argument)
         slope = np.sqrt(k1) / np.maximum(k0, np.float32(1e-3)) / bumps
-        return cast("Array", k0 / bumps), cast("Array", np.maximum(slope, np.float32(1e-4)))
+        return k0 / bumps, np.maximum(slope, np.float32(1e-4))
 
     def shape(self, at: Coordinates) -> Array:
         """Distance inside the surface, not yet cut off at the lung's border."""
         level, slope = self.level(at)
-        return (1 - level) / slope
+        return cast("Array", (1 - level) / slope)
 
     @property
     def reach(self) -> float:
@@ -82,7 +82,7 @@ class Lesion:
         flat = np.sqrt(1 - height**2)
         unit = np.stack([flat * np.cos(angle), flat * np.sin(angle), height], -1)
         grown = self.radii * (1 + LIMITS["ragged"] * len(self.waves)) + margin
-        return (self.centre + (unit * grown) @ self.turn).astype(np.float32)
+        return np.asarray(self.centre + (unit * grown) @ self.turn, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,9 @@ def _draw(rng: np.random.Generator, kind: Kind, side: Side, centre: NDArray[np.f
     radii = radius * stretch / np.prod(stretch) ** (1 / 3)
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     ways = rng.normal(size=(3, 3))
-    ways *= (2 * pi / rng.uniform(*LIMITS["wavelength"], (3, 1))) / np.linalg.norm(ways, axis=1, keepdims=True)
+    ways *= (2 * pi / rng.uniform(LIMITS["wavelength"][0], LIMITS["wavelength"][1], (3, 1))) / np.linalg.norm(
+        ways, axis=1, keepdims=True
+    )
     waves = np.hstack([ways, rng.uniform(0, 2 * pi, (3, 1))])
     hu = float(rng.uniform(*LIMITS[f"{kind}_hu"]))
     if kind == "nodule":
@@ -164,7 +166,7 @@ def _inner(
             volume = span[0] + (volume - span[0]) * 0.5
         if _fits(lesion, others, anatomy, inside):
             return lesion if kind == "nodule" else _sized(lesion, anatomy, volume)
-    raise ValueError(f"no room for a {kind} of {span[0]} cm3 in this lung; use another seed")
+    raise _NoRoomError
 
 
 def _at_wall(rng: np.random.Generator, anatomy: Anatomy, others: list[Lesion], side: Side, volume: float) -> Lesion:
@@ -178,7 +180,7 @@ def _at_wall(rng: np.random.Generator, anatomy: Anatomy, others: list[Lesion], s
         lesion = _sized(_draw(rng, "ground_glass", side, near[rng.integers(len(near))], volume * 1.5), anatomy, volume)
         if _fits(lesion, others, anatomy, None):
             return lesion
-    raise ValueError("no room for ground glass at the chest wall; use another seed")
+    raise _NoRoomError
 
 
 def _lobar(rng: np.random.Generator, anatomy: Anatomy, side: Side) -> Lesion:
@@ -209,6 +211,19 @@ def plant(rng: np.random.Generator, anatomy: Anatomy, choice: Choice) -> tuple[A
     """
     if choice == "none":
         return anatomy, ()
+    for _ in range(LIMITS["attempts"]):
+        try:
+            return _plan(rng, anatomy, choice)
+        except _NoRoomError:  # an unlucky order: start over with other places and sizes
+            continue
+    raise ValueError("no room for these lesions in this chest: use another seed")
+
+
+class _NoRoomError(Exception):
+    """A lesion does not fit beside those already placed."""
+
+
+def _plan(rng: np.random.Generator, anatomy: Anatomy, choice: Choice) -> tuple[Anatomy, tuple[Lesion, ...]]:
     side: Side = 1 if rng.random() < 0.5 else -1
     other: Side = 1 if side < 0 else -1
     lesions: list[Lesion] = []

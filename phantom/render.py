@@ -69,10 +69,10 @@ def paint(scene: Scene, grid: Grid) -> tuple[Array, NDArray[np.uint8], NDArray[n
 
 def _waves(grid_at: tuple[Array, Array, Array], waves: NDArray[np.float64]) -> Array:
     x, y, z = grid_at
-    out = np.float32(0)
+    out = np.zeros((), np.float32)
     for a, b, c, phase in waves:
         out = out + np.sin(np.float32(a) * x + np.float32(b) * y + np.float32(c) * z + np.float32(phase))
-    return out  # type: ignore[return-value]  # an array once it has grown
+    return out
 
 
 def _lung(
@@ -202,7 +202,7 @@ def _spine(hu: Array, anatomy: Anatomy, grid: Grid, width: float) -> None:
 
 
 def _table(hu: Array, grid: Grid, anatomy: Anatomy, width: float) -> None:
-    """The couch: a thin curved shell around foam, just behind the back."""
+    """Paint the couch just behind the back: a thin curved shell around foam."""
     x, y, _ = grid.coordinates()
     top = np.float32(8 + anatomy.cavity_half_depth + anatomy.wall + anatomy.fat + 2)
     surface = y - top + x * x / np.float32(1900) + np.float32(0)
@@ -228,7 +228,7 @@ def kernel(sigma: float) -> NDArray[np.float32]:
     reach = max(1, int(np.ceil(3 * sigma)))
     fine = np.arange(-reach * 20 - 10, reach * 20 + 10) + 0.5
     weights = np.exp(-((fine / 20 / sigma) ** 2) / 2).reshape(-1, 20).sum(1)
-    return (weights / weights.sum()).astype(np.float32)
+    return np.asarray(weights / weights.sum(), np.float32)
 
 
 def expose(

@@ -1,19 +1,19 @@
 """Implicit shapes: signed distances in millimetres, positive inside, on broadcastable coordinate arrays."""
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
+"""Coordinates and distances, float32 unless a single point asks for more."""
 Coordinates = tuple[Array, Array, Array]
 """X, Y, Z in LPS millimetres; shapes broadcast to the grid's [z, y, x]."""
 
 
 def ellipsoid(at: Coordinates, centre: tuple[float, float, float], radii: tuple[float, float, float]) -> Array:
     """Distance to an ellipsoid, exact for a sphere and first-order right at the surface of any other."""
-    k0: Array = np.float32(0.0)  # type: ignore[assignment]  # grows by broadcasting
-    k1: Array = np.float32(0.0)  # type: ignore[assignment]  # as above
+    k0 = k1 = np.zeros((), np.float32)
     for x, c, r in zip(at, centre, radii, strict=True):
         u = (x - np.float32(c)) / np.float32(r)
         k0 = k0 + u * u
@@ -25,7 +25,8 @@ def ellipsoid(at: Coordinates, centre: tuple[float, float, float], radii: tuple[
 
 def ellipse(x: Array, y: Array, a: Array | float, b: Array | float) -> Array:
     """Distance to an upright cylinder of half-widths `a` and `b` about the origin of `x`, `y`."""
-    u, v = x / np.float32(a) if np.isscalar(a) else x / a, y / np.float32(b) if np.isscalar(b) else y / b
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    u, v = x / a, y / b
     k0 = np.sqrt(u * u + v * v)
     u, v = u / a, v / b
     return cast("Array", k0 * (1 - k0) / np.sqrt(u * u + v * v + np.float32(1e-12)))
@@ -39,7 +40,7 @@ def smooth_min(a: Array, b: Array, k: float) -> Array:
 
 def occupancy(distance: Array, width: float) -> Array:
     """Share of a sample of `width` mm that lies inside: one half exactly at the surface."""
-    return np.clip(distance * np.float32(1.0 / width) + np.float32(0.5), 0, 1)
+    return cast("Array", np.clip(distance * np.float32(1.0 / width) + np.float32(0.5), 0, 1))
 
 
 def blend(target: Array, share: Array, value: Array | float) -> None:
