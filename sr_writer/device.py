@@ -7,6 +7,8 @@ from pydicom.dataset import Dataset
 MANUFACTURER = "pacs-ai-node project"
 MODEL_NAME = "PACS AI node"
 SOFTWARE_VERSION = "0.1.0"
+IMPLEMENTATION_CLASS_UID = "2.25.110945085154731799522136674507524418133"
+IMPLEMENTATION_VERSION = "PACS_AI_NODE_010"
 WRITER_FORMAT = "1"
 """Counts up whenever the same result would be written differently, so that new bytes get new UIDs."""
 

@@ -6,10 +6,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from dicom_io.model import Series, Study
+from pydicom.dataset import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
+
+from dicom_io.model import Instance, Series, Study
+from dicom_io.normalise import normalise
+from dicom_io.read import digest_dataset
 from dicom_io.reason import Reason
 from dicom_io.volume import Volume
 from pipeline.result import Result
+from sr_writer import seg, sr
+from sr_writer.files import write_dicom
+from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
 
@@ -75,8 +83,77 @@ def write_result(
     revision: int = 1,
     predecessors: Sequence[Predecessor] = (),
 ) -> tuple[Artifact, ...]:
-    """Write ``seg.dcm`` (if there is a segment), ``sr.dcm``, ``sc.dcm`` and ``preview.png`` into `out`."""
-    raise NotImplementedError
+    """Write ``seg.dcm`` (if there is a segment), ``sr.dcm``, ``sc.dcm`` and ``preview.png`` into `out`.
+
+    Parameters
+    ----------
+    result : Result
+        What the pipeline said.
+    volume : Volume
+        What it was computed from, for the picture.
+    series : Series
+        The instances that were used; one for every slice of the result.
+    identity : AnalysisIdentity
+        Decides every UID.
+    options : WriterOptions
+        How to write.
+    out : Path
+        Folder; made if it is not there. Objects that already stand in it keep their bytes.
+    now : datetime
+        The one clock reading that every time in the objects comes from.
+    revision : int
+        Revision of the study, from 1.
+    predecessors : Sequence[Predecessor]
+        Objects of the revision before.
+
+    Returns
+    -------
+    tuple[Artifact, ...]
+        What stands in the folder, synced to disk, in the order in which it should be sent.
+
+    Raises
+    ------
+    ValueError
+        If result and series do not belong together, or a number has no code.
+    """
+    by = _authorship(series.instances, identity, options, now, revision)
+    sources = {i.sop_instance_uid: normalise(i.header).header for i in series.instances}
+    if missing := set(result.geometry.sop_instance_uids) - set(sources):
+        raise ValueError(f"{len(missing)} slices of the result are not in the series")
+    out.mkdir(parents=True, exist_ok=True)
+    segmentation = seg.build(result, sources, by) if result.segments else None
+    artifacts = [] if segmentation is None else [_write(segmentation, out, "seg")]
+    report = sr.build(result, sources, by, segmentation, _reports(predecessors, identity))
+    artifacts.append(_write(report, out, "sr"))
+    return tuple(artifacts)
+
+
+def _authorship(
+    instances: Sequence[Instance], identity: AnalysisIdentity, options: WriterOptions, now: datetime, revision: int
+) -> Authorship:
+    first = normalise(instances[0].header)
+    return Authorship(first.header, identity, options, now, revision, first.ascii_only)
+
+
+def _reports(predecessors: Sequence[Predecessor], identity: AnalysisIdentity) -> list[Dataset]:
+    """Return the reports among the predecessors; only reports name what they follow (PS3.3 section C.17.2)."""
+    out = []
+    for predecessor in predecessors:
+        if predecessor.sop_class_uid == Comprehensive3DSRStorage:
+            ds = Dataset()
+            ds.StudyInstanceUID, ds.SeriesInstanceUID = identity.study_instance_uid, predecessor.series_instance_uid
+            ds.SOPClassUID, ds.SOPInstanceUID = predecessor.sop_class_uid, predecessor.sop_instance_uid
+            out.append(ds)
+    return out
+
+
+def _write(ds: Dataset, out: Path, kind: Kind) -> Artifact:
+    path = out / f"{kind}.dcm"
+    write_dicom(ds, path)
+    return Artifact(
+        path, path.name, kind, ds.Modality, ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID,
+        path.stat().st_size, digest_dataset(path),
+    )  # fmt: skip
 
 
 def write_card(

@@ -1,0 +1,118 @@
+"""The codes, labels and colours of ``codes.toml`` and the texts of ``texts.toml``."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from pipeline.result import Code
+
+_TABLE: dict[str, Any] = tomllib.loads(files("sr_writer").joinpath("codes.toml").read_text(encoding="utf-8"))
+_TEXTS: dict[str, dict[str, str]] = tomllib.loads(files("sr_writer").joinpath("texts.toml").read_text(encoding="utf-8"))
+
+DESIGNATOR: str = _TABLE["scheme"]["designator"]
+SCHEME_VERSION: str = _TABLE["scheme"]["version"]
+FINDING_COLOURS: tuple[tuple[int, int, int], ...] = tuple((r, g, b) for r, g, b in _TABLE["palette"]["findings"])
+CONCEPTS: tuple[str, ...] = tuple(_TABLE["concept"])
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A measurement name: its code, its label per language, and how many decimals a person wants to see."""
+
+    code: Code
+    label: Mapping[str, str]
+    decimals: int
+
+
+def concept(name: str) -> Code:
+    """Return the private code called `name` in ``codes.toml``."""
+    row = _TABLE["concept"][name]
+    return Code(row["value"], DESIGNATOR, row["en"])
+
+
+def measurement(name: str) -> Term:
+    """Return how the measurement `name` of a result is coded.
+
+    Raises
+    ------
+    ValueError
+        If ``codes.toml`` has no row for it: a number without a code must not leave.
+    """
+    row = _TABLE["measurement"].get(name)
+    if row is None:
+        raise ValueError(f"sr_writer/codes.toml: no [measurement.{name}]; add one with its code")
+    code = concept(row["code"]) if isinstance(row["code"], str) else Code(*row["code"])
+    return Term(code, row, row["decimals"])
+
+
+def unit(ucum: str) -> Code:
+    """Return the UCUM unit as a code."""
+    return Code(ucum, "UCUM", _TABLE["unit"][ucum][0])
+
+
+def unit_sign(ucum: str) -> str:
+    """Return how a picture shows a unit."""
+    return str(_TABLE["unit"][ucum][1])
+
+
+def procedure(pipeline: str) -> Code:
+    """Return the imaging procedure that `pipeline` analyses."""
+    return Code(*_TABLE["procedure"].get(pipeline, _TABLE["procedure"]["other"]))
+
+
+def assessment(grade: str) -> Code:
+    """Return the standard quality assessment (CID 7036) of a grade."""
+    return Code(*_TABLE["assessment"][grade])
+
+
+def site_label(site: str, language: str) -> str:
+    """Return a site's name for people; sites without a row are spelt out."""
+    return str(_TABLE["site"].get(site, {}).get(language, site.replace("_", " ")))
+
+
+def site_modifier(site: str) -> Code | None:
+    """Return what narrows the anatomy of `site`, for example its upper third."""
+    name = _TABLE["site"].get(site, {}).get("modifier")
+    return None if name is None else concept(name)
+
+
+def pipeline_label(pipeline: str, language: str) -> str:
+    """Return a pipeline's name for people."""
+    return str(_TABLE["pipeline"].get(pipeline, {}).get(language, pipeline))
+
+
+def site_colour(site: str) -> tuple[int, int, int]:
+    """Return the colour of a region: by its side."""
+    side = "left" if site.startswith("left") else "right" if site.startswith("right") else "other"
+    r, g, b = _TABLE["palette"][side]
+    return r, g, b
+
+
+def text(name: str, language: str, /, **values: object) -> str:
+    """Return the text `name` of ``texts.toml`` in `language` with its fields filled in."""
+    return _TEXTS[name][language].format(**values)
+
+
+def coding_scheme_item() -> Dataset:
+    """Return the Coding Scheme Identification Sequence (0008,0110) item of the private scheme."""
+    scheme = _TABLE["scheme"]
+    item = Dataset()
+    item.CodingSchemeDesignator = scheme["designator"]
+    item.CodingSchemeUID = scheme["uid"]
+    item.CodingSchemeName = scheme["name"]
+    item.CodingSchemeVersion = scheme["version"]
+    item.CodingSchemeResponsibleOrganization = scheme["organization"]
+    return item
+
+
+def coded(code: Code) -> Dataset:
+    """Return a code as an item of a code sequence (PS3.3 section 8.8)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme, code.meaning
+    if code.scheme == DESIGNATOR:
+        item.CodingSchemeVersion = SCHEME_VERSION
+    return item

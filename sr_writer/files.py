@@ -1,0 +1,58 @@
+"""Files that are whole or not there: written aside, synced, renamed, folder synced. First bytes are kept."""
+
+import os
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian
+
+from sr_writer.device import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+
+
+def write_dicom(ds: Dataset, path: Path) -> bool:
+    """Write `ds` in Explicit VR Little Endian, unless the same object already stands at `path`.
+
+    Returns
+    -------
+    bool
+        Whether it was written; False if the first bytes were kept.
+    """
+    if _sop_instance_uid(path) == ds.SOPInstanceUID:
+        return False
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID, meta.ImplementationVersionName = IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+    temporary = path.with_name(f".{path.name}.part")
+    FileDataset(None, ds, preamble=b"\0" * 128, file_meta=meta).save_as(temporary, enforce_file_format=True)
+    publish(temporary, path)
+    return True
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Sync `temporary` to disk and give it its name; then nothing can take it away but the disk."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync the names in `folder` to disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sop_instance_uid(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        return str(dcmread(path, specific_tags=["SOPInstanceUID"], stop_before_pixels=True).SOPInstanceUID)
+    except (InvalidDicomError, AttributeError, OSError, ValueError):
+        return None

@@ -1,0 +1,243 @@
+"""Structured reports: Comprehensive 3D SR with template TID 1500, built from highdicom's content templates.
+
+Everything named has a planar group (TID 1410) with an outline on one slice and a second group with its numbers
+(TID 1411; TID 1501 for the image quality), both under one tracking UID: OHIF draws the first with the numbers of the
+second, and shows nothing of a report in which one tracking UID has no flat region. The planar group comes first because
+OHIF takes the first outline of a tracking UID.
+
+References
+----------
+PS3.3 section A.35.13 (Comprehensive 3D SR IOD), C.17; PS3.16 TID 1500, 1410, 1411, 1501, 4019, 1204, 1004.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from highdicom import sr
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code as DicomCode
+from pydicom.uid import Comprehensive3DSRStorage
+
+from pipeline.result import Code, Measurement, Result
+from sr_writer import codes
+from sr_writer.device import MANUFACTURER, MODEL_NAME
+from sr_writer.header import Authorship, finish, new_object
+from sr_writer.identity import AnalysisIdentity, installation_uid
+from sr_writer.narrative import impression, undetermined
+from sr_writer.outline import Outline, outline, spread_slices
+from sr_writer.tracked import QUALITY_ID, Tracked, tracked
+
+SERIES_NUMBER = 901
+VOLUME_OUTLINES = 7
+"""Outlines that stand for a region without a segment in its volumetric group; the numbers come from the whole mask."""
+
+_COMMENT = DicomCode("121106", "DCM", "Comment")
+_LANGUAGE = DicomCode("121049", "DCM", "Language of Content Item and Descendants")
+_LANGUAGES = {
+    "en": DicomCode("en-US", "RFC5646", "English (United States)"),
+    "zh-CN": DicomCode("zh-CN", "RFC5646", "Chinese (China)"),
+}
+_DEVICE = DicomCode("121007", "DCM", "Device")
+_TITLE = DicomCode("126000", "DCM", "Imaging Measurement Report")
+_MEASUREMENT_FAILURE = DicomCode("114006", "DCM", "Measurement failure")
+_OPACITY = DicomCode("112001", "DCM", "Opacity")
+_PRESENT = DicomCode("52101004", "SCT", "Present")
+_ABSENT = DicomCode("272519000", "SCT", "Absent")
+_UNDETERMINED = DicomCode("373068000", "SCT", "Undetermined")
+_QUALITY_ASSESSMENT = DicomCode("111050", "DCM", "Quality Assessment")
+
+
+def build(
+    result: Result,
+    sources: Mapping[str, Dataset],
+    by: Authorship,
+    segmentation: Dataset | None,
+    predecessors: Sequence[Dataset] = (),
+) -> Dataset:
+    """Return the report of `result`.
+
+    Parameters
+    ----------
+    result : Result
+        What to report; a negative one still names lungs and image quality.
+    sources : Mapping[str, Dataset]
+        SOP Instance UID to normalised header, for every input.
+    by : Authorship
+        Whose, by whom, when.
+    segmentation : Dataset or None
+        The segmentation of the same result; None if it has no segment.
+    predecessors : Sequence[Dataset]
+        Reports of earlier revisions: Study, Series, SOP Class and SOP Instance UID.
+    """
+    ds = new_object(
+        by, kind="sr", sop_class_uid=Comprehensive3DSRStorage, modality="SR", series_number=SERIES_NUMBER, what="report",
+    )  # fmt: skip
+    things = tracked(result)
+    groups = [group for thing in things for group in _groups(thing, result, sources, by, segmentation)]
+    keys = dict.fromkeys(result.geometry.sop_instance_uids[t.key.z] for t in things)
+    report = sr.MeasurementReport(
+        observation_context=_observer(by.identity),
+        procedure_reported=_code(codes.procedure(result.pipeline)),
+        imaging_measurements=groups,
+        title=_TITLE,
+        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
+            _LANGUAGES[by.languages[0]]
+        ),
+        referenced_images=[sources[uid] for uid in keys],
+    )
+    root = report[0]
+    for language in by.languages:
+        root.ContentSequence.append(_comment(impression(result, language, research=by.options.research), language, by))
+    for element in root:
+        ds.add(element)
+    ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
+    ds.PerformedProcedureCodeSequence, ds.ReferencedPerformedProcedureStepSequence = [], []
+    seg = [] if segmentation is None else [segmentation]
+    ds.CurrentRequestedProcedureEvidenceSequence = _references([*sources.values(), *seg])
+    if predecessors:
+        ds.PredecessorDocumentsSequence = _references(predecessors)
+    return finish(ds, by)
+
+
+def _observer(identity: AnalysisIdentity) -> sr.ObservationContext:
+    serial = installation_uid(identity.installation_id)
+    return sr.ObservationContext(
+        observer_device_context=sr.ObserverContext(
+            observer_type=_DEVICE,
+            observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+                uid=serial, name=MODEL_NAME, manufacturer_name=MANUFACTURER, model_name=MODEL_NAME,
+                serial_number=serial,
+            ),
+        )
+    )  # fmt: skip
+
+
+def _groups(
+    thing: Tracked, result: Result, sources: Mapping[str, Dataset], by: Authorship, segmentation: Dataset | None
+) -> list[sr.MeasurementsAndQualitativeEvaluations]:  # fmt: skip
+    """Return the planar group of one thing, then the group with its numbers."""
+    identity = by.identity
+
+    def region(shape: Outline) -> sr.ImageRegion:
+        source = sources[result.geometry.sop_instance_uids[shape.z]]
+        return sr.ImageRegion(
+            graphic_type=sr.GraphicTypeValues.POLYLINE,
+            graphic_data=shape.points,
+            source_image=sr.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID),
+        )
+
+    common = {
+        "tracking_identifier": sr.TrackingIdentifier(
+            uid=identity.tracking_uid(thing.tracking_id), identifier=thing.tracking_id
+        ),
+        "finding_type": _code(thing.finding),
+        "finding_category": None if thing.category is None else _code(thing.category),
+        "finding_sites": [sr.FindingSite(_code(thing.anatomy), _optional(thing.laterality), _optional(thing.modifier))],
+        "algorithm_id": sr.AlgorithmIdentification(
+            name=identity.pipeline, version=identity.version,
+            parameters=[f"weights {identity.weights_digest}", f"options {identity.options_digest}"],
+        ),
+    }  # fmt: skip
+    planar = sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region(thing.key), **common)
+    if thing.tracking_id == QUALITY_ID:
+        return [planar, _quality_group(result, sources, thing, by, common)]
+    if thing.segment is not None and segmentation is not None:
+        shown = {
+            "referenced_segment": sr.ReferencedSegment(
+                segmentation.SOPClassUID, segmentation.SOPInstanceUID, thing.segment.number,
+                source_series=sr.SourceSeriesForSegmentation(result.series_instance_uid),
+            )
+        }  # fmt: skip
+    else:
+        slices = spread_slices(thing.mask, VOLUME_OUTLINES)
+        shown = {"referenced_regions": [region(outline(thing.mask, z)) for z in slices]}
+    volumetric = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        measurements=[_measurement(m, by) for m in thing.measurements],
+        qualitative_evaluations=[_whether_found(result)] if thing.site == "lungs" else None,
+        **shown,
+        **common,
+    )
+    return [planar, volumetric]
+
+
+def _whether_found(result: Result) -> sr.QualitativeEvaluation:
+    """State in code whether there is an opacity: a negative report says so, it is not just silent."""
+    state = _PRESENT if result.findings else _UNDETERMINED if undetermined(result) else _ABSENT
+    return sr.QualitativeEvaluation(name=_OPACITY, value=state)
+
+
+def _quality_group(
+    result: Result, sources: Mapping[str, Dataset], thing: Tracked, by: Authorship, common: Mapping[str, object]
+) -> sr.MeasurementsAndQualitativeEvaluations:
+    grade = result.quality.grade
+    source = sources[result.geometry.sop_instance_uids[thing.key.z]]
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        qualitative_evaluations=[
+            sr.QualitativeEvaluation(_QUALITY_ASSESSMENT, _code(codes.assessment(grade))),
+            sr.QualitativeEvaluation(
+                _code(codes.concept("quality_grade")), _code(codes.concept(f"grade_{grade.lower()}"))
+            ),
+        ],
+        source_images=[sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)],
+        **common,
+    )
+    for found in result.quality.findings:
+        for language in by.languages:
+            group[0].ContentSequence.append(_comment(found.reason.text[language], language, by))
+    return group
+
+
+def _measurement(m: Measurement, by: Authorship) -> sr.Measurement:
+    """Return a NUM item; one that cannot be given has a qualifier instead of a value (PS3.3 section C.18.1)."""
+    term = codes.measurement(m.name)
+    qualifier = None
+    if m.status == "not_computable":
+        qualifier = _MEASUREMENT_FAILURE
+    elif m.status == "lower_bound":
+        qualifier = _code(codes.concept("lower_bound"))
+    value = 0.0 if m.value is None else float(m.value)
+    item = sr.Measurement(name=_code(term.code), value=value, unit=_code(codes.unit(m.unit)), qualifier=qualifier)
+    if m.value is None:
+        item[0].MeasuredValueSequence = []
+    if m.reason is not None:
+        children = [_comment(m.reason.text[tag], tag, by, relationship="HAS PROPERTIES") for tag in by.languages]
+        item[0].ContentSequence = sr.ContentSequence(children)
+    return item
+
+
+def _comment(text: str, language: str, by: Authorship, relationship: str = "CONTAINS") -> sr.TextContentItem:
+    item = sr.TextContentItem(name=_COMMENT, value=by.text(text), relationship_type=relationship)
+    item.ContentSequence = sr.ContentSequence(
+        [sr.CodeContentItem(name=_LANGUAGE, value=_LANGUAGES[language], relationship_type="HAS CONCEPT MOD")]
+    )
+    return item
+
+
+def _references(instances: Sequence[Dataset]) -> list[Dataset]:
+    """Return the Hierarchical SOP Instance Reference macro (PS3.3 section C.17.2.1) of `instances`."""
+    tree: dict[str, dict[str, list[Dataset]]] = {}
+    for instance in instances:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = instance.SOPClassUID
+        reference.ReferencedSOPInstanceUID = instance.SOPInstanceUID
+        series = tree.setdefault(instance.StudyInstanceUID, {})
+        series.setdefault(instance.SeriesInstanceUID, []).append(reference)
+    studies = []
+    for study_uid, series in tree.items():
+        study = Dataset()
+        study.StudyInstanceUID = study_uid
+        study.ReferencedSeriesSequence = []
+        for series_uid, references in series.items():
+            item = Dataset()
+            item.SeriesInstanceUID, item.ReferencedSOPSequence = series_uid, references
+            study.ReferencedSeriesSequence.append(item)
+        studies.append(study)
+    return studies
+
+
+def _code(code: Code) -> sr.CodedConcept:
+    version = codes.SCHEME_VERSION if code.scheme == codes.DESIGNATOR else None
+    return sr.CodedConcept(code.value, code.scheme, code.meaning, version)
+
+
+def _optional(code: Code | None) -> sr.CodedConcept | None:
+    return None if code is None else _code(code)

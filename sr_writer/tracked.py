@@ -1,0 +1,113 @@
+"""What the report names: every region, finding and the image quality, with one tracking identity each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.result import Code, Mask, Measurement, Result, Segment
+from sr_writer.codes import site_modifier
+from sr_writer.outline import Outline, largest_slice, outline
+from sr_writer.palette import anatomy_segments
+
+MORPHOLOGY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+ANATOMY = Code("91723000", "SCT", "Anatomical Structure")
+QUALITY_ID = "image quality"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracked:
+    """One thing that the report names.
+
+    Parameters
+    ----------
+    tracking_id : str
+        Readable identity, unique in the report and equal in the segmentation.
+    site : str
+        Region it is or lies in.
+    finding : Code
+        What it is.
+    category : Code or None
+        Anatomy or abnormality; None for the image quality.
+    anatomy : Code
+        Where, without side.
+    laterality, modifier : Code or None
+        Side, and what narrows the anatomy.
+    mask : Mask
+        What the numbers were taken from.
+    key : Outline
+        Its outline on its largest slice.
+    segment : Segment or None
+        What shows it in the segmentation.
+    measurements : Sequence[Measurement]
+        Its numbers.
+    """
+
+    tracking_id: str
+    site: str
+    finding: Code
+    category: Code | None
+    anatomy: Code
+    laterality: Code | None
+    modifier: Code | None
+    mask: Mask
+    key: Outline
+    segment: Segment | None = None
+    measurements: Sequence[Measurement] = field(default=())
+
+
+def tracked(result: Result) -> tuple[Tracked, ...]:
+    """Return the findings, then the regions that have numbers, then the image quality.
+
+    Raises
+    ------
+    ValueError
+        If two things would share a tracking identity, or a finding has neither segment nor site.
+    """
+    things = [*_findings(result), *_regions(result), _quality(result)]
+    names = [t.tracking_id for t in things]
+    if len(set(names)) < len(names):
+        raise ValueError(f"tracking identifiers are not unique: {sorted(n for n in names if names.count(n) > 1)}")
+    return tuple(things)
+
+
+def _findings(result: Result) -> list[Tracked]:
+    out = []
+    for finding in result.findings:
+        region = result.region(finding.site)
+        segment = None if finding.segment_number is None else result.segments[finding.segment_number - 1]
+        mask = region.mask if segment is None else segment.mask
+        out.append(
+            Tracked(
+                finding.tracking_id, finding.site, finding.code, MORPHOLOGY, region.anatomy,
+                finding.laterality or region.laterality, site_modifier(finding.site), mask,
+                outline(mask, largest_slice(mask)), segment, finding.measurements,
+            )
+        )  # fmt: skip
+    return out
+
+
+def _regions(result: Result) -> list[Tracked]:
+    segments = {s.site: s for s in anatomy_segments(result)}
+    named = {m.site for m in result.measurements} | set(segments)
+    out = []
+    for region in result.regions:
+        if region.site not in named:
+            continue
+        segment = segments.get(region.site)
+        mask = region.mask if segment is None else segment.mask
+        out.append(
+            Tracked(
+                region.site.replace("_", " ") if segment is None else segment.tracking_id, region.site, region.anatomy,
+                ANATOMY, region.anatomy, region.laterality, site_modifier(region.site), mask,
+                outline(mask, largest_slice(mask)), segment,
+                tuple(m for m in result.measurements if m.site == region.site),
+            )
+        )  # fmt: skip
+    return out
+
+
+def _quality(result: Result) -> Tracked:
+    body = result.region("body")
+    return Tracked(
+        QUALITY_ID, "body", Code("111101", "DCM", "Image Quality"), None, body.anatomy, None, None, body.mask,
+        outline(body.mask, largest_slice(body.mask)),
+    )  # fmt: skip

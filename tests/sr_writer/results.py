@@ -1,0 +1,158 @@
+"""Results made by hand from a phantom's truth, so that the writer is tested without any pipeline."""
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from scipy.ndimage import binary_dilation
+
+import phantom
+from dicom_io.model import Series, group
+from dicom_io.read import read_instance
+from dicom_io.reason import Reason
+from dicom_io.stack import build_stack
+from dicom_io.volume import Volume, load_volume
+from pipeline.result import (
+    Code,
+    Finding,
+    Geometry,
+    Mask,
+    Measurement,
+    Quality,
+    QualityFinding,
+    Region,
+    Result,
+    Segment,
+)
+from sr_writer.identity import AnalysisIdentity
+from sr_writer.options import WriterOptions
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
+LEFT = Code("7771000", "SCT", "Left")
+RIGHT = Code("24028007", "SCT", "Right")
+BOTH = Code("51440002", "SCT", "Right and left")
+LUNG = Code("39607008", "SCT", "Lung")
+THORAX = Code("51185008", "SCT", "Thoracic structure")
+OPACITY = Code("112001", "DCM", "Opacity")
+ANATOMY = Code("91723000", "SCT", "Anatomical Structure")
+MORPHOLOGY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+INSTALLATION = "0f2c7e9a-installation"
+
+
+def reason(code: str, en: str, zh: str) -> Reason:
+    return Reason(code, "note", MappingProxyType({"en": en, "zh-CN": zh}), MappingProxyType({}))
+
+
+THICK = reason("thick-slices", "Slices are 5.0 mm thick (limit 3.0 mm)", "层厚 5.0 mm（上限 3.0 mm）")
+CUT = reason("lung-cut", "Part of the lung lies outside the images", "部分肺组织位于图像之外")
+NOTE = reason("no-vessels", "Small vessels may be counted as opacity.", "细小血管可能被计入致密影。")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A study on disk with a result, and everything `write_result` needs."""
+
+    folder: Path
+    result: Result
+    volume: Volume
+    series: Series
+    identity: AnalysisIdentity
+    options: WriterOptions
+
+    def identified(self, **changes: str) -> AnalysisIdentity:
+        fields = {
+            "installation_id": INSTALLATION,
+            "study_instance_uid": self.series.instances[0].study_instance_uid,
+            "instances": self.series.instances,
+            "pipeline": "chest_ct",
+            "version": "0.1.0",
+            "weights_digest": "sha256:" + "ab" * 32,
+            "options_digests": ("sha256:" + "cd" * 32, self.options.digest),
+        }
+        return AnalysisIdentity.of(**(fields | changes))
+
+
+def load(folder: Path) -> tuple[Series, Volume]:
+    instances = [read_instance(p) for p in sorted(folder.rglob("*.dcm"))]
+    series = group(instances)[0].series[0]
+    return series, load_volume(build_stack(series.instances))
+
+
+def case(folder: Path, made: "phantom.Phantom", *, options: WriterOptions | None = None, negative: bool = False) -> Case:
+    """Write a phantom and turn its truth into a result."""
+    phantom.write(made, folder)
+    series, volume = load(folder / "dicom")
+    result = result_of(volume, made.lung, np.zeros_like(made.lesion) if negative else made.lesion)
+    out = Case(folder, result, volume, series, None, options or WriterOptions())  # type: ignore[arg-type]
+    object.__setattr__(out, "identity", out.identified())
+    return out
+
+
+def result_of(volume: Volume, lung: np.ndarray, lesion: np.ndarray) -> Result:
+    """Build a result from a lung mask (1 right, 2 left) and numbered lesions."""
+    shape = volume.array.shape
+    geometry = Geometry(shape, volume.affine, volume.sop_instance_uids, volume.frame_of_reference_uid)
+    cm3 = geometry.voxel_volume_mm3 / 1000
+    sides = (("left_lung", LEFT, lung == 2), ("right_lung", RIGHT, lung == 1))
+    regions = [Region("body", Mask.of(binary_dilation(volume.array > -400)), THORAX)]
+    regions.append(Region("lungs", Mask.of(lung), LUNG, BOTH))
+    head = np.cross(volume.affine[:3, 0], volume.affine[:3, 1])
+    for site, side, mask in sides:
+        regions.append(Region(site, Mask.of(mask), LUNG, side))
+        axis = int(np.abs(volume.affine[2, :3]).argmax())
+        array_axis = 2 - axis
+        filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != array_axis)))
+        cuts = np.linspace(filled[0], filled[-1] + 1, 4).round().astype(int)
+        names = ("lower", "middle", "upper") if volume.affine[2, axis] > 0 else ("upper", "middle", "lower")
+        for name, a, b in zip(names, cuts[:-1], cuts[1:], strict=True):
+            part = np.zeros_like(mask)
+            window = [slice(None)] * 3
+            window[array_axis] = slice(a, b)
+            part[tuple(window)] = mask[tuple(window)]
+            if part.any():
+                regions.append(Region(f"{site}_{name}_third", Mask.of(part), LUNG, side))
+    del head
+    measurements = []
+    opaque = lesion > 0
+    for region in regions[1:]:
+        here = np.zeros(shape, bool)
+        region.mask.paint(here)
+        inside = here & opaque
+        measurements += [
+            Measurement("lung_volume", region.site, float(here.sum() * cm3), "cm3"),
+            Measurement("opacity_volume", region.site, float(inside.sum() * cm3), "cm3"),
+            Measurement("opacity_percent", region.site, float(100 * inside.sum() / here.sum()), "%"),
+            Measurement("mean_lung_density", region.site, float(volume.array[here].mean()), "[hnsf'U]"),
+        ]
+        if region.site == "lungs":
+            measurements += [
+                Measurement("ground_glass_percent", region.site, float(inside.mean() * 100), "%", "lower_bound", CUT),
+                Measurement("dense_percent", region.site, None, "%", "not_computable", CUT),
+            ]
+    segments = [
+        Segment(n, {"en": s.replace("_", " "), "zh-CN": z}, s.replace("_", " "), s, ANATOMY, LUNG, side, Mask.of(mask))
+        for n, ((s, side, mask), z) in enumerate(zip(sides, ("左肺", "右肺"), strict=True), start=1)
+    ]
+    findings = []
+    for n in (int(v) for v in np.unique(lesion[lesion > 0])):
+        mask = lesion == n
+        index = np.argwhere(mask).mean(axis=0)
+        x, y, z = (float(v) for v in geometry.to_lps(index))
+        site, side = ("left_lung", LEFT) if x > 0 else ("right_lung", RIGHT)
+        number = len(segments) + 1
+        name = f"opacity {len(findings) + 1}"
+        kept = Mask.of(mask)
+        segments.append(Segment(number, {"en": name, "zh-CN": f"致密影 {n}"}, name, site, MORPHOLOGY, OPACITY, side, kept))
+        numbers = (
+            Measurement("volume", site, kept.voxels * cm3, "cm3"),
+            Measurement("mean_density", site, float(volume.array[mask].mean()), "[hnsf'U]"),
+        )
+        findings.append(Finding(name, OPACITY, site, side, (x, y, z), numbers, number))
+    quality = Quality("B", (QualityFinding(THICK, "series", (volume.series_instance_uid,), 5.0, "mm", 3.0),))
+    summary = {"en": "Opacities in both lungs.", "zh-CN": "双肺可见致密影。"} if findings else {}
+    return Result(
+        "chest_ct", "0.1.0", volume.series_instance_uid, geometry, "cpu", quality, tuple(regions), tuple(measurements),
+        tuple(segments), tuple(findings), (NOTE,), summary,
+    )  # fmt: skip
