@@ -72,7 +72,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(str(file), "", None, f"cannot be read ({error.strerror}); name an existing file with --config") from error
+        raise ConfigError(
+            str(file), "", None, f"cannot be read ({error.strerror}); name an existing file with --config"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), "", None, f"is not TOML: {error}") from error
 
@@ -110,7 +112,11 @@ def _typed(data: dict[str, Any], source: str, from_environment: set[str]) -> Set
         return TypeAdapter(Settings).validate_json(text, strict=True)
     except ValidationError as error:
         first = min(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
-        keys = [part for part in first["loc"] if not (isinstance(part, str) and part[:1].isupper() and part not in _keys(data))]
+        keys = [
+            part
+            for part in first["loc"]
+            if not (isinstance(part, str) and part[:1].isupper() and part not in _keys(data))
+        ]
         key = ".".join(str(part) for part in keys)
         if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
             allowed = sorted(_allowed(keys[:-1]))
@@ -166,7 +172,12 @@ def _cross_check(settings: Settings, source: str) -> None:
                 raise ConfigError(source, f"{at}.run", name, f"no such pipeline; there are: {', '.join(available())}")
         for name in rule.send_to:
             if name not in destinations:
-                raise ConfigError(source, f"{at}.send_to", name, f"no such destination; there are: {', '.join(destinations) or 'none'}")
+                raise ConfigError(
+                    source,
+                    f"{at}.send_to",
+                    name,
+                    f"no such destination; there are: {', '.join(destinations) or 'none'}",
+                )
         _check_when(rule, f"{at}.when", source)
 
 
@@ -176,6 +187,10 @@ def _check_when(rule: Rule, at: str, source: str) -> None:
     for key, test in rule.when.items():
         for keyword in key.split("."):
             if key not in _NOT_TAGS and tag_for_keyword(keyword) is None:
-                raise ConfigError(source, f"{at}.{key}", test, f"{keyword!r} is no DICOM keyword, CallingAETitle or CalledAETitle")
+                raise ConfigError(
+                    source, f"{at}.{key}", test, f"{keyword!r} is no DICOM keyword, CallingAETitle or CalledAETitle"
+                )
         if isinstance(test, Mapping) and (not test or not set(test) <= _TESTS):
-            raise ConfigError(source, f"{at}.{key}", dict(test), f"a table of tests may hold {', '.join(sorted(_TESTS))}")
+            raise ConfigError(
+                source, f"{at}.{key}", dict(test), f"a table of tests may hold {', '.join(sorted(_TESTS))}"
+            )

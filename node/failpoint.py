@@ -32,10 +32,14 @@ def armed() -> tuple[str, int] | None:
     if not text:
         return None
     if os.environ.get("PACS_AI_NODE_TESTING") != "1":
-        raise FailpointError("PACS_AI_NODE_FAILPOINT kills processes: it is refused unless PACS_AI_NODE_TESTING=1. Unset it.")
+        raise FailpointError(
+            "PACS_AI_NODE_FAILPOINT kills processes: it is refused unless PACS_AI_NODE_TESTING=1. Unset it."
+        )
     name, _, count = text.partition(":")
     if name not in NAMES or not (count or "1").isdecimal() or int(count or 1) < 1:
-        raise FailpointError(f"PACS_AI_NODE_FAILPOINT={text!r}: not <name>[:n] with n from 1; names: {', '.join(sorted(NAMES))}")
+        raise FailpointError(
+            f"PACS_AI_NODE_FAILPOINT={text!r}: not <name>[:n] with n from 1; names: {', '.join(sorted(NAMES))}"
+        )
     return name, int(count or 1)
 
 
