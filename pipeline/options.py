@@ -1,0 +1,18 @@
+"""Frozen options of the pipelines; no torch here."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class ChestCtOptions:
+    """``[pipeline.chest_ct]``: what a site may choose; thresholds are not options but data of the pipeline."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    @property
+    def digest(self) -> str:
+        """Digest, as ``sha256:...``, of everything here."""
+        return "sha256:" + hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,5 @@
+"""The pipelines' own reasons."""
+
+from dicom_io.reason import ReasonTable
+
+REASONS = ReasonTable("pipeline")
