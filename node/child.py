@@ -1,0 +1,32 @@
+"""What every child of the supervisor does first."""
+
+import contextlib
+import signal
+import threading
+from multiprocessing.connection import Connection
+
+from config.settings import Settings
+from node import log
+from node.receive import die_with_parent
+
+
+def begin(settings: Settings, connection: Connection) -> threading.Event:
+    """Prepare a spawned process and return the event that is set when it is to end.
+
+    It ends on SIGTERM, and with its parent: by the parent-death signal, and by the end of the pipe in case the parent
+    was gone before the signal was asked for. Ctrl-C reaches the whole group; only the supervisor decides about it.
+    """
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    die_with_parent()
+    log.configure(settings.log.format)
+    threading.Thread(target=_watch, args=(connection, stop), daemon=True, name="parent").start()
+    return stop
+
+
+def _watch(connection: Connection, stop: threading.Event) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            connection.recv_bytes()
+    stop.set()

@@ -1,0 +1,112 @@
+"""The data folder: who this installation is, and that only one node works on it."""
+
+import fcntl
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.spool import sync_folder
+
+
+class DataFolderError(Exception):
+    """The data folder cannot be used; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataFolder:
+    """Where everything of one node stands."""
+
+    path: Path
+
+    @property
+    def spool(self) -> Path:
+        """What was received."""
+        return self.path / "spool"
+
+    @property
+    def artifacts(self) -> Path:
+        """What was authored."""
+        return self.path / "artifacts"
+
+    @property
+    def quarantine(self) -> Path:
+        """What was refused."""
+        return self.path / "quarantine"
+
+    @property
+    def database(self) -> Path:
+        """The index."""
+        return self.path / "node.sqlite3"
+
+    @property
+    def installation_id(self) -> str:
+        """Random identity of this installation, made once by `prepare`.
+
+        Raises
+        ------
+        DataFolderError
+            If no node has worked here yet.
+        """
+        try:
+            return (self.path / "installation-id").read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataFolderError(
+                f"{self.path} holds no node's data: start `pacs-ai-node serve` first, or name its configuration"
+            ) from error
+
+    def prepare(self) -> None:
+        """Make the folders and the installation id; what is there stays.
+
+        Raises
+        ------
+        DataFolderError
+            If the folder cannot be written.
+        """
+        try:
+            for folder in (self.spool, self.artifacts, self.quarantine):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = self.path / "installation-id"
+            if not file.exists():
+                part = self.path / ".installation-id.part"
+                with part.open("w", encoding="ascii") as out:
+                    out.write(uuid.uuid4().hex)
+                    out.flush()
+                    os.fsync(out.fileno())
+                part.replace(file)
+            sync_folder(self.path)
+        except OSError as error:
+            text = f"{self.path}: {os.strerror(error.errno or 0)}. Name another folder in node.data_dir, or give this user the right to write it."
+            raise DataFolderError(text) from error
+
+    def lock(self) -> int:
+        """Lock the folder for this process and return the descriptor that holds the lock.
+
+        Raises
+        ------
+        DataFolderError
+            If another node holds it.
+        """
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise DataFolderError(
+                f"{self.path}: another node works on this folder. Stop it, or give this one its own node.data_dir."
+            ) from error
+        return descriptor
+
+    def in_use(self) -> bool:
+        """Say whether a node works here now."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False

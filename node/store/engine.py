@@ -1,0 +1,85 @@
+"""Opening the database: SQLite in WAL mode, every commit on disk before it counts."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from node.store import tables
+
+_BUSY_S = 30.0
+
+
+class StoreError(Exception):
+    """The database cannot be used; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An open database.
+
+    Writers take the lock when they begin (``BEGIN IMMEDIATE``): a transaction that reads and then writes never fails half-way.
+    """
+
+    engine: sa.Engine
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Give a connection whose changes are committed together at the end, or not at all."""
+        with self.engine.execution_options(immediate=True).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Give a connection that sees one state of the database."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.engine.dispose()
+
+
+def open_database(file: Path) -> Database:
+    """Open `file`, made and filled with tables if it is new.
+
+    Raises
+    ------
+    StoreError
+        If a newer version of the node wrote it, or it is no database.
+    """
+    engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": _BUSY_S})
+    sa.event.listen(engine, "connect", _connected)
+    sa.event.listen(engine, "begin", _begin)
+    database = Database(engine)
+    try:
+        with database.write() as connection:
+            found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            if found not in (0, tables.VERSION):
+                raise StoreError(
+                    f"{file} has tables of version {found}, this node reads {tables.VERSION}: run the newer node, or move the file away; "
+                    "it is rebuilt from the spool"
+                )
+            tables.metadata.create_all(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version = {tables.VERSION}")
+    except sa.exc.DatabaseError as error:
+        raise StoreError(f"{file} cannot be opened ({error.orig}): check rights and space, or restore it") from error
+    return database
+
+
+def _connected(connection: Any, record: Any) -> None:  # noqa: ANN401 - the driver's types
+    del record
+    if not isinstance(connection, sqlite3.Connection):
+        raise TypeError(f"not an SQLite connection: {type(connection)}")
+    connection.isolation_level = None  # the driver must not begin transactions on its own
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    immediate = connection.get_execution_options().get("immediate")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

@@ -1,0 +1,237 @@
+"""Jobs: the row is the truth. Claimed by compare-and-set, finished only by their owner."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from node.failpoint import passing
+from node.store import tables as t
+from node.store.engine import Database
+from node.store.events import tell
+from node.store.rows import Job, JobState, StoredArtifact, as_a
+
+_j = t.job.c
+
+
+def job(db: Database, job_id: int) -> Job | None:
+    """Return one job."""
+    with db.read() as c:
+        row = c.execute(sa.select(t.job).where(_j.id == job_id)).first()
+        return None if row is None else as_a(Job, row)
+
+
+def jobs(db: Database, study_uid: str) -> tuple[Job, ...]:
+    """Return every job of a study, in the order of their making."""
+    with db.read() as c:
+        return tuple(as_a(Job, r) for r in c.execute(sa.select(t.job).where(_j.study_uid == study_uid).order_by(_j.id)))
+
+
+def due(db: Database, now: float, limit: int = 1) -> tuple[int, ...]:
+    """Return the jobs that may be claimed now, oldest first."""
+    with db.read() as c:
+        rows = c.execute(sa.select(_j.id).where(_claimable(now)).order_by(_j.id).limit(limit))
+        return tuple(rows.scalars())
+
+
+def claim(db: Database, job_id: int, owner: str, now: float, lease_s: float) -> Job | None:
+    """Take a job; the attempt counts from here. None if it is not, or no longer, to be had."""
+    taken = t.job.update().where(_j.id == job_id, _claimable(now))
+    values = {"state": "running", "owner": owner, "lease": now + lease_s, "attempts": _j.attempts + 1, "started": now}
+    with db.write() as c:
+        row = c.execute(taken.values(**values).returning(t.job)).first()
+        if row is None:
+            return None
+        got = as_a(Job, row)
+        tell(c, got.study_uid, now, "attempt", {"job": got.id, "pipeline": got.pipeline, "attempt": got.attempts})
+        return got
+
+
+def renew(db: Database, job_id: int, owner: str, until: float, stage: str | None, progress: float | None) -> bool:
+    """Keep a job; False if it is no longer the owner's."""
+    with db.write() as c:
+        kept = t.job.update().where(_mine(job_id, owner)).values(lease=until, stage=stage, progress=progress)
+        return bool(c.execute(kept).rowcount)
+
+
+def finish(
+    db: Database,
+    done: Job,
+    owner: str,
+    now: float,
+    *,
+    state: JobState,
+    outcome: str,
+    reason: Mapping[str, Any] | None,
+    document: Mapping[str, Any],
+    artifacts: Sequence[StoredArtifact] = (),
+    send_to: Sequence[str] = (),
+    quarantined: Mapping[str, Mapping[str, Any]] | None = None,
+    carried_from: int | None = None,
+) -> bool:
+    """End a job with its outcome, register what it wrote and queue what is to be sent; all of it, or nothing.
+
+    Parameters
+    ----------
+    db : Database
+        Where.
+    done : Job
+        The job as claimed.
+    owner : str
+        Who ends it; nothing happens if somebody else owns it by now.
+    now : float
+        The time.
+    state : JobState
+        ``done`` or ``dead``.
+    outcome : str
+        ``result``, ``not_analysed`` or ``failed``.
+    reason, document : Mapping
+        As in the contract.
+    artifacts : Sequence[StoredArtifact]
+        What was written.
+    send_to : Sequence[str]
+        Destinations that are told.
+    quarantined : Mapping or None
+        Destinations whose delivery the gate refused, and the reason.
+    carried_from : int or None
+        The job whose artifacts still stand.
+
+    Returns
+    -------
+    bool
+        Whether it was done.
+    """
+    values = {
+        "state": state, "outcome": outcome, "reason": reason, "document": document, "ended": now, "owner": None,
+        "lease": None, "input_digest": document.get("input_digest"), "carried_from": carried_from, "stage": None, "progress": 1.0,
+    }  # fmt: skip
+    with db.write() as c:
+        if not c.execute(t.job.update().where(_mine(done.id, owner)).values(**values)).rowcount:
+            return False
+        c.execute(t.artifact.delete().where(t.artifact.c.job_id == done.id))
+        for a in artifacts:
+            c.execute(t.artifact.insert().values(
+                job_id=done.id, name=a.name, path=a.path, kind=a.kind, modality=a.modality, sop_class=a.sop_class,
+                sop_uid=a.sop_uid, series_uid=a.series_uid, bytes=a.bytes, digest=a.digest,
+            ))  # fmt: skip
+        first = _first_state(c, done)
+        for destination in send_to:
+            _queue(c, done, destination, now, first, None)
+        for destination, error in (quarantined or {}).items():
+            _queue(c, done, destination, now, "quarantined", error)
+        code = None if reason is None else reason["code"]
+        data = {
+            "job": done.id,
+            "pipeline": done.pipeline,
+            "outcome": outcome,
+            "reason": code,
+            "artifacts": [a.name for a in artifacts],
+        }
+        if carried_from is not None:
+            data["carried_from"] = carried_from
+        tell(
+            c,
+            done.study_uid,
+            now,
+            "carried-forward" if carried_from is not None else "gated" if quarantined else "written",
+            data,
+        )
+        passing("job.before_commit")
+    return True
+
+
+def give_back(
+    db: Database, taken: Job, owner: str, now: float, *, attempts: int, losses: int, not_before: float, why: str
+) -> bool:
+    """Put a job that was not finished back into the queue."""
+    back = t.job.update().where(_mine(taken.id, owner))
+    values = {"state": "waiting", "owner": None, "lease": None, "stage": None, "progress": None}
+    with db.write() as c:
+        if not c.execute(back.values(**values, attempts=attempts, losses=losses, not_before=not_before)).rowcount:
+            return False
+        tell(c, taken.study_uid, now, "given-back", {"job": taken.id, "pipeline": taken.pipeline, "why": why})
+    return True
+
+
+def running(db: Database, *, owner: str | None = None, expired: float | None = None) -> tuple[Job, ...]:
+    """Return the jobs that are being worked on: all, one owner's, or those whose lease ended before `expired`."""
+    query = sa.select(t.job).where(_j.state == "running")
+    if owner is not None:
+        query = query.where(_j.owner == owner)
+    if expired is not None:
+        query = query.where(_j.lease < expired)
+    with db.read() as c:
+        return tuple(as_a(Job, row) for row in c.execute(query))
+
+
+def standing(db: Database, now_at: Job) -> Job | None:
+    """Return the last job of the same pipeline and study that came to an outcome, dropped early work included."""
+    query = sa.select(t.job).where(
+        _j.study_uid == now_at.study_uid, _j.pipeline == now_at.pipeline, _j.id < now_at.id,
+        _j.outcome.in_(("result", "not_analysed")),
+    )  # fmt: skip
+    with db.read() as c:
+        row = c.execute(query.order_by(_j.id.desc()).limit(1)).first()
+        return None if row is None else as_a(Job, row)
+
+
+def artifacts(db: Database, of: Job) -> tuple[StoredArtifact, ...]:
+    """Return what stands for a job: what it wrote, or what the job that it carries forward wrote; in the order of sending."""
+    order = sa.case({"seg": 0, "sr": 1, "sc": 2}, value=t.artifact.c.kind, else_=3)
+    with db.read() as c:
+        rows = c.execute(
+            sa.select(t.artifact)
+            .where(t.artifact.c.job_id == (of.carried_from or of.id))
+            .order_by(order, t.artifact.c.name)
+        )
+        return tuple(as_a(StoredArtifact, row) for row in rows)
+
+
+def predecessor(db: Database, of: Job) -> Job | None:
+    """Return the result of the same pipeline in an earlier revision that left the node, if there is one."""
+    d = t.delivery.c
+    left = sa.exists().where(d.job_id == _j.id, d.state.in_(("sending", "delivered", "confirmed")))
+    none_planned = ~sa.exists().where(d.job_id == _j.id)
+    query = sa.select(t.job).where(
+        _j.study_uid == of.study_uid, _j.pipeline == of.pipeline, _j.revision < of.revision, _j.outcome == "result",
+        _j.state == "done", sa.or_(left, none_planned),
+    )  # fmt: skip
+    with db.read() as c:
+        row = c.execute(query.order_by(_j.id.desc()).limit(1)).first()
+        return None if row is None else as_a(Job, row)
+
+
+def _claimable(now: float) -> sa.ColumnElement[bool]:
+    before = t.job.alias("before")
+    ready = sa.or_(_j.depends_on.is_(None), sa.exists().where(before.c.id == _j.depends_on, before.c.state == "done"))
+    return sa.and_(_j.state == "waiting", _j.not_before <= now, ready)
+
+
+def _mine(job_id: int, owner: str) -> sa.ColumnElement[bool]:
+    return sa.and_(_j.id == job_id, _j.owner == owner, _j.state == "running")
+
+
+def _first_state(c: sa.Connection, done: Job) -> str:
+    """State of a new delivery: early work is held, and what a late image has overtaken is not sent at all."""
+    study = c.execute(sa.select(t.study.c.state, t.study.c.revision).where(t.study.c.uid == done.study_uid)).one()
+    if study.revision != done.revision:
+        return "superseded"
+    return "waiting" if study.state == "closed" else "held"
+
+
+def _queue(
+    c: sa.Connection, done: Job, destination: str, now: float, state: str, error: Mapping[str, Any] | None
+) -> None:
+    fresh = {
+        "state": state, "attempts": 0, "next_attempt": now if state == "waiting" else None, "last_error": error,
+        "ended": None if state in ("held", "waiting") else now,
+    }  # fmt: skip
+    key = {
+        "job_id": done.id,
+        "study_uid": done.study_uid,
+        "revision": done.revision,
+        "destination": destination,
+        "created": now,
+    }
+    c.execute(insert(t.delivery).values(**key, **fresh).on_conflict_do_update(["job_id", "destination"], set_=fresh))

@@ -1,0 +1,58 @@
+"""The node itself: its processes, and counts for `status`."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from node.store import tables as t
+from node.store.engine import Database
+from node.store.rows import Process, as_a
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many rows are in which state."""
+
+    associations: int
+    studies: dict[str, int]
+    jobs: dict[str, int]
+    deliveries: dict[str, int]
+
+
+def processes(db: Database) -> tuple[Process, ...]:
+    """Return the processes that the supervisor wrote down."""
+    with db.read() as c:
+        return tuple(as_a(Process, r) for r in c.execute(sa.select(t.process).order_by(t.process.c.started)))
+
+
+def no_processes(db: Database) -> None:
+    """Forget the processes of an earlier run."""
+    with db.write() as c:
+        c.execute(t.process.delete())
+
+
+def process_started(db: Database, pid: int, role: str, started: float) -> None:
+    """Write down one process."""
+    row = {"role": role, "started": started}
+    with db.write() as c:
+        c.execute(insert(t.process).values(pid=pid, **row).on_conflict_do_update(["pid"], set_=row))
+
+
+def process_ended(db: Database, pid: int) -> None:
+    """Strike one process out."""
+    with db.write() as c:
+        c.execute(t.process.delete().where(t.process.c.pid == pid))
+
+
+def counts(db: Database) -> Counts:
+    """Count what there is; associations are those that a receiver of this run has open."""
+    a, p = t.association.c, t.process.c
+    alive = sa.exists().where(p.pid == a.pid, p.role == "receiver", p.started <= a.opened)
+    with db.read() as c:
+        by: dict[str, dict[str, int]] = {table.name: dict(c.execute(sa.select(table.c.state, sa.func.count()).group_by(table.c.state)).tuples().all())
+              for table in (t.study, t.job, t.delivery)}  # fmt: skip
+        opened = c.execute(
+            sa.select(sa.func.count()).select_from(t.association).where(a.ended.is_(None), alive)
+        ).scalar_one()
+        return Counts(int(opened), by["study"], by["job"], by["delivery"])

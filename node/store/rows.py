@@ -1,0 +1,225 @@
+"""What the store hands out and takes in: frozen rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import sqlalchemy as sa
+
+R = TypeVar("R")
+
+StudyState = Literal["open", "early", "closed"]
+JobState = Literal["waiting", "running", "done", "dead", "superseded", "cancelled"]
+DeliveryState = Literal[
+    "held", "waiting", "sending", "delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead"
+]
+Role = Literal["image", "other", "authored", "unreadable"]
+"""``image`` opens, extends and revises studies; ``other``: another maker's result or document; ``authored``: ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationOpened:
+    """Journal: an association was accepted by the receiver process `pid`."""
+
+    id: str
+    pid: int
+    calling: str
+    called: str
+    peer: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationEnded:
+    """Journal: an association ended."""
+
+    id: str
+    how: Literal["released", "aborted"]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Journal: an instance was stored; what its header says about the study comes with it."""
+
+    association: str
+    at: float
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    sop_class: str
+    syntax: str
+    digest: str
+    bytes: int
+    entry: str
+    role: Role
+    modality: str = ""
+    accession: str = ""
+    patient_id: str = ""
+    issuer: str = ""
+    date: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Journal: an instance that was there before arrived again, byte for byte."""
+
+    association: str
+    at: float
+    study_uid: str
+    sop_uid: str
+
+
+Change = AssociationOpened | AssociationEnded | Arrived | Repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of the running node."""
+
+    pid: int
+    role: str
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One study and where it is in its life."""
+
+    uid: str
+    hash: str
+    accession: str
+    patient_id: str
+    issuer: str
+    date: str
+    state: StudyState
+    revision: int
+    dropped: int
+    opened: float
+    active: float
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """One association that carried images of a study; `how` is None while it is open, or if its process died."""
+
+    association: str
+    pid: int
+    calling: str
+    called: str
+    peer: str
+    opened: float
+    ended: float | None
+    how: str | None
+    images: int
+    first: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """One instance in the spool."""
+
+    id: int
+    sop_uid: str
+    study_uid: str
+    series_uid: str
+    sop_class: str
+    modality: str
+    syntax: str
+    digest: str
+    bytes: int
+    entry: str
+    association: str
+    received: float
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One job to be enqueued; without a pipeline it is over at once, with `reason` and `document`."""
+
+    pipeline: str | None
+    series: tuple[str, ...]
+    send_to: Mapping[str, Sequence[str]]
+    reason: Mapping[str, Any] | None = None
+    document: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One pipeline on one study revision."""
+
+    id: int
+    study_uid: str
+    revision: int
+    upto: int
+    subject: str
+    depends_on: int | None
+    pipeline: str | None
+    series: list[str]
+    send_to: dict[str, list[str]]
+    state: JobState
+    attempts: int
+    losses: int
+    not_before: float
+    owner: str | None
+    lease: float | None
+    created: float
+    started: float | None
+    ended: float | None
+    stage: str | None
+    progress: float | None
+    outcome: str | None
+    reason: dict[str, Any] | None
+    input_digest: str | None
+    document: dict[str, Any] | None
+    carried_from: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArtifact:
+    """One object that we authored; `path` is relative to the data folder."""
+
+    job_id: int
+    name: str
+    path: str
+    kind: str
+    modality: str
+    sop_class: str
+    sop_uid: str
+    series_uid: str
+    bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One job's artifacts on their way to one destination."""
+
+    id: int
+    job_id: int
+    study_uid: str
+    revision: int
+    destination: str
+    state: DeliveryState
+    attempts: int
+    next_attempt: float | None
+    last_error: dict[str, Any] | None
+    created: float
+    ended: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a study's timeline."""
+
+    at: float
+    kind: str
+    data: dict[str, Any]
+
+
+def as_a(kind: type[R], row: sa.Row[*tuple[Any, ...]]) -> R:
+    """Return a database row as the dataclass `kind`, whose fields are named like the columns."""
+    return kind(**row._mapping)  # noqa: SLF001 - SQLAlchemy's documented attribute; the underscore keeps it apart from columns

@@ -1,0 +1,153 @@
+"""Studies: what is open, what belongs to them, and closing them together with their jobs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from node.failpoint import passing
+from node.store import tables as t
+from node.store.engine import Database
+from node.store.events import tell
+from node.store.rows import Carrier, Planned, StoredInstance, Study, as_a
+
+
+def unfinished(db: Database) -> tuple[Study, ...]:
+    """Return the studies that are not closed."""
+    with db.read() as c:
+        rows = c.execute(sa.select(t.study).where(t.study.c.state != "closed").order_by(t.study.c.active))
+        return tuple(as_a(Study, row) for row in rows)
+
+
+def study(db: Database, uid: str) -> Study | None:
+    """Return one study."""
+    with db.read() as c:
+        row = c.execute(sa.select(t.study).where(t.study.c.uid == uid)).first()
+        return None if row is None else as_a(Study, row)
+
+
+def find(
+    db: Database, *, accession: str | None = None, patient_id: str | None = None, date: str | None = None
+) -> tuple[Study, ...]:
+    """Return the studies that agree with everything given, newest first."""
+    query = sa.select(t.study)
+    for column, value in ((t.study.c.accession, accession), (t.study.c.patient_id, patient_id), (t.study.c.date, date)):
+        if value is not None:
+            query = query.where(column == value)
+    with db.read() as c:
+        return tuple(as_a(Study, row) for row in c.execute(query.order_by(t.study.c.active.desc())))
+
+
+def named(db: Database, name: str) -> tuple[Study, ...]:
+    """Return the studies whose UID, accession number or hash is `name`."""
+    hit = sa.or_(t.study.c.uid == name, t.study.c.accession == name, t.study.c.hash == name)
+    with db.read() as c:
+        return tuple(as_a(Study, row) for row in c.execute(sa.select(t.study).where(hit)))
+
+
+def carriers(db: Database, study_uid: str) -> tuple[Carrier, ...]:
+    """Return the associations that carried images of a study, the one that was active last at the end."""
+    a, k = t.association.c, t.carried.c
+    columns = (
+        k.association, sa.func.coalesce(a.pid, 0).label("pid"), sa.func.coalesce(a.calling, "").label("calling"),
+        sa.func.coalesce(a.called, "").label("called"), sa.func.coalesce(a.peer, "").label("peer"),
+        sa.func.coalesce(a.opened, k.first).label("opened"), a.ended, a.how, k.images, k.first, k.last,
+    )  # fmt: skip
+    query = sa.select(*columns).select_from(t.carried.outerjoin(t.association, a.id == k.association))
+    with db.read() as c:
+        return tuple(as_a(Carrier, row) for row in c.execute(query.where(k.study_uid == study_uid).order_by(k.last)))
+
+
+def images(
+    db: Database, study_uid: str, upto: int | None = None, series: Sequence[str] | None = None
+) -> tuple[StoredInstance, ...]:
+    """Return the images of a study in the order in which they were indexed, up to row `upto`, of the `series` named."""
+    i = t.instance.c
+    query = sa.select(t.instance).where(i.study_uid == study_uid, i.role == "image")
+    if upto is not None:
+        query = query.where(i.id <= upto)
+    if series is not None:
+        query = query.where(i.series_uid.in_(series))
+    with db.read() as c:
+        return tuple(as_a(StoredInstance, row) for row in c.execute(query.order_by(i.id)))
+
+
+def counts(db: Database, study_uid: str) -> tuple[int, int]:
+    """Return how many images and how many series of images a study has."""
+    i = t.instance.c
+    query = sa.select(sa.func.count(), sa.func.count(sa.distinct(i.series_uid)))
+    with db.read() as c:
+        row = c.execute(query.where(i.study_uid == study_uid, i.role == "image")).one()
+        return int(row[0]), int(row[1])
+
+
+def close(
+    db: Database,
+    seen: Study,
+    plans: Sequence[Planned],
+    now: float,
+    *,
+    publish: bool,
+    why: Mapping[str, Any],
+    routed: Mapping[str, Any],
+) -> bool:
+    """Close `seen`, or begin early work on it, and enqueue its jobs, in one transaction.
+
+    Parameters
+    ----------
+    db : Database
+        Where.
+    seen : Study
+        The study as it was when the decision was made; if it has grown since, nothing happens.
+    plans : Sequence[Planned]
+        Its jobs.
+    now : float
+        The time.
+    publish : bool
+        Whether results may leave; False begins early work.
+    why, routed : Mapping
+        For the timeline: the evidence, and what every rule said.
+
+    Returns
+    -------
+    bool
+        Whether it was done.
+    """
+    same = sa.and_(t.study.c.uid == seen.uid, t.study.c.state == "open", t.study.c.upto == seen.upto)
+    with db.write() as c:
+        done = c.execute(t.study.update().where(same).values(state="closed" if publish else "early"))
+        if not done.rowcount:
+            return False
+        tell(c, seen.uid, now, "closed" if publish else "looks-complete", {"revision": seen.revision, **why})
+        tell(c, seen.uid, now, "routed", {"revision": seen.revision, **routed})
+        for plan in plans:
+            c.execute(t.job.insert().values(_job(seen, plan, now)))
+        passing("close.before_commit")
+    return True
+
+
+def publish(db: Database, seen: Study, now: float, why: Mapping[str, Any]) -> bool:
+    """Close a study whose early work has begun: what was held may leave."""
+    same = sa.and_(t.study.c.uid == seen.uid, t.study.c.state == "early", t.study.c.upto == seen.upto)
+    held = sa.and_(
+        t.delivery.c.study_uid == seen.uid, t.delivery.c.revision == seen.revision, t.delivery.c.state == "held"
+    )
+    with db.write() as c:
+        if not c.execute(t.study.update().where(same).values(state="closed")).rowcount:
+            return False
+        c.execute(t.delivery.update().where(held).values(state="waiting", next_attempt=now))
+        tell(c, seen.uid, now, "closed", {"revision": seen.revision, **why})
+        passing("close.before_commit")
+    return True
+
+
+def _job(seen: Study, plan: Planned, now: float) -> dict[str, Any]:
+    over = plan.pipeline is None
+    return {
+        "study_uid": seen.uid, "revision": seen.revision, "upto": seen.upto, "subject": "study",
+        "pipeline": plan.pipeline, "series": list(plan.series),
+        "send_to": {name: list(told) for name, told in plan.send_to.items()},
+        "state": "done" if over else "waiting", "created": now, "ended": now if over else None,
+        "outcome": "not_analysed" if over else None,
+        "reason": plan.reason, "document": plan.document,
+    }  # fmt: skip

@@ -1,0 +1,163 @@
+"""The tables. Times are seconds since the epoch (UTC); JSON columns hold what `node/schemas` describes."""
+
+import sqlalchemy as sa
+
+VERSION = 1
+"""Counts up with every change of the tables."""
+
+metadata = sa.MetaData()
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
+
+process = sa.Table(
+    "process",
+    metadata,
+    sa.Column("pid", sa.Integer, primary_key=True),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+)
+
+journal = sa.Table(
+    "journal",
+    metadata,
+    sa.Column("file", sa.String, primary_key=True),
+    sa.Column("offset", sa.Integer, nullable=False),
+)
+
+association = sa.Table(
+    "association",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("calling", sa.String, nullable=False),
+    sa.Column("called", sa.String, nullable=False),
+    sa.Column("peer", sa.String, nullable=False),
+    sa.Column("opened", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+    sa.Column("how", sa.String),  # released | aborted
+)
+
+carried = sa.Table(  # which association carried images of which study
+    "carried",
+    metadata,
+    sa.Column("association", sa.String, primary_key=True),
+    sa.Column("study_uid", sa.String, primary_key=True, index=True),
+    sa.Column("images", sa.Integer, nullable=False),  # repeated ones included
+    sa.Column("first", sa.Float, nullable=False),
+    sa.Column("last", sa.Float, nullable=False),
+)
+
+study = sa.Table(
+    "study",
+    metadata,
+    sa.Column("uid", sa.String, primary_key=True),
+    sa.Column("hash", sa.String, nullable=False, index=True),
+    sa.Column("accession", sa.String, nullable=False, index=True),
+    sa.Column("patient_id", sa.String, nullable=False, index=True),
+    sa.Column("issuer", sa.String, nullable=False),
+    sa.Column("date", sa.String, nullable=False, index=True),
+    sa.Column("state", sa.String, nullable=False, index=True),  # open | early | closed
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("dropped", sa.Integer, nullable=False),  # early results of this revision that a late image made void
+    sa.Column("opened", sa.Float, nullable=False),  # first new image of this revision
+    sa.Column("active", sa.Float, nullable=False),  # last image, repeated ones included
+    sa.Column("upto", sa.Integer, nullable=False),  # newest image row
+)
+
+instance = sa.Table(
+    "instance",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("sop_uid", sa.String, nullable=False, unique=True),
+    sa.Column("study_uid", sa.String, nullable=False),
+    sa.Column("series_uid", sa.String, nullable=False),
+    sa.Column("sop_class", sa.String, nullable=False),
+    sa.Column("modality", sa.String, nullable=False),
+    sa.Column("syntax", sa.String, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("bytes", sa.Integer, nullable=False),
+    sa.Column("entry", sa.String, nullable=False),
+    sa.Column("association", sa.String, nullable=False),
+    sa.Column("received", sa.Float, nullable=False),
+    sa.Column("role", sa.String, nullable=False),  # image | other | authored | unreadable
+    sa.Index("ix_instance_study", "study_uid", "role", "series_uid"),
+)
+
+job = sa.Table(
+    "job",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("study_uid", sa.String, nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("upto", sa.Integer, nullable=False),  # inputs are the images up to this row
+    sa.Column("subject", sa.String, nullable=False),  # "study", or the UID of one series or instance
+    sa.Column("depends_on", sa.Integer, sa.ForeignKey("job.id")),
+    sa.Column("pipeline", sa.String),  # null: no pipeline is meant for this study
+    sa.Column("series", sa.JSON, nullable=False),  # candidate Series Instance UIDs
+    sa.Column("send_to", sa.JSON, nullable=False),  # destination name -> outcomes that are told to it
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("losses", sa.Integer, nullable=False, default=0),  # attempts lost with the whole process tree
+    sa.Column("not_before", sa.Float, nullable=False, default=0.0),
+    sa.Column("owner", sa.String),
+    sa.Column("lease", sa.Float),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("started", sa.Float),
+    sa.Column("ended", sa.Float),
+    sa.Column("stage", sa.String),
+    sa.Column("progress", sa.Float),
+    sa.Column("outcome", sa.String),
+    sa.Column("reason", sa.JSON(none_as_null=True)),
+    sa.Column("input_digest", sa.String),
+    sa.Column("document", sa.JSON(none_as_null=True)),
+    sa.Column("carried_from", sa.Integer, sa.ForeignKey("job.id")),  # the job whose result still stands
+    sa.Index("ix_job_due", "state", "not_before"),
+)
+
+artifact = sa.Table(
+    "artifact",
+    metadata,
+    sa.Column("job_id", sa.Integer, sa.ForeignKey("job.id"), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("path", sa.String, nullable=False),  # relative to the data folder
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("modality", sa.String, nullable=False),
+    sa.Column("sop_class", sa.String, nullable=False),
+    sa.Column("sop_uid", sa.String, nullable=False, index=True),
+    sa.Column("series_uid", sa.String, nullable=False),
+    sa.Column("bytes", sa.Integer, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),
+)
+
+delivery = sa.Table(
+    "delivery",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.Integer, sa.ForeignKey("job.id"), nullable=False),
+    sa.Column("study_uid", sa.String, nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("destination", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("next_attempt", sa.Float),
+    sa.Column("last_error", sa.JSON(none_as_null=True)),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+    sa.UniqueConstraint("job_id", "destination"),
+    sa.Index("ix_delivery_due", "destination", "state", "next_attempt"),
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("study_uid", sa.String, nullable=False, index=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+)

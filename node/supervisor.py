@@ -1,0 +1,220 @@
+"""`serve`: a supervisor and its spawned children. It holds the lock, starts, watches and stops; the work is theirs."""
+
+import importlib
+import json
+import multiprocessing
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, TextIO
+
+import structlog
+
+from config.settings import Settings
+from node import recover, retry
+from node.installation import DataFolder
+from node.store import Database, open_database
+from node.store import node as store
+
+_log = structlog.get_logger()
+_spawn = multiprocessing.get_context("spawn")  # never forked: a forked orphan would keep lock and port
+
+_BIND_S = 10.0
+"""The port may still be held for so long by the receiver of a node that was killed: it lets its transfers end."""
+
+
+class ServeError(Exception):
+    """The node cannot start; the text says why and what to do."""
+
+
+@dataclass(slots=True)
+class _Child:
+    """One child and how often it had to be started again; the only mutable state of the supervisor."""
+
+    role: str
+    entry: str
+    arguments: tuple[Any, ...] = ()
+    process: SpawnProcess | None = None
+    connection: "Connection | None" = None
+    started: float = 0.0
+    failures: int = 0
+    start_at: float | None = field(default=0.0)
+
+
+class Supervisor:
+    """The process tree of one node.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the node.
+    db : Database
+        For the rows of processes, and of jobs whose worker ended.
+    out : TextIO
+        Where the ready line goes.
+    """
+
+    def __init__(self, settings: Settings, db: Database, out: TextIO) -> None:
+        self._settings, self._db, self._out = settings, db, out
+        self._boot = time.time()
+        self._stop = False
+        self._interrupted = False
+        self._ready = False
+        self._receiver = _Child("receiver", "node.receive:run_receiver")
+        workers = [_Child("worker", "node.worker:run_worker", (self._boot,)) for _ in range(settings.worker.slots)]
+        coordinator = _Child("coordinator", "node.coordinator:run_coordinator", (self._boot,))
+        self._children = [self._receiver, coordinator, *workers, _Child("deliverer", "node.deliver:run_deliverer")]
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit code."""
+        signal.signal(signal.SIGTERM, self._told)
+        signal.signal(signal.SIGINT, self._told)
+        store.no_processes(self._db)
+        store.process_started(self._db, multiprocessing.current_process().pid or 0, "supervisor", self._boot)
+        recover.after_boot(self._db, self._boot)
+        try:
+            self._bind()
+            while not self._stop:
+                self._round()
+        finally:
+            self._end()
+        return 130 if self._interrupted else 0
+
+    def _told(self, number: int, frame: object) -> None:
+        del frame
+        self._stop = True
+        self._interrupted = number == signal.SIGINT
+
+    def _bind(self) -> None:
+        """Start the receiver; the others follow once it listens."""
+        deadline = time.monotonic() + _BIND_S
+        while not self._ready and not self._stop:
+            if self._receiver.process is None:
+                self._start(self._receiver)
+            message = self._message(0.5)
+            if message is None or message["event"] == "ready":
+                continue
+            self._reap(self._receiver)
+            if time.monotonic() > deadline:
+                raise ServeError(f"{message['error']}. Stop what listens there, or choose another dicom.port.")
+
+    def _round(self) -> None:
+        """Start what is to be started, then wait for something to end."""
+        for child in self._children:
+            if child.process is None and child.start_at is not None and time.monotonic() >= child.start_at:
+                self._start(child)
+        sentinels = [c.process.sentinel for c in self._children if c.process is not None]
+        connection = self._receiver.connection
+        wait([*sentinels, *([connection] if connection is not None else [])], timeout=0.5)
+        self._message(0.0)
+        for child in self._children:
+            if child.process is not None and not child.process.is_alive() and not self._stop:
+                self._died(child)
+
+    def _message(self, timeout_s: float) -> dict[str, Any] | None:
+        """Take a message of the receiver, if there is one."""
+        connection = self._receiver.connection
+        try:
+            if connection is None or not connection.poll(timeout_s):
+                return None
+            message: dict[str, Any] = connection.recv()
+        except (EOFError, OSError):
+            self._forget(self._receiver)
+            return {"event": "failed", "error": "the receiver ended before it listened"} if not self._ready else None
+        if message["event"] == "ready" and not self._ready:
+            self._ready = True
+            # a receiver that is started again must be found where the first one was
+            self._settings = replace(self._settings, dicom=replace(self._settings.dicom, port=message["port"]))
+            line = {**message, "pid": multiprocessing.current_process().pid}
+            print(json.dumps(line), file=self._out, flush=True)  # the contract's line, not a log record
+        return message
+
+    def _forget(self, child: _Child) -> None:
+        if child.connection is not None:
+            child.connection.close()
+            child.connection = None
+
+    def _start(self, child: _Child) -> None:
+        ours, theirs = _spawn.Pipe()
+        started = time.time()
+        process = _spawn.Process(
+            target=_enter, args=(child.entry, self._settings, theirs, *child.arguments), name=child.role, daemon=True
+        )
+        process.start()
+        theirs.close()
+        child.process, child.connection, child.started, child.start_at = process, ours, time.monotonic(), None
+        store.process_started(self._db, process.pid or 0, child.role, started)
+
+    def _reap(self, child: _Child) -> None:
+        """Take a child that has ended, or is about to, off the books."""
+        process = child.process
+        if process is None:
+            return
+        process.join(2.0)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        store.process_ended(self._db, process.pid or 0)
+        if child.role == "worker":
+            recover.worker_ended(self._db, recover.owner_of(self._boot, process.pid or 0), time.time(), planned=False)
+        process.close()
+        child.process = None
+        self._forget(child)
+
+    def _died(self, child: _Child) -> None:
+        """Start a child again, later each time it dies young."""
+        policy = retry.policy()["process"]
+        code = None if child.process is None else child.process.exitcode
+        steady = time.monotonic() - child.started > policy["steady_s"]
+        child.failures = 1 if steady else child.failures + 1
+        wait_s = retry.Backoff.of("process").wait(child.failures, random.random())  # noqa: S311 - spreads waits
+        _log.error("process.died", role=child.role, exit_code=code, again_in_s=wait_s)
+        self._reap(child)
+        child.start_at = time.monotonic() + wait_s
+
+    def _end(self) -> None:
+        """Stop every child: all at once, and for good after the time is up."""
+        alive = [c.process for c in self._children if c.process is not None]
+        for process in alive:
+            process.terminate()
+        deadline = time.monotonic() + float(retry.policy()["process"]["stop_s"])
+        for process in alive:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        store.no_processes(self._db)
+
+
+def _enter(entry: str, *arguments: object) -> None:
+    """Be a child: `entry` is ``module:function``, imported here so that the supervisor stays small."""
+    module, _, function = entry.partition(":")
+    getattr(importlib.import_module(module), function)(*arguments)
+
+
+def serve(settings: Settings, out: TextIO = sys.stderr) -> int:
+    """Run the node until SIGTERM or Ctrl-C; return the exit code.
+
+    Raises
+    ------
+    DataFolderError
+        If the data folder cannot be used, or another node works on it.
+    StoreError
+        If the database cannot be used.
+    ServeError
+        If the port cannot be had.
+    """
+    folder = DataFolder(settings.node.data_dir)
+    folder.prepare()
+    lock = folder.lock()
+    db = open_database(folder.database)
+    try:
+        return Supervisor(settings, db, out).run()
+    finally:
+        db.close()
+        # the lock ends with the descriptor, and that with this process
+        del lock

@@ -1,0 +1,305 @@
+"""The worker process: claim, execute, commit. `Worker.run` is the only way a job runs."""
+
+import hashlib
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from config.settings import Settings
+from dicom_io.errors import UnreadableError
+from dicom_io.model import Series, Study, group
+from dicom_io.read import read_instance
+from dicom_io.reason import Reason
+from node import child, log, recover, retry
+from node.execute import ExecutionContext, JobOutcome, execute, unfit
+from node.failpoint import passing
+from node.indexer import charsets
+from node.installation import DataFolder
+from node.process import folder_of
+from node.reasons import REASONS
+from node.store import Database, deliveries, jobs, open_database, studies
+from node.store.rows import Job, StoredArtifact
+from pipeline.api import Analysis, Pipeline, Progress, Selection
+from pipeline.errors import PipelineError, PipelineFailed
+from sr_writer.identity import AnalysisIdentity
+from sr_writer.write import Artifact, Predecessor
+
+_log = structlog.get_logger()
+
+_POLL_S = 0.2
+_SENT = frozenset({"sending", "delivered", "confirmed", "quarantined", "cancelled", "dead"})
+
+
+class _Overtaken(BaseException):
+    """The job is no longer ours: a late image, an operator or a lost lease took it. Not an error of the pipeline."""
+
+
+@dataclass(slots=True)  # not frozen: the protocol has plain attributes
+class _Refusing:
+    """Stands in for a pipeline that must not run again: says why, so that a card is written."""
+
+    name: str
+    version: str
+    weights_digest: str
+    options_digest: str
+    reason: Reason
+
+    def select(self, study: Study) -> Selection:
+        del study
+        raise PipelineFailed(self.reason)
+
+    def run(self, series: Series, progress: Progress | None = None) -> Analysis:
+        del series, progress
+        raise PipelineFailed(self.reason)
+
+
+class Worker:
+    """Runs jobs one after the other, with its pipelines resident.
+
+    Parameters
+    ----------
+    db : Database
+        The rows.
+    folder : DataFolder
+        Spool and artifacts.
+    settings : Settings
+        Of the node.
+    owner : str
+        Unique over processes and restarts.
+    load : Callable[[str], Pipeline]
+        Name to pipeline; raises PipelineError.
+    """
+
+    def __init__(
+        self, db: Database, folder: DataFolder, settings: Settings, owner: str, load: Callable[[str], Pipeline]
+    ) -> None:
+        self._db, self._folder, self._settings, self.owner = db, folder, settings, owner
+        self._installation_id = folder.installation_id
+        self._charsets = charsets(settings)
+        self._load = load
+        self._loaded: dict[str, Pipeline] = {}
+        self._stage: tuple[str | None, float | None] = (None, None)
+        self._lost = threading.Event()
+
+    def pipeline(self, name: str) -> Pipeline:
+        """Return a pipeline, loaded once."""
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def run(self, job_id: int) -> bool:
+        """Claim a job and bring it to an end; False if it was not to be had, or no longer ours in the end."""
+        worker = self._settings.worker
+        job = jobs.claim(self._db, job_id, self.owner, time.time(), worker.lease_s)
+        if job is None:
+            return False
+        passing("job.claimed")
+        study_hash = log.study_hash(self._installation_id, job.study_uid)
+        _log.info("job.started", job=job.id, study=study_hash, pipeline=job.pipeline, attempt=job.attempts)
+        self._lost.clear()
+        self._stage = (None, None)
+        over = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(job.id, over), daemon=True, name="lease")
+        keeper.start()
+        try:
+            done = self._work(job)
+        except _Overtaken:
+            done = False
+        finally:
+            over.set()
+            keeper.join()
+        _log.info("job.ended" if done else "job.overtaken", job=job.id, study=study_hash, pipeline=job.pipeline)
+        return done
+
+    def loop(self, stop: threading.Event) -> None:
+        """Run what is due until `stop` is set."""
+        while not stop.is_set():
+            try:
+                due = jobs.due(self._db, time.time())
+                if not any(self.run(job_id) for job_id in due):
+                    stop.wait(_POLL_S)
+            except Exception:  # noqa: BLE001 - the row keeps its lease and comes back; the worker must go on
+                _log.exception("job not brought to an end")
+                stop.wait(self._settings.worker.lease_s)
+
+    def _keep(self, job_id: int, over: threading.Event) -> None:
+        """Renew the lease until the job is over, or lost."""
+        lease_s = self._settings.worker.lease_s
+        while not over.wait(min(lease_s / 3, 2.0)):
+            try:
+                if not jobs.renew(self._db, job_id, self.owner, time.time() + lease_s, *self._stage):
+                    self._lost.set()
+                    return
+            except Exception:  # noqa: BLE001 - a busy disk: the next round tries again, the lease is three rounds long
+                _log.exception("lease not renewed", job=job_id)
+
+    def _progress(self, stage: str, share: float) -> None:
+        self._stage = (stage, share)
+        if self._lost.is_set():
+            raise _Overtaken
+
+    def _work(self, job: Job) -> bool:
+        name = job.pipeline or ""
+        purpose = retry.on_claim(job.attempts, self._settings.worker.attempts)
+        reason = REASONS("worker-lost", count=self._settings.worker.attempts)
+        if purpose == "bury":
+            return self._end(job, "failed", reason, {**unfit(name, reason), "outcome": "failed"})
+        try:
+            pipeline = self.pipeline(name)
+        except PipelineError as error:
+            outcome = "failed" if error.reason.klass == "error" else "not_analysed"
+            return self._end(job, outcome, error.reason, {**unfit(name, error.reason), "outcome": outcome})
+        try:
+            study, key = self._study(job)
+        except UnreadableError as error:
+            return self._end(job, "failed", error.reason, {**unfit(name, error.reason), "outcome": "failed"})
+        if purpose == "card":
+            p = pipeline
+            pipeline = _Refusing(p.name, p.version, p.weights_digest, p.options_digest, reason)
+        else:
+            base = self._unchanged(job, study, pipeline)
+            if base is not None:
+                return self._carry(job, base)
+        before = jobs.predecessor(self._db, job)
+        old = () if before is None else jobs.artifacts(self._db, before)
+        context = ExecutionContext(
+            installation_id=self._installation_id,
+            out=self._folder.artifacts / folder_of(job.study_uid) / key,
+            now=datetime.now(UTC),
+            writer=self._settings.writer,
+            revision=job.revision,
+            predecessors=tuple(Predecessor(a.sop_class, a.sop_uid, a.series_uid) for a in old),
+            progress=self._progress,
+        )
+        return self._conclude(job, execute(study, pipeline, context))
+
+    def _study(self, job: Job) -> tuple[Study, str]:
+        """Return the job's candidates, and a name for exactly these bytes."""
+        rows = studies.images(self._db, job.study_uid, job.upto, job.series)
+        calling = {c.association: c.calling for c in studies.carriers(self._db, job.study_uid)}
+        spool = self._folder.spool
+        instances = [read_instance(spool / r.entry, self._charsets.get(calling.get(r.association, ""))) for r in rows]
+        named = sorted(f"{i.sop_instance_uid} {i.digest}" for i in instances)
+        return group(instances)[0], hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
+
+    def _unchanged(self, job: Job, study: Study, pipeline: Pipeline) -> Job | None:
+        """Return the earlier job whose outcome still stands, because this one would look at the same bytes."""
+        base = jobs.standing(self._db, job)
+        if base is None or base.document is None:
+            return None
+        chosen = pipeline.select(study)
+        if chosen.chosen is None:
+            same = base.outcome == "not_analysed" and (base.reason or {}).get("code") == (
+                chosen.reason and chosen.reason.code
+            )
+            return base if same else None
+        identity = AnalysisIdentity.of(
+            installation_id=self._installation_id,
+            study_instance_uid=study.study_instance_uid,
+            instances=chosen.chosen.instances,
+            pipeline=pipeline.name,
+            version=pipeline.version,
+            weights_digest=pipeline.weights_digest,
+            options_digests=(pipeline.options_digest, self._settings.writer.digest),
+        )
+        digests = (base.input_digest, base.document.get("pipeline_digest"))
+        return base if digests == (identity.input_digest, identity.pipeline_digest) else None
+
+    def _carry(self, job: Job, base: Job) -> bool:
+        """End a job with the outcome of `base`; send only what has not been sent."""
+        root = base.carried_from or base.id
+        chain = {j.id for j in jobs.jobs(self._db, job.study_uid) if root in (j.id, j.carried_from)}
+        sent = {
+            d.destination
+            for d in deliveries.deliveries(self._db, job.study_uid)
+            if d.job_id in chain and d.state in _SENT
+        }
+        told = _told(job, base.outcome or "", base.reason) if jobs.artifacts(self._db, base) else ()
+        return jobs.finish(
+            self._db, job, self.owner, time.time(), state="done", outcome=base.outcome or "", reason=base.reason,
+            document=base.document or {}, send_to=[d for d in told if d not in sent], carried_from=root,
+        )  # fmt: skip
+
+    def _conclude(self, job: Job, outcome: JobOutcome) -> bool:
+        """Commit an outcome, or put a failure that may pass back into the queue."""
+        now = time.time()
+        reason = None if outcome.reason is None else outcome.reason.as_json()
+        if outcome.outcome == "failed" and outcome.reason is not None:
+            limit = self._settings.worker.attempts
+            wait_s = retry.after_failure(job.attempts, limit, random.random(), retryable=outcome.retryable)  # noqa: S311 - spreads waits
+            if wait_s is not None:
+                _log.warning("job.failed", job=job.id, reason=outcome.reason.code, again_in_s=round(wait_s, 1))
+                return jobs.give_back(
+                    self._db, job, self.owner, now,
+                    attempts=job.attempts, losses=job.losses, not_before=now + wait_s, why=outcome.reason.code,
+                )  # fmt: skip
+        quarantined: dict[str, Mapping[str, Any]] = {}
+        if outcome.refusals:
+            _log.error("job.quarantined", job=job.id, reasons=sorted({r.reason.code for r in outcome.refusals}))
+            quarantined = dict.fromkeys(job.send_to, outcome.refusals[0].reason.as_json())
+        told = _told(job, outcome.outcome, reason) if outcome.artifacts else ()
+        return self._commit(job, outcome.outcome, reason, outcome.document, outcome.artifacts, told, quarantined, now)
+
+    def _end(self, job: Job, outcome: str, reason: Reason, document: Mapping[str, Any]) -> bool:
+        return self._commit(job, outcome, reason.as_json(), document, (), (), {}, time.time())
+
+    def _commit(
+        self, job: Job, outcome: str, reason: Mapping[str, Any] | None, document: Mapping[str, Any],
+        artifacts: tuple[Artifact, ...], told: tuple[str, ...], quarantined: Mapping[str, Mapping[str, Any]], now: float,
+    ) -> bool:  # fmt: skip
+        rows = [_row(a, job, self._folder.path) for a in artifacts]
+        return jobs.finish(
+            self._db, job, self.owner, now, state="dead" if outcome == "failed" else "done", outcome=outcome, reason=reason,
+            document=document, artifacts=rows, send_to=told, quarantined=quarantined,
+        )  # fmt: skip
+
+
+def _told(job: Job, outcome: str, reason: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return the destinations that are told of an outcome; "not applicable" is told to nobody."""
+    what = outcome if outcome in ("result", "failed") else (reason or {}).get("class")
+    return tuple(name for name, told in job.send_to.items() if what in told)
+
+
+def _row(artifact: Artifact, job: Job, root: Path) -> StoredArtifact:
+    return StoredArtifact(
+        job.id, artifact.name, str(artifact.path.relative_to(root)), artifact.kind, artifact.modality,
+        artifact.sop_class_uid, artifact.sop_instance_uid, artifact.series_instance_uid, artifact.bytes, artifact.digest,
+    )  # fmt: skip
+
+
+def run_worker(settings: Settings, connection: Connection, boot: float) -> None:
+    """Work until SIGTERM or the end of the parent; entry point of a spawned process."""
+    stop = child.begin(settings, connection)
+    os.nice(settings.worker.nice)
+    from pipeline import registry  # noqa: PLC0415 - a pipeline's libraries belong into this process alone
+
+    folder = DataFolder(settings.node.data_dir)
+    db = open_database(folder.database)
+
+    def load(name: str) -> Pipeline:
+        return registry.load(name, getattr(settings.pipeline, name), settings.worker.device)
+
+    worker = Worker(db, folder, settings, recover.owner_of(boot, os.getpid()), load)
+    threading.Thread(target=_live, args=(worker, settings, stop), daemon=True, name="jobs").start()
+    stop.wait()
+    # the job's thread may be inside a long computation: its row is given back here and the process ends without it
+    recover.worker_ended(db, worker.owner, time.time(), planned=True)
+    os._exit(0)
+
+
+def _live(worker: Worker, settings: Settings, stop: threading.Event) -> None:
+    for name in sorted({name for rule in settings.rule for name in rule.run}):
+        try:
+            worker.pipeline(name)  # resident before the first study comes
+        except PipelineError as error:
+            _log.error("pipeline not loaded", pipeline=name, reason=error.reason.code)
+    worker.loop(stop)
