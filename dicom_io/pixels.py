@@ -15,8 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
+from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
 
 from dicom_io import elements
 from dicom_io.errors import DicomIOError, PixelError
@@ -27,6 +36,7 @@ from dicom_io.reasons import REASONS
 Stored = npt.NDArray[np.integer]
 
 _NATIVE: Final = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
+_MARKED: Final = frozenset({*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes})
 _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
 
 
@@ -137,10 +147,12 @@ def _decode(instance: Instance, form: Format) -> Stored:
         with instance.path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = dcmread(_source(file), force=True)
-            _check_present(dataset, form)
             if "TransferSyntaxUID" not in dataset.file_meta:
                 dataset.file_meta.TransferSyntaxUID = UID(instance.transfer_syntax_uid)
-            cells: Stored = pixel_array(dataset, raw=True)
+            _check_whole(dataset, form)
+            # pylibjpeg-rle panics on damaged streams with something that is no Exception: pydicom's own decoder is used
+            plugin = "pydicom" if dataset.file_meta.TransferSyntaxUID == RLELossless else ""
+            cells: Stored = pixel_array(dataset, raw=True, decoding_plugin=plugin)
     except (DicomIOError, OSError):
         raise
     except Exception as error:  # decoders raise whatever hostile bytes make them raise
@@ -150,10 +162,16 @@ def _decode(instance: Instance, form: Format) -> Stored:
     return cells
 
 
-def _check_present(dataset: FileDataset, form: Format) -> None:
+def _check_whole(dataset: FileDataset, form: Format) -> None:
+    """Refuse pixels that are missing or cut short; decoders would fill the rest of a cut JPEG stream with grey."""
     if not dataset.get("PixelData"):
         raise PixelError(REASONS("pixels-missing"))
-    if not dataset["PixelData"].is_undefined_length and len(dataset.PixelData) < form.bytes:
+    if dataset.file_meta.TransferSyntaxUID in _MARKED:
+        # JPEG, JPEG-LS and JPEG 2000 end with the same marker; padding may follow
+        whole = get_frame(dataset.PixelData, 0, number_of_frames=1).rstrip(b"\0\xff").endswith(b"\xd9")
+    else:
+        whole = dataset.file_meta.TransferSyntaxUID.is_encapsulated or len(dataset.PixelData) >= form.bytes
+    if not whole:
         raise PixelError(REASONS("pixels-truncated"))
 
 

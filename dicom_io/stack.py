@@ -65,7 +65,8 @@ class Stack:
     rows, columns : int
         Size of every slice.
     spacing_mm : float
-        Median step along the normal; of a single slice its thickness, or 1 if it states none.
+        Step along the normal: the mean of a uniform stack, else the median; of a single slice its thickness, or 1 if it
+        states none.
     thickness_mm : float or None
         Median Slice Thickness (0018,0050).
     gaps : tuple[Gap, ...]
@@ -75,7 +76,7 @@ class Stack:
     tilt_deg : float
         Angle between the slice-to-slice displacement and the normal (gantry tilt).
     uniform : bool
-        Whether all steps are equal within rounding.
+        Whether all slices lie on an even grid within rounding; never with gaps.
     frame_of_reference_uid : str
         Empty if no slice has one.
     """
@@ -163,13 +164,12 @@ def build_stack(instances: Sequence[Instance]) -> Stack:
     steps = np.diff(positions)
     thicknesses = [t for s in kept if (t := elements.number(s.instance.header, "SliceThickness")) is not None and t > 0]
     thickness = float(np.median(thicknesses)) if thicknesses else None
-    spacing = float(np.median(steps)) if steps.size else thickness or 1.0
-    limits = LIMITS.stack
+    median = float(np.median(steps)) if steps.size else thickness or 1.0
     gaps = tuple(
-        Gap(int(k), max(1, round(float(steps[k]) / spacing) - 1), float(steps[k]))
-        for k in np.flatnonzero(steps > limits.gap_ratio * spacing)
+        Gap(int(k), max(1, round(float(steps[k]) / median) - 1), float(steps[k]))
+        for k in np.flatnonzero(steps > LIMITS.stack.gap_ratio * median)
     )
-    tolerance = max(limits.uneven_ratio * spacing, limits.rounding_mm)
+    uniform = not gaps and _even(positions, median)
     for array in (origins, positions, normal):
         array.setflags(write=False)
     return Stack(
@@ -183,18 +183,19 @@ def build_stack(instances: Sequence[Instance]) -> Stack:
         pixel_spacing_mm=kept[0].spacing,
         rows=kept[0].size[0],
         columns=kept[0].size[1],
-        spacing_mm=spacing,
+        # the mean is not coarsened by positions that were rounded when they were written
+        spacing_mm=float(steps.mean()) if uniform and steps.size else median,
         thickness_mm=thickness,
         gaps=gaps,
         duplicates=duplicates,
         tilt_deg=_tilt(origins, positions, normal, min(kept[0].spacing)),
-        uniform=bool(steps.size == 0 or np.abs(steps - spacing).max() <= tolerance),
+        uniform=uniform,
         frame_of_reference_uid=kept[0].frame,
     )
 
 
 def continuous(stack: Stack) -> bool:
-    """Whether no slice is missing between the first and the last and all steps are equal within rounding."""
+    """Whether no slice is missing between the first and the last and all lie on an even grid."""
     return not stack.gaps and stack.uniform
 
 
@@ -266,6 +267,16 @@ def _drop_duplicates(slices: Sequence[_Slice], normal: Vector) -> tuple[list[_Sl
     ordered = [sorted(g, key=lambda s: (s.number, s.instance.sop_instance_uid)) for g in groups]
     dropped = tuple(s.instance.sop_instance_uid for g in ordered for s in g[1:])
     return [g[0] for g in ordered], dropped
+
+
+def _even(positions: Vector, step: float) -> bool:
+    """Whether every position lies next to an even grid from the first to the last.
+
+    Positions are compared, not steps: rounding moves each position by half a unit, but a step by a whole one, while
+    small deviations that add up are seen here and not there.
+    """
+    grid = np.linspace(positions[0], positions[-1], len(positions))
+    return bool(np.abs(positions - grid).max() <= max(LIMITS.stack.uneven_ratio * step, LIMITS.stack.rounding_mm))
 
 
 def _tilt(origins: Vector, positions: Vector, normal: Vector, pixel_mm: float) -> float:
