@@ -111,8 +111,8 @@ class Anatomy:
     def _mediastinum(self, y: Array, z: Array, side: Side) -> Array:
         """Half-width of the mediastinum towards `side`: thin in front, widest beside the spine."""
         m = (
-            8
-            + 16 * step((y + np.float32(0.36 * self.cavity_half_depth)) / 11)
+            6
+            + 18 * step((y + np.float32(0.36 * self.cavity_half_depth)) / 11)
             + 7 * step((y - np.float32(self.spine_y - 14)) / 7)
         )
         m = m + 5 * step((z - np.float32(self.carina + 38)) / 9) * step((y + 40) / 10)
@@ -126,8 +126,8 @@ class Anatomy:
         """Distance inside the pleural cavity of `side`: lung and effusion together."""
         x, y, z = at
         up = np.maximum(z - np.float32(self.apex - 105), 0)
-        bullet = ellipsoid((x, y, up), (side * 60.0, 12.0, 0.0), (76.0, 96.0, 105.0))
-        d = smooth_min(self.cavity(at), bullet, 14)
+        bullet = ellipsoid((x, y, up), (side * 60.0, 10.0, 0.0), (80.0, 112.0, 105.0))
+        d = smooth_min(self.cavity(at), bullet, 12)
         d = smooth_min(d, (side * x - self._mediastinum(y, z, side)) * np.float32(0.95), 9)
         d = smooth_min(d, -self.heart_shape(at, 4.0), 7)
         h = self.hilum(side)

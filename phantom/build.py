@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phantom import trees
 from phantom.anatomy import TABLE, Anatomy, Side, lung_points
 from phantom.grid import Grid, Plane, directions
 from phantom.lesions import Choice, Truth, measure, plant
@@ -115,8 +116,10 @@ class Phantom:
 def _scene(seed: int, lesions: Choice) -> tuple[Scene, tuple[Truth, ...]]:
     rng = np.random.default_rng([seed, 1])
     anatomy = Anatomy.draw(rng)
-    anatomy, planted = plant(np.random.default_rng([seed, 2]), anatomy, lesions)
-    scene = Scene.draw(np.random.default_rng([seed, 3]), anatomy, planted)
+    vessels = trees.vessels(anatomy, np.random.default_rng([seed, 3]))
+    wide = vessels.points(TABLE["lesions"]["vessel_radius"])
+    anatomy, planted = plant(np.random.default_rng([seed, 2]), anatomy, wide, lesions)
+    scene = Scene.draw(np.random.default_rng([seed, 6]), anatomy, planted, vessels)
     return scene, measure(anatomy, planted)
 
 
@@ -208,8 +211,8 @@ def build(
         column /= np.linalg.norm(column)
     corners = _extent(scene.anatomy)
     centre = corners.mean(0) * [0, 0, 1] + [0, 8, 0]
-    low, high = (corners - centre) @ normal, None
-    low, high = float(low.min()), float(((corners - centre) @ normal).max())
+    along = (corners - centre) @ normal
+    low, high = float(along.min()), float(along.max())
     if thickness_mm is None:
         thickness_mm = (
             DEFAULT_THICKNESS if slices is None or spacing_mm is not None else round((high - low) / slices, 3)

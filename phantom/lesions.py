@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from math import pi
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from phantom.shapes import Array, Coordinates
 
 Kind = Literal["ground_glass", "consolidation", "nodule", "effusion"]
 Choice = Literal["none", "standard", "clear"]
+Points = NDArray[np.floating[Any]]
 LIMITS = TABLE["lesions"]
 
 
@@ -138,11 +139,13 @@ def _sized(lesion: Lesion, anatomy: Anatomy, volume_cm3: float) -> Lesion:
     return replace(lesion, radii=lesion.radii * scale)
 
 
-def _fits(lesion: Lesion, others: list[Lesion], anatomy: Anatomy, inside: float | None) -> bool:
+def _fits(lesion: Lesion, others: list[Lesion], anatomy: Anatomy, vessels: Points, inside: float | None) -> bool:
     hilum = np.array(anatomy.hilum(lesion.side))
     if inside is not None and np.linalg.norm(lesion.centre - hilum) < LIMITS["from_hilum"]:
         return False
     if inside is not None and (anatomy.lung(_at(lesion.surface(inside)), lesion.side) <= 0).any():
+        return False
+    if lesion.shape(_at(vessels)).max(initial=-np.inf) > -LIMITS["ragged"] * lesion.reach - 1:
         return False
     near, apart = _at(lesion.surface(LIMITS["apart"])), LIMITS["apart"]
     return not any((o.shape(near) > 0).any() or (lesion.shape(_at(o.surface(0.0))) > -apart).any() for o in others)
@@ -152,6 +155,7 @@ def _inner(
     rng: np.random.Generator,
     anatomy: Anatomy,
     others: list[Lesion],
+    vessels: Points,
     kind: Kind,
     side: Side,
     span: tuple[float, float],
@@ -164,12 +168,14 @@ def _inner(
         lesion = _draw(rng, kind, side, points[rng.integers(len(points))], volume)
         if attempt % 100 == 99:
             volume = span[0] + (volume - span[0]) * 0.5
-        if _fits(lesion, others, anatomy, inside):
+        if _fits(lesion, others, anatomy, vessels, inside):
             return lesion if kind == "nodule" else _sized(lesion, anatomy, volume)
     raise _NoRoomError
 
 
-def _at_wall(rng: np.random.Generator, anatomy: Anatomy, others: list[Lesion], side: Side, volume: float) -> Lesion:
+def _at_wall(
+    rng: np.random.Generator, anatomy: Anatomy, others: list[Lesion], vessels: Points, side: Side, volume: float
+) -> Lesion:
     """Place ground glass on the side wall, clear of diaphragm and mediastinum."""
     points = lung_points(anatomy, side)
     depth = anatomy.cavity(_at(points))
@@ -178,7 +184,7 @@ def _at_wall(rng: np.random.Generator, anatomy: Anatomy, others: list[Lesion], s
     near = points[border]
     for _ in range(400):
         lesion = _sized(_draw(rng, "ground_glass", side, near[rng.integers(len(near))], volume * 1.5), anatomy, volume)
-        if _fits(lesion, others, anatomy, None):
+        if _fits(lesion, others, anatomy, vessels, None):
             return lesion
     raise _NoRoomError
 
@@ -202,9 +208,12 @@ def _effusion(rng: np.random.Generator, anatomy: Anatomy, side: Side) -> Effusio
     return Effusion(side, (0.0, 0.93, -0.37), float(places[-count]), float(rng.uniform(*LIMITS["effusion_hu"])))
 
 
-def plant(rng: np.random.Generator, anatomy: Anatomy, choice: Choice) -> tuple[Anatomy, tuple[Lesion, ...]]:
+def plant(
+    rng: np.random.Generator, anatomy: Anatomy, vessels: Points, choice: Choice
+) -> tuple[Anatomy, tuple[Lesion, ...]]:
     """Return the anatomy with its effusion, if any, and the lesions.
 
+    `vessels` (n, 3) are points of the wide vessels, which no lesion comes near.
     ``standard``: four ground glass (one at the chest wall), one inner and one lobar consolidation, three nodules, an
     effusion opposite the lobar consolidation. ``clear``: four ground glass and two consolidations, all at least 10 mm
     off the lung's border, and three nodules.
@@ -213,7 +222,7 @@ def plant(rng: np.random.Generator, anatomy: Anatomy, choice: Choice) -> tuple[A
         return anatomy, ()
     for _ in range(LIMITS["attempts"]):
         try:
-            return _plan(rng, anatomy, choice)
+            return _plan(rng, anatomy, vessels, choice)
         except _NoRoomError:  # an unlucky order: start over with other places and sizes
             continue
     raise ValueError("no room for these lesions in this chest: use another seed")
@@ -223,7 +232,9 @@ class _NoRoomError(Exception):
     """A lesion does not fit beside those already placed."""
 
 
-def _plan(rng: np.random.Generator, anatomy: Anatomy, choice: Choice) -> tuple[Anatomy, tuple[Lesion, ...]]:
+def _plan(
+    rng: np.random.Generator, anatomy: Anatomy, vessels: Points, choice: Choice
+) -> tuple[Anatomy, tuple[Lesion, ...]]:
     side: Side = 1 if rng.random() < 0.5 else -1
     other: Side = 1 if side < 0 else -1
     lesions: list[Lesion] = []
@@ -236,15 +247,17 @@ def _plan(rng: np.random.Generator, anatomy: Anatomy, choice: Choice) -> tuple[A
     if choice == "standard":
         anatomy = replace(anatomy, effusion=_effusion(rng, anatomy, other))
         lesions.append(_lobar(rng, anatomy, side))
-        lesions.append(_at_wall(rng, anatomy, lesions, other, float(rng.uniform(*LIMITS["ground_glass_touching_cm3"]))))
+        lesions.append(
+            _at_wall(rng, anatomy, lesions, vessels, other, float(rng.uniform(*LIMITS["ground_glass_touching_cm3"])))
+        )
     else:
         plan += [("consolidation", side, dense), ("ground_glass", side, glass)]
     for kind, where, span in plan:
-        lesions.append(_inner(rng, anatomy, lesions, kind, where, span, LIMITS["inside"]))
+        lesions.append(_inner(rng, anatomy, lesions, vessels, kind, where, span, LIMITS["inside"]))
     for n, diameter in enumerate(LIMITS["nodule_diameters"]):
         size = pi / 6000 * (diameter * rng.uniform(0.94, 1.06)) ** 3
         where = side if n % 2 else other
-        lesions.append(_inner(rng, anatomy, lesions, "nodule", where, (size, size), LIMITS["nodule_inside"]))
+        lesions.append(_inner(rng, anatomy, lesions, vessels, "nodule", where, (size, size), LIMITS["nodule_inside"]))
     return anatomy, tuple(lesions)
 
 

@@ -29,13 +29,14 @@ class Scene:
     texture: NDArray[np.float64]  # (n, 4): wave vector (1/mm) and phase
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, anatomy: Anatomy, lesions: tuple[Lesion, ...]) -> "Scene":
-        """Grow the tubes of an anatomy."""
+    def draw(
+        cls, rng: np.random.Generator, anatomy: Anatomy, lesions: tuple[Lesion, ...], vessels: trees.Tubes
+    ) -> "Scene":
+        """Add bones, airways and texture to an anatomy."""
         bone, cartilage = trees.ribs(anatomy)
         ways = rng.normal(size=(3, 3))
         ways *= 2 * np.pi / rng.uniform(35, 80, (3, 1)) / np.linalg.norm(ways, axis=1, keepdims=True)
         texture = np.hstack([ways, rng.uniform(0, 6.28, (3, 1))])
-        vessels = trees.vessels(anatomy, rng)
         bones = bone + trees.sternum(anatomy)
         return cls(
             anatomy, lesions, vessels, trees.airways(anatomy), bones, cartilage, trees.great_vessels(anatomy), texture

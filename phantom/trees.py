@@ -38,6 +38,12 @@ class Tubes:
         """Return the same tubes with every radius larger by `by_mm`."""
         return Tubes(self.start, self.end, self.r0 + by_mm, self.r1 + by_mm)
 
+    def points(self, wider_than: float) -> NDArray[np.float32]:
+        """Return points (n, 3) along the tubes whose radius exceeds `wider_than` mm."""
+        big = self.r0 > wider_than
+        share = np.linspace(0, 1, 7)[:, None, None]
+        return np.asarray((self.start[big] * (1 - share) + self.end[big] * share).reshape(-1, 3), np.float32)
+
     def draw(self, grid: Grid, width: float) -> Array:
         """Return the share of each sample of `grid` inside the tubes, samples being `width` mm wide.
 
