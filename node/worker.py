@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -76,7 +76,7 @@ class Worker:
     owner : str
         Unique over processes and restarts.
     load : Callable[[str], Pipeline]
-        Name to pipeline; raises PipelineError.
+        Name to pipeline, loaded once; raises PipelineError.
     """
 
     def __init__(
@@ -85,16 +85,10 @@ class Worker:
         self._db, self._folder, self._settings, self.owner = db, folder, settings, owner
         self._installation_id = folder.installation_id
         self._charsets = charsets(settings)
-        self._load = load
-        self._loaded: dict[str, Pipeline] = {}
+        self.pipeline = load
+        self._writer = replace(settings.writer, languages=settings.node.languages)
         self._stage: tuple[str | None, float | None] = (None, None)
         self._lost = threading.Event()
-
-    def pipeline(self, name: str) -> Pipeline:
-        """Return a pipeline, loaded once."""
-        if name not in self._loaded:
-            self._loaded[name] = self._load(name)
-        return self._loaded[name]
 
     def run(self, job_id: int) -> bool:
         """Claim a job and bring it to an end; False if it was not to be had, or no longer ours in the end."""
@@ -175,7 +169,7 @@ class Worker:
             installation_id=self._installation_id,
             out=self._folder.artifacts / folder_of(job.study_uid) / key,
             now=datetime.now(UTC),
-            writer=self._settings.writer,
+            writer=self._writer,
             revision=job.revision,
             predecessors=tuple(Predecessor(a.sop_class, a.sop_uid, a.series_uid) for a in old),
             progress=self._progress,
@@ -209,7 +203,7 @@ class Worker:
             pipeline=pipeline.name,
             version=pipeline.version,
             weights_digest=pipeline.weights_digest,
-            options_digests=(pipeline.options_digest, self._settings.writer.digest),
+            options_digests=(pipeline.options_digest, self._writer.digest),
         )
         digests = (base.input_digest, base.document.get("pipeline_digest"))
         return base if digests == (identity.input_digest, identity.pipeline_digest) else None
@@ -284,11 +278,8 @@ def run_worker(settings: Settings, connection: Connection, boot: float) -> None:
 
     folder = DataFolder(settings.node.data_dir)
     db = open_database(folder.database)
-
-    def load(name: str) -> Pipeline:
-        return registry.load(name, getattr(settings.pipeline, name), settings.worker.device)
-
-    worker = Worker(db, folder, settings, recover.owner_of(boot, os.getpid()), load)
+    shelf = registry.shelf(settings.pipeline, settings.worker.device)
+    worker = Worker(db, folder, settings, recover.owner_of(boot, os.getpid()), shelf)
     threading.Thread(target=_live, args=(worker, settings, stop), daemon=True, name="jobs").start()
     stop.wait()
     # the job's thread may be inside a long computation: its row is given back here and the process ends without it

@@ -1,0 +1,64 @@
+"""What the commands share that look into a node's data folder or act on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from config import Settings
+    from node.installation import DataFolder
+    from node.store import Database
+    from node.store.rows import Study
+
+
+@contextmanager
+def opened(settings: "Settings") -> Iterator[tuple["Database", "DataFolder"]]:
+    """Open the data folder's index.
+
+    Raises
+    ------
+    click.UsageError
+        If there is none, or it cannot be read (exit code 2).
+    """
+    from node.installation import DataFolder
+    from node.store import StoreError, open_database
+
+    folder = DataFolder(settings.node.data_dir)
+    if not folder.database.exists():
+        raise click.UsageError(
+            f"{folder.path}: no node has worked here. Start `pacs-ai-node serve`, or name its configuration with --config."
+        )
+    try:
+        db = open_database(folder.database)
+    except StoreError as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        yield db, folder
+    finally:
+        db.close()
+
+
+def study_named(db: "Database", name: str) -> "Study | None":
+    """Return the study that `name` (UID, accession number or hash) means.
+
+    Raises
+    ------
+    click.UsageError
+        If an accession number stands for several studies.
+    """
+    from node.store import studies
+
+    found = studies.named(db, name)
+    if len(found) > 1:
+        raise click.UsageError(
+            f"{name} is the accession number of {len(found)} studies; name one: {', '.join(s.uid for s in found)}"
+        )
+    return found[0] if found else None
+
+
+def unknown_study() -> dict[str, Any]:
+    """Return the contract's document for a study that the node does not know."""
+    text = "This node has no such study. `pacs-ai-node studies` lists what it has."
+    return {"error": {"code": "unknown-study", "text": text}}

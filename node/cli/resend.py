@@ -1,0 +1,40 @@
+"""``pacs-ai-node resend``: results once more."""
+
+import time
+from pathlib import Path
+
+import click
+
+from node.cli._node import opened, study_named, unknown_study
+from node.cli.common import common_options, print_json, settings_of
+
+
+@click.command(name="resend")
+@click.argument("study")
+@click.option("--dest", help="Only to this destination, even if no rule names it. Default: wherever they went.")
+@common_options
+def command(
+    study: str, dest: str | None, config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bool
+) -> int:
+    """Send the standing results of STUDY again, the same objects with the same bytes."""
+    from node.store import operator
+
+    del verbose
+    settings = settings_of(config_file)
+    known = [d.name for d in settings.destination]
+    if dest is not None and dest not in known:
+        raise click.UsageError(f"no such destination: {dest}; there are: {', '.join(known) or 'none'}")
+    with opened(settings) as (db, _):
+        found = study_named(db, study)
+        queued = () if found is None else operator.resend(db, found.uid, time.time(), None if dest is None else [dest])
+    if as_json:
+        print_json(
+            unknown_study() if found is None else {"schema": "pacs-ai-node/resend/1", "destinations": list(queued)}
+        )
+    elif found is None:
+        click.echo(f"Error: {unknown_study()['error']['text']}", err=True)
+    elif not quiet:
+        click.echo(
+            f"queued for {', '.join(queued)}" if queued else "nothing to send: this study has no standing results"
+        )
+    return 1 if found is None else 0 if queued else 3

@@ -1,0 +1,35 @@
+"""``pacs-ai-node serve``: the node."""
+
+from pathlib import Path
+
+import click
+
+from node.cli.common import common_options, log_level, settings_of
+
+
+@click.command(name="serve")
+@common_options
+def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bool) -> int:
+    """Receive, analyse and deliver until SIGTERM or Ctrl-C.
+
+    One line of JSON on stderr, ``{"event": "ready", ...}``, says when it takes associations.
+    """
+    from node import log
+    from node.installation import DataFolderError
+    from node.store import StoreError
+    from node.supervisor import ServeError, serve
+
+    del as_json
+    settings = settings_of(config_file)
+    log.configure(settings.log.format, log_level(quiet=quiet, verbose=verbose))
+    if settings.database.url != "sqlite":
+        raise click.UsageError(
+            f'database.url = {settings.database.url!r}: this version keeps its index in SQLite; set "sqlite"'
+        )
+    try:
+        return serve(settings)
+    except (DataFolderError, StoreError) as error:
+        raise click.UsageError(str(error)) from error
+    except ServeError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1

@@ -1,0 +1,43 @@
+"""``pacs-ai-node studies``: what the node has."""
+
+from pathlib import Path
+
+import click
+
+from node.cli import installed_version
+from node.cli._node import opened
+from node.cli.common import common_options, print_json, settings_of
+
+
+@click.command(name="studies")
+@click.option("--accession", help="Accession Number.")
+@click.option("--patient-id", help="Patient ID.")
+@click.option("--date", help="Study Date, YYYYMMDD or YYYY-MM-DD.")
+@common_options
+def command(
+    accession: str | None,
+    patient_id: str | None,
+    date: str | None,
+    config_file: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """List the studies that the node knows, the newest first. Exit code 3: none."""
+    from node.show import listing
+    from node.store import studies
+
+    del verbose
+    with opened(settings_of(config_file)) as (db, _):
+        found = studies.find(db, accession=accession, patient_id=patient_id, date=date and date.replace("-", ""))
+        document = listing(db, found, installed_version())
+    if as_json:
+        print_json(document)
+    elif not quiet:
+        for line in document["studies"]:
+            outcomes = ", ".join(f"{j['pipeline'] or '-'}: {j['outcome']}" for j in line["jobs"])
+            click.echo(
+                f"{line['study_instance_uid']}  {line['state']:6} revision {line['revision']}  {line['instances']} images  {outcomes}"
+            )
+    return 0 if found else 3

@@ -1,0 +1,147 @@
+"""What the node knows, as the contract's documents: `show`, `studies`, `status`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from node.execute import unfit
+from node.indexer import lagging
+from node.installation import DataFolder
+from node.reasons import REASONS
+from node.store import Database, deliveries, events, jobs, studies
+from node.store import node as store
+from node.store.rows import Carrier, Delivery, Event, Job, StoredArtifact, Study
+
+_DELIVERY_STATES = (
+    "held", "waiting", "sending", "delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead",
+)  # fmt: skip
+
+
+def show(db: Database, study: Study, version: str) -> dict[str, Any]:
+    """Return ``pacs-ai-node/show/1``: one study, its timeline and its deliveries."""
+    images, series = studies.counts(db, study.uid)
+    rows = jobs.jobs(db, study.uid)
+    told = [_event(e) for e in events.timeline(db, study.uid)]
+    received = [_received(c) for c in studies.carriers(db, study.uid)]
+    return {
+        "schema": "pacs-ai-node/show/1",
+        "version": version,
+        "study_instance_uid": study.uid,
+        "hash": study.hash,
+        "accession": study.accession,
+        "patient_id": study.patient_id,
+        "date": study.date,
+        "state": study.state,
+        "revision": study.revision,
+        "instances": images,
+        "series": series,
+        "jobs": [_job(row, jobs.artifacts(db, row)) for row in rows],
+        "timeline": sorted([*told, *received], key=lambda entry: str(entry["utc"])),
+        "deliveries": [_delivery(d) for d in deliveries.deliveries(db, study.uid)],
+    }
+
+
+def listing(db: Database, found: Sequence[Study], version: str) -> dict[str, Any]:
+    """Return ``pacs-ai-node/studies/1``: the studies `found`, each on one line."""
+    return {"schema": "pacs-ai-node/studies/1", "version": version, "studies": [_line(db, study) for study in found]}
+
+
+def status(db: Database, folder: DataFolder, version: str) -> dict[str, Any]:
+    """Return ``pacs-ai-node/status/1``: what the node is doing."""
+    running = folder.in_use()
+    counts = store.counts(db)
+    processes = store.processes(db) if running else ()
+    open_studies = counts.studies.get("open", 0) + counts.studies.get("early", 0)
+    work = {state: counts.jobs.get(state, 0) for state in ("waiting", "running", "dead")}
+    sends = {state: counts.deliveries.get(state, 0) for state in _DELIVERY_STATES}
+    disk = os.statvfs(folder.path)
+    pending = open_studies + work["waiting"] + work["running"] + sends["waiting"] + sends["sending"]
+    return {
+        "schema": "pacs-ai-node/status/1",
+        "version": version,
+        "running": running,
+        "data_dir": str(folder.path.resolve()),
+        "processes": [{"role": p.role, "pid": p.pid, "started": utc(p.started)} for p in processes],
+        "associations": counts.associations if running else 0,
+        "studies": {"open": open_studies, "closed": counts.studies.get("closed", 0)},
+        "jobs": work,
+        "deliveries": sends,
+        "quarantine": sum(1 for path in folder.quarantine.rglob("*.dcm")),
+        "disk": {"free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize},
+        "idle": not pending and not (running and counts.associations) and not lagging(db, folder),
+    }
+
+
+def utc(at: float) -> str:
+    """Return seconds since the epoch as ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _optional(at: float | None) -> str | None:
+    return None if at is None else utc(at)
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {"utc": utc(event.at), "event": event.kind, **event.data}
+
+
+def _received(carrier: Carrier) -> dict[str, Any]:
+    return {
+        "utc": utc(carrier.first), "event": "received", "images": carrier.images, "until": utc(carrier.last),
+        "association": carrier.association, "calling": carrier.calling, "called": carrier.called,
+        "peer": carrier.peer, "ended": carrier.how,
+    }  # fmt: skip
+
+
+def _job(row: Job, artifacts: Sequence[StoredArtifact]) -> dict[str, Any]:
+    blank: Mapping[str, Any] = {**unfit(row.pipeline, REASONS("no-rule-matched")), "reason": None}
+    # `state` is where the row stands, `outcome` what came of it: a superseded result is not told as a result
+    outcome = row.outcome if row.state in ("done", "dead") and row.outcome else row.state
+    return {
+        **blank,
+        **(row.document or {}),
+        "outcome": outcome,
+        "reason": row.reason,
+        "artifacts": [_artifact(a) for a in artifacts],
+        "job": row.id,
+        "state": row.state,
+        "revision": row.revision,
+        "attempts": row.attempts,
+        "carried_from": row.carried_from,
+        "stage": row.stage,
+        "progress": row.progress,
+        "created": utc(row.created),
+        "started": _optional(row.started),
+        "ended": _optional(row.ended),
+        "not_before": utc(row.not_before) if row.state == "waiting" and row.not_before else None,
+    }
+
+
+def _artifact(a: StoredArtifact) -> dict[str, Any]:
+    return {
+        "path": a.path, "kind": a.kind, "modality": a.modality, "sop_class_uid": a.sop_class,
+        "sop_instance_uid": a.sop_uid, "series_instance_uid": a.series_uid, "bytes": a.bytes,
+    }  # fmt: skip
+
+
+def _delivery(d: Delivery) -> dict[str, Any]:
+    return {
+        "destination": d.destination, "job": d.job_id, "revision": d.revision, "state": d.state, "attempts": d.attempts,
+        "next_attempt": _optional(d.next_attempt), "last_error": d.last_error, "created": utc(d.created),
+        "ended": _optional(d.ended),
+    }  # fmt: skip
+
+
+def _line(db: Database, study: Study) -> dict[str, Any]:
+    images, series = studies.counts(db, study.uid)
+    outcomes = {
+        row.pipeline or "": (row.outcome if row.state in ("done", "dead") and row.outcome else row.state)
+        for row in jobs.jobs(db, study.uid)
+    }
+    return {
+        "study_instance_uid": study.uid, "hash": study.hash, "accession": study.accession,
+        "patient_id": study.patient_id, "date": study.date, "state": study.state, "revision": study.revision,
+        "instances": images, "series": series, "last_image": utc(study.active),
+        "jobs": [{"pipeline": name or None, "outcome": outcome} for name, outcome in outcomes.items()],
+    }  # fmt: skip
