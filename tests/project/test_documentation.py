@@ -1,0 +1,109 @@
+"""What the documentation says is what the code does."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from config import load
+from dicom_io import contexts, status
+from node.cli import COMMANDS
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFORMANCE = (ROOT / "dicom_io" / "CONFORMANCE.md").read_text(encoding="utf-8")
+PAGES = sorted(
+    p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts[:-1])
+)
+
+
+def section(title: str) -> str:
+    return CONFORMANCE.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def test_conformance_lists_the_transfer_syntaxes_of_the_listener() -> None:
+    listed = re.findall(r"\| (1\.2\.840\.10008\.[0-9.]+) \|", section("Transfer syntaxes accepted for storage"))
+    assert listed == list(contexts.STILL_IMAGE_SYNTAXES)
+    assert str(contexts.PDU_BYTES) in CONFORMANCE
+    assert contexts.STUDY_ROOT_FIND in CONFORMANCE
+    assert contexts.VERIFICATION in CONFORMANCE
+
+
+def test_conformance_lists_every_answer_of_the_listener() -> None:
+    listed = {
+        int(code, 16) for code in re.findall(r"^\| ([0-9A-F]{4}) \|", section("Answers to C-STORE"), re.MULTILINE)
+    }
+    assert listed <= {int(a) for a in status.Answer}
+    assert {0x0000, 0xA700, 0xA900, 0xC000, 0x0124} <= listed
+
+
+def test_conformance_tells_the_outcome_of_every_status_row() -> None:
+    words = {
+        "delivered, the warning": "delivered-with-warning",
+        "delivered if": "check",
+        "dead": "dead",
+        "sent again": "retry",
+    }
+    seen: dict[tuple[int, int], str] = {}
+    for codes, text in re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \|$", section("What is done with a destination's status"), re.MULTILINE
+    ):
+        outcome = (
+            "delivered" if text == "delivered" else next((o for w, o in words.items() if text.startswith(w)), None)
+        )
+        for first, last in re.findall(r"\b([0-9A-F]{4})(?:-([0-9A-F]{4}))?\b", codes):
+            seen[int(first, 16), int(last or first, 16)] = str(outcome)
+    assert seen == {(r.first, r.last): r.outcome.value for r in status.TABLE}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_names_only_commands_that_there_are() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"pacs-ai-node ([a-z][a-z-]+)", text))
+    assert named - {"-f"} <= set(COMMANDS), named - set(COMMANDS)
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z]+)", text)) - {"up"} <= targets
+
+
+def test_toml_in_the_readme_is_a_configuration_that_starts(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        text = "\n".join(line.strip() for line in block.splitlines())
+        tomllib.loads(text)
+        path = tmp_path / "readme.toml"
+        path.write_text(text, encoding="utf-8")
+        assert load(path, {}).rule
+
+
+def test_every_hazard_names_a_test_that_there_is() -> None:
+    text = (ROOT / "HAZARDS.md").read_text(encoding="utf-8")
+    tests = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_[a-z0-9_]+)`", text)
+    assert len(named) >= 8
+    for name in named:
+        assert f"def {name}" in tests, f"HAZARDS.md names {name}, which is no test"
+
+
+def test_every_decision_has_the_next_number_and_a_date() -> None:
+    text = (ROOT / "node" / "DECISIONS.md").read_text(encoding="utf-8")
+    numbers = [int(n) for n in re.findall(r"^## (\d+)\. .*\(\d{4}-\d{2}-\d{2}\)$", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) == len(re.findall(r"^## \d", text, re.MULTILINE))
+
+
+def test_schemas_are_schemas() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schemas = sorted((ROOT / "node" / "schemas").glob("*.json"))
+    assert schemas
+    for path in schemas:
+        jsonschema.Draft202012Validator.check_schema(json.loads(path.read_text(encoding="utf-8")))
