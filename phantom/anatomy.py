@@ -129,7 +129,8 @@ class Anatomy:
         bullet = ellipsoid((x, y, up), (side * 60.0, 10.0, 0.0), (80.0, 112.0, 105.0))
         d = smooth_min(self.cavity(at), bullet, 12)
         d = smooth_min(d, (side * x - self._mediastinum(y, z, side)) * np.float32(0.95), 9)
-        d = smooth_min(d, -self.heart_shape(at, 4.0), 7)
+        lowered = (x, y, np.maximum(z, np.float32(self.dome_right + 19)))  # the heart rests on the diaphragm
+        d = smooth_min(d, -self.heart_shape(lowered, 4.0), 7)
         h = self.hilum(side)
         d = smooth_min(d, -ellipsoid(at, h, (15.0, 15.0, 19.0)), 6)
         return smooth_min(d, (z - self.dome(x, y)) * np.float32(0.82), 5)

@@ -185,20 +185,21 @@ def _spine(hu: Array, anatomy: Anatomy, grid: Grid, width: float) -> None:
     if box is None:
         return
     part = hu[box]
-    x, y, z = grid.coordinates(box)
+    x, y, z = at = grid.coordinates(box)
+    skin = anatomy.body(at) - 4  # the neck is thinner than the longest processes
     pitch = np.float32(24)
     level = np.abs(np.mod(z, pitch) - pitch / 2)
     column = ellipse(x, y - np.float32(back), 18.0, 15.0)
     blend(part, occupancy(column, width), HU["disc"])
-    for skin, value in ((0.0, HU["cortical"]), (1.6, HU["cancellous"])):
-        body = np.minimum(column - np.float32(skin), np.float32(9.5 - skin) - level)
+    for rind, value in ((0.0, HU["cortical"]), (1.6, HU["cancellous"])):
+        body = np.minimum(column - np.float32(rind), np.float32(9.5 - rind) - level)
         blend(part, occupancy(body, width), value)
     arch = ellipse(x, y - np.float32(back + 23), 14.0, 12.0)
-    blend(part, occupancy(np.minimum(arch, 8 - level), width), HU["cortical"] * 0.6)
+    blend(part, occupancy(np.minimum(skin, np.minimum(arch, 8 - level)), width), HU["cortical"] * 0.6)
     spinous = np.minimum(np.float32(3.5) - np.abs(x), np.minimum(y - np.float32(back + 30), np.float32(back + 50) - y))
-    blend(part, occupancy(np.minimum(spinous, 7 - level), width), HU["cortical"] * 0.6)
+    blend(part, occupancy(np.minimum(skin, np.minimum(spinous, 7 - level)), width), HU["cortical"] * 0.6)
     wings = np.minimum(np.float32(34) - np.abs(x), 4 - np.abs(y - np.float32(back + 24)))
-    blend(part, occupancy(np.minimum(wings, 4 - level), width), HU["cortical"] * 0.6)
+    blend(part, occupancy(np.minimum(skin, np.minimum(wings, 4 - level)), width), HU["cortical"] * 0.6)
     blend(part, occupancy(ellipse(x, y - np.float32(back + 22), 9.0, 8.0), width), HU["canal"])
 
 
