@@ -34,6 +34,11 @@ def concept(name: str) -> Code:
     return Code(row["value"], DESIGNATOR, row["en"])
 
 
+def concept_label(name: str, language: str) -> str:
+    """Return what the private code `name` means, for people."""
+    return str(_TABLE["concept"][name][language])
+
+
 def measurement(name: str) -> Term:
     """Return how the measurement `name` of a result is coded.
 

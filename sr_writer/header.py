@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
 from pipeline.result import Code
-from sr_writer.codes import coded, coding_scheme_item, DESIGNATOR
+from sr_writer.codes import DESIGNATOR, coded, coding_scheme_item
 from sr_writer.device import MANUFACTURER, MODEL_NAME, SOFTWARE_VERSION
 from sr_writer.identity import AnalysisIdentity, installation_uid
 from sr_writer.options import WriterOptions
@@ -217,5 +217,3 @@ def _fits(text: str, charset: str) -> bool:
     except (KeyError, UnicodeEncodeError):
         return False
     return True
-
-

@@ -64,5 +64,3 @@ def impression(result: Result, language: Language, *, research: bool) -> str:
     if result.notes:
         paragraphs.append(text("limits", language) + ": " + " ".join(n.text[language] for n in result.notes))
     return "\r\n".join(paragraphs)
-
-

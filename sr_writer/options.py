@@ -4,9 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from typing import get_args
-
-from typing import Literal
+from typing import Literal, get_args
 
 from dicom_io.reason import LANGUAGES
 from sr_writer.device import SOFTWARE_VERSION, WRITER_FORMAT
@@ -40,7 +38,11 @@ class WriterOptions:
     def __post_init__(self) -> None:
         if self.profile not in get_args(Profile):
             raise ValueError(f"profile {self.profile!r} is none of {', '.join(get_args(Profile))}")
-        if not self.languages or not set(self.languages) <= set(LANGUAGES) or len(set(self.languages)) < len(self.languages):
+        if (
+            not self.languages
+            or not set(self.languages) <= set(LANGUAGES)
+            or len(set(self.languages)) < len(self.languages)
+        ):
             raise ValueError(f"languages {self.languages!r}: one or more of {', '.join(LANGUAGES)}, each once")
 
     @property

@@ -178,7 +178,9 @@ def _functional_groups(
     ds.SharedFunctionalGroupsSequence = [shared]
 
     places = [_slice_elements(header) for header in slices]
-    identifications = {s.number: _sequence("SegmentIdentificationSequence", _identification(s)) for s in result.segments}
+    identifications = {
+        s.number: _sequence("SegmentIdentificationSequence", _identification(s)) for s in result.segments
+    }
     rank = {z: i for i, z in enumerate(sorted({z for _, z in frames}), start=1)}
     groups = []
     for segment, z in frames:

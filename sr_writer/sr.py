@@ -79,9 +79,7 @@ def build(
         procedure_reported=_code(codes.procedure(result.pipeline)),
         imaging_measurements=groups,
         title=_TITLE,
-        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
-            _LANGUAGES[by.languages[0]]
-        ),
+        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(_LANGUAGES[by.languages[0]]),
         referenced_images=[sources[uid] for uid in keys],
     )
     root = report[0]

@@ -1,10 +1,11 @@
 """Writing a result, or the statement that there is none, as DICOM objects into a folder."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
@@ -15,8 +16,10 @@ from dicom_io.read import digest_dataset
 from dicom_io.reason import Reason
 from dicom_io.volume import Volume
 from pipeline.result import Result
-from sr_writer import seg, sr
-from sr_writer.files import write_dicom
+from sr_writer import card, sc, seg, sr, summary
+from sr_writer.canvas import Canvas
+from sr_writer.considered import Considered
+from sr_writer.files import publish, write_dicom
 from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
@@ -62,14 +65,6 @@ class Predecessor:
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Considered:
-    """A series that was looked at for a card, and why it was or was not used."""
-
-    series_instance_uid: str
-    reason: Reason
 
 
 def write_result(
@@ -125,6 +120,19 @@ def write_result(
     artifacts = [] if segmentation is None else [_write(segmentation, out, "seg")]
     report = sr.build(result, sources, by, segmentation, _reports(predecessors, identity))
     artifacts.append(_write(report, out, "sr"))
+    keys = [sources[uid] for uid in summary.key_images(result)]
+    canvas = summary.draw(result, volume, sources, by)
+    picture = sc.build(
+        canvas.pixels(),
+        keys,
+        by,
+        kind="sc",
+        what="summary",
+        description="AI summary: key images with outlines, numbers",
+    )
+    artifacts.append(_write(picture, out, "sc"))
+    _preview(canvas, out)
+    _remove_others(out, artifacts)
     return tuple(artifacts)
 
 
@@ -168,5 +176,51 @@ def write_card(
     predecessors: Sequence[Predecessor] = (),
     considered: Sequence[Considered] = (),
 ) -> tuple[Artifact, ...]:
-    """Write ``card.dcm`` and ``preview.png`` into `out`: one picture that says why there is no result."""
-    raise NotImplementedError
+    """Write ``card.dcm`` and ``preview.png`` into `out`: one picture that says why there is no result.
+
+    Parameters
+    ----------
+    reason : Reason
+        Why.
+    outcome : {"not_analysed", "failed"}
+        Whether it worked as designed.
+    study : Study
+        The whole study revision.
+    identity, options, out, now, revision
+        As for `write_result`; the identity's inputs are what was considered.
+    predecessors : Sequence[Predecessor]
+        Accepted for symmetry with `write_result`; a picture names no predecessor.
+    considered : Sequence[Considered]
+        Series that were looked at, with what was thought of them.
+    """
+    del predecessors
+    used = {uid for uid, _ in identity.inputs}
+    inputs = [i for i in study.instances if i.sop_instance_uid in used] or list(study.instances)
+    by = _authorship(inputs, identity, options, now, revision)
+    out.mkdir(parents=True, exist_ok=True)
+    canvas = card.draw(reason, outcome, study, considered, by)
+    first_of_series = {i.series_instance_uid: i for i in reversed(inputs)}
+    sources = [normalise(i.header).header for _, i in sorted(first_of_series.items())]
+    what = {"not_analysed": "not analysed", "failed": "failed"}[outcome]
+    said = [outcome, reason.as_json(), [(c.series_instance_uid, c.reason.as_json()) for c in considered]]
+    picture = sc.build(
+        canvas.pixels(), sources, by, kind="card", what=what, description=f"AI {what}: {reason.code}",
+        variant=json.dumps(said, sort_keys=True),
+    )  # fmt: skip
+    artifacts = [_write(picture, out, "card")]
+    _preview(canvas, out)
+    _remove_others(out, artifacts)
+    return tuple(artifacts)
+
+
+def _preview(canvas: Canvas, out: Path) -> None:
+    temporary = out / ".preview.png.part"
+    canvas.image.save(temporary, "PNG", compress_level=6)
+    publish(temporary, out / "preview.png")
+
+
+def _remove_others(out: Path, artifacts: Sequence[Artifact]) -> None:
+    """Take away objects of an earlier, different analysis: what stands in the folder is one analysis, whole."""
+    for kind in get_args(Kind):
+        if all(a.kind != kind for a in artifacts):
+            (out / f"{kind}.dcm").unlink(missing_ok=True)

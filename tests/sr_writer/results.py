@@ -1,7 +1,7 @@
 """Results made by hand from a phantom's truth, so that the writer is tested without any pipeline."""
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
@@ -29,7 +29,7 @@ from pipeline.result import (
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
 
-NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.utc)
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 LEFT = Code("7771000", "SCT", "Left")
 RIGHT = Code("24028007", "SCT", "Right")
 BOTH = Code("51440002", "SCT", "Right and left")
@@ -80,7 +80,9 @@ def load(folder: Path) -> tuple[Series, Volume]:
     return series, load_volume(build_stack(series.instances))
 
 
-def case(folder: Path, made: "phantom.Phantom", *, options: WriterOptions | None = None, negative: bool = False) -> Case:
+def case(
+    folder: Path, made: "phantom.Phantom", *, options: WriterOptions | None = None, negative: bool = False
+) -> Case:
     """Write a phantom and turn its truth into a result."""
     phantom.write(made, folder)
     series, volume = load(folder / "dicom")
@@ -144,7 +146,9 @@ def result_of(volume: Volume, lung: np.ndarray, lesion: np.ndarray) -> Result:
         number = len(segments) + 1
         name = f"opacity {len(findings) + 1}"
         kept = Mask.of(mask)
-        segments.append(Segment(number, {"en": name, "zh-CN": f"致密影 {n}"}, name, site, MORPHOLOGY, OPACITY, side, kept))
+        segments.append(
+            Segment(number, {"en": name, "zh-CN": f"致密影 {n}"}, name, site, MORPHOLOGY, OPACITY, side, kept)
+        )
         numbers = (
             Measurement("volume", site, kept.voxels * cm3, "cm3"),
             Measurement("mean_density", site, float(volume.array[mask].mean()), "[hnsf'U]"),

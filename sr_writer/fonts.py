@@ -1,0 +1,67 @@
+"""Fonts for pictures: what the machine has, and what to do when it has none for Chinese."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from PIL import ImageFont
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+CJK_FONTS = (
+    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/noto-cjk/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/google-noto-cjk/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
+    "/usr/share/fonts/wqy-microhei/wqy-microhei.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",
+    "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
+)
+"""Where distributions put fonts with Chinese (Debian: fonts-wqy-microhei or fonts-noto-cjk); the first that is there."""
+
+LATIN_FONTS = (
+    "/usr/share/fonts/truetype/noto/NotoSans-Regular.ttf",
+    "/usr/share/fonts/truetype/liberation/LiberationSans-Regular.ttf",
+    "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    "/usr/share/fonts/dejavu-sans-fonts/DejaVuSans.ttf",
+    "/usr/share/fonts/TTF/DejaVuSans.ttf",
+)
+
+_PLAIN = str.maketrans({"–": "-", "—": "-", "·": "|", "≥": ">", "³": "3", "²": "2", "±": "~", "’": "'", "…": "..."})
+_FIRST_CJK = 0x2E80
+
+
+@cache
+def cjk_path() -> str | None:
+    """Return a font file with Chinese glyphs, or None."""
+    return next((p for p in CJK_FONTS if Path(p).is_file()), None)
+
+
+@cache
+def latin_path() -> str | None:
+    """Return a font file with Latin glyphs and signs; one with Chinese has them too."""
+    return next((p for p in LATIN_FONTS if Path(p).is_file()), None) or cjk_path()
+
+
+@cache
+def _font(path: str | None, size: int) -> Font:
+    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+
+
+def has_chinese() -> bool:
+    """Say whether Chinese can be drawn."""
+    return cjk_path() is not None
+
+
+def runs(text: str, size: int) -> Iterator[tuple[str, Font]]:
+    """Split text into pieces with the font that has their glyphs; what no font here has is left out or spelt plainly."""
+    part, chinese = "", False
+    for character in text + "\0":
+        is_chinese = ord(character) >= _FIRST_CJK
+        if part and (is_chinese != chinese or character == "\0"):
+            if chinese and has_chinese():
+                yield part, _font(cjk_path(), size)
+            elif not chinese:
+                yield part.translate(_PLAIN) if latin_path() is None else part, _font(latin_path(), size)
+            part = ""
+        part, chinese = part + character, is_chinese

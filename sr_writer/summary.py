@@ -1,0 +1,227 @@
+"""The summary picture of a result: key slices with outlines, numbers, quality, and what it must not be used for."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from dicom_io import elements
+from dicom_io.volume import Volume
+from pipeline.result import Measurement, Result
+from sr_writer import codes
+from sr_writer.canvas import AMBER, BRIGHT, DARK, FAINT, GRADES, LINE, PANEL, SIZE, SOFT, Canvas
+from sr_writer.fonts import has_chinese
+from sr_writer.header import Authorship
+from sr_writer.narrative import conclusion, number
+from sr_writer.palette import segment_colours
+from sr_writer.tiles import View, key_views, reformat_view, render
+
+LEFT, GAP, TILE = 24, 10, 284
+TOP = 128
+PANEL_X = LEFT + 3 * TILE + 3 * GAP + 6
+PANEL_WIDTH = SIZE[0] - PANEL_X - LEFT
+MAX_FINDINGS = 5
+COLUMNS = (
+    "lung_volume",
+    "opacity_volume",
+    "opacity_percent",
+    "ground_glass_percent",
+    "dense_percent",
+    "mean_lung_density",
+)
+"""Numbers of the table, from left to right; those that the result does not have are left out."""
+
+
+def frame(title_name: str, by: Authorship, subtitle: str) -> Canvas:
+    """Return a canvas with title, banner and footer: the same on summary and card."""
+    canvas = Canvas()
+    languages = _languages(by)
+    pipeline = by.identity.pipeline
+    titles = [codes.text(title_name, tag, pipeline=codes.pipeline_label(pipeline, tag)) for tag in languages]
+    canvas.box(0, 0, 8, 76, AMBER, 0)
+    at = LEFT + canvas.text(LEFT, 10, titles[0], 28) + 18
+    for title in titles[1:]:
+        canvas.text(at, 17, title, 20, SOFT)
+    canvas.text(LEFT, 48, subtitle, 14, SOFT)
+    if by.options.research:
+        canvas.text(
+            SIZE[0] - LEFT, 16, "  ".join(codes.text("research", tag) for tag in languages), 15, AMBER, align="right"
+        )
+    canvas.text(SIZE[0] - LEFT, 48, f"{pipeline} {by.identity.version}", 14, SOFT, align="right")
+    canvas.box(0, 76, SIZE[0], 38, AMBER, 0)
+    canvas.text(
+        SIZE[0] / 2, 85, "   ·   ".join(codes.text("banner", tag) for tag in languages), 18, DARK, align="middle"
+    )
+    canvas.rule(LEFT, SIZE[1] - 36, SIZE[0] - 2 * LEFT)
+    digest = by.identity.weights_digest.removeprefix("sha256:")[:16]
+    footer = f"{pipeline} {by.identity.version} · weights {digest} · inputs {by.identity.input_digest[7:23]}"
+    if not has_chinese() and "zh-CN" in by.options.languages:
+        footer += " · " + codes.text("no_chinese_font", "en")
+    canvas.text(LEFT, SIZE[1] - 28, footer, 12, FAINT)
+    canvas.text(SIZE[0] - LEFT, SIZE[1] - 28, f"{by.local:%Y-%m-%d %H:%M}", 12, FAINT, align="right")
+    return canvas
+
+
+def draw(result: Result, volume: Volume, sources: Mapping[str, Dataset], by: Authorship) -> Canvas:
+    """Return the summary picture of `result`; no name or identifier of the patient is on it."""
+    canvas = frame("title", by, subtitle(sources[result.geometry.sop_instance_uids[0]], len(sources)))
+    _tiles(canvas, result, volume, sources)
+    _impression(canvas, result, by)
+    y = _quality(canvas, result, by, TOP)
+    y = _table(canvas, result, by, y + GAP)
+    _findings(canvas, result, by, y + GAP)
+    return canvas
+
+
+def key_images(result: Result) -> list[str]:
+    """Return the SOP Instance UIDs of the slices that the picture shows."""
+    return [result.geometry.sop_instance_uids[view.index] for view in key_views(result)]
+
+
+def subtitle(header: Dataset, images: int) -> str:
+    """Return study date, series number and image count; free text of the source could name the patient."""
+    date = elements.text(header, "StudyDate")
+    parts = [f"Study {date[:4]}-{date[4:6]}-{date[6:8]}"] if len(date) == 8 else []
+    if series := elements.text(header, "SeriesNumber"):
+        parts.append(f"Series {series}")
+    parts.append(f"{images} images")
+    if thickness := elements.number(header, "SliceThickness"):
+        parts.append(f"{thickness:.2g} mm")
+    return " · ".join(parts)
+
+
+def _languages(by: Authorship) -> Sequence[str]:
+    """Languages that can be drawn; English stands in where there is no Chinese font."""
+    return [tag for tag in by.options.languages if tag == "en" or has_chinese()] or ["en"]
+
+
+def _tiles(canvas: Canvas, result: Result, volume: Volume, sources: Mapping[str, Dataset]) -> None:
+    views = key_views(result)
+    shown: list[tuple[View, str]] = []
+    for view in views:
+        header = sources[result.geometry.sop_instance_uids[view.index]]
+        image = elements.text(header, "InstanceNumber")
+        at = result.geometry.to_lps((view.index, (volume.array.shape[1] - 1) / 2, (volume.array.shape[2] - 1) / 2))
+        axis = int(np.abs(result.geometry.affine[:3, 2]).argmax())
+        shown.append((view, f"Image {image} · {'xyz'[axis]} {at[axis]:.0f} mm"))
+    shown.append((reformat_view(result), "Reformat"))
+    for n, (view, caption) in enumerate(shown):
+        tile = render(view, volume, result, TILE, caption)
+        canvas.paste(tile, LEFT + n % 3 * (TILE + GAP), TOP + n // 3 * (TILE + GAP))
+
+
+def _impression(canvas: Canvas, result: Result, by: Authorship) -> None:
+    y = TOP + 2 * (TILE + GAP)
+    width = 3 * TILE + 2 * GAP
+    height = SIZE[1] - 46 - y
+    canvas.box(LEFT, y, width, height, PANEL)
+    y += 12
+    languages = _languages(by)
+    lines = 8 // len(languages)
+    for tag in languages:
+        head = conclusion(result, tag) + (" " if tag == "en" else "") + result.summary.get(tag, "")
+        y = canvas.paragraph(LEFT + 16, y, width - 32, head, 16, BRIGHT, lines=max(1, lines - 2))
+        if result.notes:
+            notes = codes.text("limits", tag) + ": " + " ".join(n.text[tag] for n in result.notes)
+            y = canvas.paragraph(LEFT + 16, y, width - 32, notes, 13, SOFT, lines=2)
+        y += 8
+
+
+def _quality(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
+    languages = _languages(by)
+    found = result.quality.findings[:2]
+    height = 64 + 20 * len(found)
+    canvas.box(PANEL_X, y, PANEL_WIDTH, height, PANEL)
+    grade = result.quality.grade
+    canvas.box(PANEL_X + 14, y + 12, 42, 42, GRADES[grade])
+    canvas.text(PANEL_X + 35, y + 16, grade, 28, BRIGHT, align="middle")
+    at = PANEL_X + 70
+    at += round(canvas.text(at, y + 12, codes.text("quality", languages[0]), 16)) + 10
+    for tag in languages[1:]:
+        canvas.text(at, y + 13, codes.text("quality", tag), 14, SOFT)
+    words = "  ".join(codes.concept_label(f"grade_{grade.lower()}", tag) for tag in languages)
+    canvas.text(PANEL_X + 70, y + 34, words, 13, SOFT)
+    for n, finding in enumerate(found):
+        canvas.paragraph(
+            PANEL_X + 16, y + 62 + 20 * n, PANEL_WIDTH - 32, finding.reason.text[languages[0]], 13, SOFT, lines=1
+        )
+    return y + height
+
+
+def _table(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
+    values = {(m.site, m.name): m for m in result.measurements}
+    names = [n for n in COLUMNS if any(m.name == n for m in result.measurements)]
+    sites = list(dict.fromkeys(m.site for m in result.measurements))
+    if not names:
+        return y
+    languages = _languages(by)
+    row = 36 if len(languages) > 1 else 28
+    height = 74 + row * len(sites) + 22
+    canvas.box(PANEL_X, y, PANEL_WIDTH, height, PANEL)
+    _heading(canvas, "measurements", languages, y + 10)
+    first = PANEL_X + 122
+    step = (PANEL_X + PANEL_WIDTH - 14 - first) / len(names)
+    for n, name in enumerate(names):
+        right = first + step * (n + 1)
+        term = codes.measurement(name)
+        label = term.label.get("short", term.label[languages[0]])
+        canvas.text(right, y + 36, label, 11, SOFT, align="right")
+        sample = next(m for m in result.measurements if m.name == name)
+        canvas.text(right, y + 51, codes.unit_sign(sample.unit), 11, FAINT, align="right")
+    at = y + 70
+    for site in sites:
+        canvas.image.paste(LINE, (PANEL_X + 14, at, PANEL_X + PANEL_WIDTH - 14, at + 1))
+        canvas.text(PANEL_X + 16, at + 4, codes.site_label(site, languages[0]), 13)
+        for tag in languages[1:]:
+            canvas.text(PANEL_X + 16, at + 20, codes.site_label(site, tag), 11, FAINT)
+        for n, name in enumerate(names):
+            m = values.get((site, name))
+            if m is not None:
+                canvas.text(first + step * (n + 1), at + 8, _bare(m), 14, _tint(m), align="right")
+        at += row
+    legend = [
+        codes.text(k, languages[0])
+        for k in ("lower_bound", "not_computable")
+        if any(m.status == k for m in result.measurements)
+    ]
+    canvas.text(PANEL_X + 16, at + 4, "   ".join(legend), 11, FAINT)
+    return y + height
+
+
+def _findings(canvas: Canvas, result: Result, by: Authorship, y: int) -> None:
+    languages = _languages(by)
+    colours = segment_colours(result)
+    height = SIZE[1] - 46 - y
+    canvas.box(PANEL_X, y, PANEL_WIDTH, height, PANEL)
+    _heading(canvas, "findings", languages, y + 10)
+    at = y + 36
+    room = min(MAX_FINDINGS, (height - 56) // 26)
+    if not result.findings:
+        canvas.text(PANEL_X + 16, at, "  ".join(codes.text("none", tag) for tag in languages), 14, SOFT)
+    for finding in result.findings[:room]:
+        canvas.box(PANEL_X + 16, at + 2, 14, 14, colours.get(finding.segment_number or 0, SOFT), 3)
+        canvas.text(PANEL_X + 40, at, finding.tracking_id, 14)
+        canvas.text(PANEL_X + 142, at, codes.site_label(finding.site, languages[0]), 13, SOFT)
+        numbers = [number(m) for m in finding.measurements[:2]]
+        for n, value in enumerate(reversed(numbers)):
+            canvas.text(PANEL_X + PANEL_WIDTH - 16 - 92 * n, at, value, 14, align="right")
+        at += 26
+    if len(result.findings) > room:
+        canvas.text(
+            PANEL_X + 40, at, codes.text("more_findings", languages[0], count=len(result.findings) - room), 12, FAINT
+        )
+
+
+def _heading(canvas: Canvas, name: str, languages: Sequence[str], y: int) -> None:
+    at = PANEL_X + 16 + canvas.text(PANEL_X + 16, y, codes.text(name, languages[0]), 16) + 10
+    for tag in languages[1:]:
+        canvas.text(at, y + 1, codes.text(name, tag), 14, SOFT)
+
+
+def _bare(m: Measurement) -> str:
+    """A number without its unit, which stands in the head of the column."""
+    return number(m).removesuffix(codes.unit_sign(m.unit)).rstrip()
+
+
+def _tint(m: Measurement) -> tuple[int, int, int]:
+    return {"ok": BRIGHT, "lower_bound": AMBER, "not_computable": FAINT}[m.status]

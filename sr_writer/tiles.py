@@ -1,0 +1,186 @@
+"""Key slices and a reformat in a lung window with the outlines of everything found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from dicom_io.volume import Volume
+from pipeline.result import Mask, Result
+from sr_writer.canvas import BRIGHT, SOFT, Colour
+from sr_writer.fonts import runs
+from sr_writer.outline import contours, largest_slice
+from sr_writer.palette import segment_colours
+
+WINDOW_HU = (-1350.0, 150.0)
+"""Lung window: level -600, width 1500."""
+COUNT = 6
+_SCALE = 2
+_AXES = (("R", "L"), ("A", "P"), ("F", "H"))
+_MARGIN = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One plane through the volume as it is shown.
+
+    Parameters
+    ----------
+    axis : int
+        Array axis that is cut: 0 is a source slice.
+    index : int
+        Where.
+    flip : tuple[bool, bool]
+        Whether rows and columns are shown in reverse.
+    swap : bool
+        Whether rows and columns change places.
+    letters : tuple[str, str, str, str]
+        Patient direction at the left, right, top and bottom edge.
+    """
+
+    axis: int
+    index: int
+    flip: tuple[bool, bool]
+    swap: bool
+    letters: tuple[str, str, str, str]
+
+    def plane(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Cut an array [z, y, x] as shown."""
+        return self._turn(array.take(self.index, self.axis))
+
+    def mask(self, mask: Mask) -> npt.NDArray[np.uint8]:
+        """Cut a mask as shown."""
+        shape = tuple(n for k, n in enumerate(mask.shape) if k != self.axis)
+        out = np.zeros(shape, np.uint8)
+        k = self.index - mask.offset[self.axis]
+        if 0 <= k < mask.box.shape[self.axis]:
+            window = tuple(s for i, s in enumerate(mask.slices) if i != self.axis)
+            out[window] = mask.box.take(k, self.axis)
+        return np.asarray(self._turn(out), np.uint8)
+
+    def _turn(self, plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        plane = plane.T if self.swap else plane
+        return plane[:: -1 if self.flip[0] else 1, :: -1 if self.flip[1] else 1]
+
+    def spacing(self, volume: Volume) -> tuple[float, float]:
+        """Return millimetres between rows and between columns as shown."""
+        rest = [s for k, s in enumerate(volume.spacing_mm) if k != self.axis]
+        return (rest[1], rest[0]) if self.swap else (rest[0], rest[1])
+
+
+def source_view(affine: npt.NDArray[np.float64], z: int) -> View:
+    """Return slice `z` as the source shows it."""
+    return View(0, z, (False, False), False, (*_ends(affine[:3, 0]), *_ends(affine[:3, 1])))
+
+
+def reformat_view(result: Result) -> View:
+    """Return a coronal plane, or an axial one if the source is coronal, through the largest finding or the lungs' middle.
+
+    Shown as radiologists hang it: patient right on the left, head or front at the top.
+    """
+    affine = result.geometry.affine
+    dominant = [int(np.abs(affine[:3, 2 - k]).argmax()) for k in range(3)]  # patient axis of each array axis
+    across = 1 if dominant[0] != 1 else 2
+    axis = dominant.index(across) if across in dominant else 1
+    rows, columns = (k for k in range(3) if k != axis)
+    swap = dominant[columns] != 0
+    if swap:
+        rows, columns = columns, rows
+    down, right = affine[:3, 2 - rows], affine[:3, 2 - columns]
+    up_first = down[dominant[rows]] > 0 if dominant[rows] == 2 else down[dominant[rows]] < 0
+    flip = (bool(up_first), bool(right[dominant[columns]] < 0))
+    letters = (*_ends(-right if flip[1] else right), *_ends(-down if flip[0] else down))
+    shown = [result.segments[f.segment_number - 1].mask for f in result.findings if f.segment_number is not None]
+    mask = max(shown, key=lambda m: m.voxels) if shown else _lungs(result)
+    area = np.count_nonzero(mask.box, axis=tuple(k for k in range(3) if k != axis))
+    return View(axis, mask.offset[axis] + int(area.argmax()), flip, swap, letters)
+
+
+def key_views(result: Result) -> list[View]:
+    """Return the source slices to show, from the lowest index up: those of the largest findings, then spread over the lungs."""
+    shown = [result.segments[f.segment_number - 1].mask for f in result.findings if f.segment_number is not None]
+    picks = [largest_slice(m) for m in sorted(shown, key=lambda m: -m.voxels)]
+    lungs = _lungs(result)
+    filled = np.flatnonzero(lungs.box.any(axis=(1, 2))) + lungs.offset[0]
+    apart = max(1, len(filled) // 12)
+    kept: list[int] = []
+    for z in [
+        *picks[:3],
+        *(int(filled[round((len(filled) - 1) * f)]) for f in (0.5, 0.25, 0.75, 0.12, 0.88)),
+        *map(int, filled),
+    ]:
+        if len(kept) < COUNT - 1 and all(abs(z - k) >= apart for k in kept):
+            kept.append(z)
+    return [source_view(result.geometry.affine, z) for z in sorted(kept)]
+
+
+def render(view: View, volume: Volume, result: Result, size: int, caption: str) -> Image.Image:
+    """Return a square tile of `size` pixels: the plane cropped to the body, outlines, orientation letters and a caption."""
+    hu = np.asarray(view.plane(volume.array), np.float32)
+    grey = np.clip((hu - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]) * 255, 0, 255).astype(np.uint8)
+    top, left, bottom, right = _crop(view.mask(result.region("body").mask))
+    row_mm, column_mm = view.spacing(volume)
+    height_mm, width_mm = (bottom - top) * row_mm, (right - left) * column_mm
+    big = size * _SCALE
+    zoom = big / max(height_mm, width_mm)
+    height, width = max(1, round(height_mm * zoom)), max(1, round(width_mm * zoom))
+    tile = Image.new("RGB", (big, big), (0, 0, 0))
+    at = ((big - width) // 2, (big - height) // 2)
+    part = Image.fromarray(grey[top:bottom, left:right]).resize((width, height), Image.Resampling.BICUBIC)
+    tile.paste(part.convert("RGB"), at)
+    draw = ImageDraw.Draw(tile)
+    scale = np.array([width / (right - left), height / (bottom - top)])
+    for mask, colour, pen in _shapes(result):
+        plane = view.mask(mask)
+        if plane.any():
+            for points in contours(plane):
+                line = (points - (left, top)) * scale + at
+                draw.line([tuple(p) for p in line], colour, pen * _SCALE, joint="curve")
+    tile = tile.resize((size, size), Image.Resampling.LANCZOS)
+    _label(tile, view.letters, caption)
+    return tile
+
+
+def _shapes(result: Result) -> Sequence[tuple[Mask, Colour, int]]:
+    colours = segment_colours(result)
+    shown = {f.segment_number for f in result.findings}
+    return [(s.mask, colours[s.number], 2 if s.number in shown else 1) for s in result.segments]
+
+
+def _label(tile: Image.Image, letters: tuple[str, str, str, str], caption: str) -> None:
+    draw = ImageDraw.Draw(tile)
+    size = tile.width
+    places = ((4, size // 2, "lm"), (size - 5, size // 2, "rm"), (size // 2, 4, "mt"), (size // 2, size - 5, "mb"))
+    for letter, (x, y, anchor) in zip(letters, places, strict=True):
+        _, font = next(runs(letter, 15))
+        draw.text((x, y), letter, BRIGHT, font=font, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+    for part, font in runs(caption, 12):
+        draw.text((6, 6), part, SOFT, font=font, anchor="lt", stroke_width=2, stroke_fill=(0, 0, 0))
+        break
+
+
+def _crop(body: npt.NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of what is worth showing; the whole plane if the body is not on it."""
+    rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
+    if not rows.size:
+        return 0, 0, body.shape[0], body.shape[1]
+    return (
+        max(0, int(rows[0]) - _MARGIN), max(0, int(columns[0]) - _MARGIN),
+        min(body.shape[0], int(rows[-1]) + 1 + _MARGIN), min(body.shape[1], int(columns[-1]) + 1 + _MARGIN),
+    )  # fmt: skip
+
+
+def _ends(direction: npt.NDArray[np.float64]) -> tuple[str, str]:
+    """Return the patient directions at the start and the end of a line that runs along `direction` (LPS)."""
+    axis = int(np.abs(direction).argmax())
+    low, high = _AXES[axis]
+    return (low, high) if direction[axis] > 0 else (high, low)
+
+
+def _lungs(result: Result) -> Mask:
+    sites = {r.site: r.mask for r in result.regions}
+    return sites.get("lungs") or max(
+        (m for s, m in sites.items() if s != "body"), key=lambda m: m.voxels, default=sites["body"]
+    )
