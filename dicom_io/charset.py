@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydicom import dcmread
-from pydicom.charset import convert_encodings, decode_bytes, python_encoding
+from pydicom.charset import CODES_TO_ENCODINGS, convert_encodings, python_encoding
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
-from pydicom.valuerep import TEXT_VR_DELIMS, PersonName
+from pydicom.valuerep import PersonName
 
 UTF8: Final = "ISO_IR 192"
 TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
@@ -33,6 +33,9 @@ SINGLE_VRS: Final = frozenset({"LT", "ST", "UT"})
 
 _ESCAPE: Final = re.compile("\x1b[\x20-\x2f]+[\x30-\x7e]")
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+_STANDALONE: Final = frozenset({"UTF8", "GB18030", "GBK"})
+_DELIMITERS: Final = re.compile(rb"[\\\t\n\f\r]")
+_DELIMITERS_NAME: Final = re.compile(rb"[\\^=\t\n\f\r]")
 _DEFAULTS: Final = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 
 
@@ -75,18 +78,14 @@ class Charset:
         """
         raw = raw.rstrip(b"\0 ")
         encodings = self.encodings
-        if b"\x1b" not in raw:
-            try:
-                return raw.decode(encodings[0]), True
-            except UnicodeDecodeError:
-                return raw.decode(encodings[0], errors="replace"), False
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            text = decode_bytes(
-                raw, encodings, TEXT_VR_DELIMS if vr in SINGLE_VRS else TEXT_VR_DELIMS | {0x5C, 0x5E, 0x3D}
-            )
-        text = _ESCAPE.sub("", text)
-        return text, _REPLACEMENT not in text and "\x1b" not in text
+        parts = re.split(b"(?=\x1b)", raw) if encodings[0] not in _STANDALONE else [raw]
+        try:
+            return "".join(
+                _fragment(p, encodings, _DELIMITERS_NAME if vr == "PN" else _DELIMITERS) for p in parts
+            ), True
+        except UnicodeDecodeError:
+            text = "".join(p.decode(encodings[0], errors="replace") for p in parts)
+            return _ESCAPE.sub("", text) + ("" if _REPLACEMENT in text else _REPLACEMENT), False
 
 
 def declared(dataset: Dataset) -> Charset:
@@ -168,6 +167,25 @@ def raw_names(path: Path, *keywords: str) -> dict[str, Text]:
     charset = declared(dataset)
     found = {keyword: text_of(dataset, Tag(keyword), charset) for keyword in keywords}
     return {keyword: text for keyword, text in found.items() if text is not None}
+
+
+def _fragment(raw: bytes, encodings: list[str], delimiters: re.Pattern[bytes]) -> str:
+    """Decode one run of bytes that starts with an escape sequence or has none; PS3.5 section 6.1.2.5.3."""
+    if not raw.startswith(b"\x1b"):
+        return raw.decode(encodings[0])
+    code = next((c for c in CODES_TO_ENCODINGS if raw.startswith(c)), b"")
+    encoding = CODES_TO_ENCODINGS.get(code, "")
+    if encoding not in {*encodings, "iso8859"}:
+        raise UnicodeDecodeError(
+            encodings[0], raw, 0, len(code) or 1, "escape sequence of a character set not declared"
+        )
+    if encoding.startswith("iso2022"):
+        return raw.decode(encoding)  # these codecs follow the escape sequences themselves
+    rest = raw[len(code) :]
+    found = delimiters.search(rest)
+    # a delimiter ends the designation; writers of GB 2312 are known to forget to begin it again
+    end = found.start() if found and encoding != "iso_ir_58" else len(rest)
+    return rest[:end].decode(encoding) + rest[end:].decode(encodings[0])
 
 
 def _bytes(element: RawDataElement | DataElement) -> bytes | None:

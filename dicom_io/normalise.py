@@ -31,12 +31,12 @@ from dicom_io.reasons import REASONS
 _TABLE: Final = tomllib.loads(files("dicom_io").joinpath("normalise.toml").read_text(encoding="utf-8"))
 _KEPT: Final = tuple(sorted(Tag(k) for k in _TABLE["kept"]))
 _REQUIRED: Final = tuple(_TABLE["empty_if_absent"])
+_PLANE: Final = tuple(_TABLE["empty_if_plane"])
 _IDENTITY: Final = frozenset(_TABLE["identity"])
 _SEX: Final = frozenset(_TABLE["sex"])
 
 _CHARSET_TAG: Final = Tag("SpecificCharacterSet")
 _BINARY: Final = frozenset({"AT", "OB", "OD", "OF", "OL", "OV", "OW", "SV", "UN", "UV"})
-_UID: Final = re.compile(r"[0-9.]{1,64}")
 _TIME: Final = re.compile(r"([01]\d|2[0-3])([0-5]\d(([0-5]\d|60)(\.\d{1,6})?)?)?")
 _DATE: Final = re.compile(r"\d{8}")
 _AGE: Final = re.compile(r"\d{3}[DWMY]")
@@ -84,7 +84,8 @@ def normalise(header: Dataset) -> Normalised:
     term = "" if opaque else charset.single or (UTF8 if charset.terms else "")
     if term:
         out.SpecificCharacterSet = term
-    absent = [k for k in _REQUIRED if k not in out]
+    required = (*_REQUIRED, *_PLANE) if "ImageOrientationPatient" in out else _REQUIRED
+    absent = [k for k in required if k not in out]
     for keyword in absent:
         out.add(_element(Tag(keyword), dictionary_VR(keyword), None))
     frame_absent = not out.get("FrameOfReferenceUID")
@@ -271,7 +272,6 @@ _CHECKS: Final = {
     "SL": _integer,
     "SS": _integer,
     "TM": lambda p, _k: p if _TIME.fullmatch(p) else _INVALID,
-    "UI": lambda p, _k: p if _UID.fullmatch(p) else _INVALID,
     "UL": _integer,
     "US": _integer,
 }
