@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, BinaryIO
 
 from pydicom.dataelem import RawDataElement
@@ -125,15 +126,17 @@ def data_offset(head: bytes | bytearray) -> int | None:
     return PREAMBLE + 12 + int(length)
 
 
-def open_arrival(*_args: object, **_kwargs: object) -> Arrival:
+def open_arrival(**options: Any) -> Any:  # noqa: ANN401 - as tempfile has it
     """Stand in for ``NamedTemporaryFile`` in the library's message decoder.
 
-    The decoder runs in the thread of an association's upper layer, which knows the listener and so the folder.
+    The decoder runs in the thread of an association's upper layer, which knows the listener and so the folder. Other
+    listeners of the process get what they would have got.
     """
-    provider: Any = threading.current_thread()
-    arrival = Arrival(provider.assoc._server.incoming)  # noqa: SLF001 - the only way from the thread to its listener
-    provider.assoc._server.arriving(provider.assoc, arrival)  # noqa: SLF001 - as above
-    return arrival
+    association = getattr(threading.current_thread(), "assoc", None)
+    listener: Any = getattr(association, "_server", None)
+    if not hasattr(listener, "arriving"):
+        return NamedTemporaryFile(**options)
+    return listener.arriving(association)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ PS3.4 annex B (storage), annex C (query); PS3.7 annex D.3.3 (negotiation); PS3.8
 """
 
 import contextlib
+import errno
 import secrets
 import socket
 import threading
@@ -26,7 +27,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.transport import AddressInformation, ThreadedAssociationServer
+from pynetdicom.transport import AddressInformation, AssociationSocket, ThreadedAssociationServer
 
 from dicom_io.arrival import Arrival, Identity, open_arrival, read_identity
 from dicom_io.contexts import PDU_BYTES, STILL_IMAGE_SYNTAXES, STUDY_ROOT_FIND, VERIFICATION, choose_syntax
@@ -41,6 +42,9 @@ _REJECT_CALLING = (0x01, 0x01, 0x03)
 _REJECT_CALLED = (0x01, 0x01, 0x07)
 _CONNECTIONS_ABOVE_LIMIT = 16
 """Connections that may wait for their (refused) negotiation beyond the limit of associations."""
+
+_LARGEST_PDU = 16 << 20
+"""A length beyond this (bytes) is no PDU: memory is not given for it."""
 
 EventKind = Literal["opened", "released", "aborted", "rejected"]
 
@@ -206,11 +210,13 @@ class _Server(ThreadedAssociationServer):
         with self.lock:
             return self.tracks.setdefault(association, _Track(info))
 
-    def arriving(self, association: Association, arrival: Arrival) -> None:
-        """Remember the file that an association is filling, so that it is removed if the association breaks."""
+    def arriving(self, association: Association) -> Arrival:
+        """Open the file for an object that begins to arrive; it is removed if the association breaks."""
+        arrival = Arrival(self.incoming)
         track = self.tracks.get(association)
         if track is not None:
             track.arrival, track.last = arrival, time.monotonic()
+        return arrival
 
     def end(self, association: Association, kind: EventKind) -> None:
         """Report the end of an association once."""
@@ -299,6 +305,7 @@ def serve(listener: Listener, handlers: Handlers) -> Server:
     contexts = [build_context(VERIFICATION)]
     titles = frozenset(title.strip() for title in listener.ae_titles)
     bound: list[EventHandlerType] = [
+        (evt.EVT_CONN_OPEN, _connected),
         (evt.EVT_REQUESTED, _requested, [handlers, titles]),
         (evt.EVT_ESTABLISHED, _established, [handlers]),
         (evt.EVT_RELEASED, _ended, ["released"]),
@@ -317,6 +324,27 @@ def serve(listener: Listener, handlers: Handlers) -> Server:
 
 def _listener(association: Association) -> _Server:
     return cast("_Server", association._server)  # noqa: SLF001 - the library's only way from one to the other
+
+
+def _connected(event: Event) -> None:
+    """Read whole PDUs: the library asks the kernel for 4 KiB at a time, 130 times a slice."""
+    transport = cast("AssociationSocket", event.assoc.dul.socket)
+    connection = cast("socket.socket", transport.socket)
+
+    def recv(count: int) -> bytearray:
+        if count > _LARGEST_PDU:
+            raise OSError(errno.EMSGSIZE, "a PDU far beyond the agreed length")  # ends the connection
+        data = bytearray(count)
+        view, have = memoryview(data), 0
+        while have < count:
+            got = connection.recv_into(view[have:])
+            if not got:
+                break
+            have += got
+        view.release()
+        return data if have == count else data[:have]
+
+    transport.recv = recv  # type: ignore[method-assign, assignment]  # on this instance alone, on purpose
 
 
 def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None:

@@ -272,6 +272,17 @@ def _reason(code: str, status: int | None) -> Reason:
     return REASONS(code, status=status or 0)
 
 
+class _Entity(AE):
+    """An application entity for one association that closes its socket whatever becomes of it: the library forgets to."""
+
+    raw: socket.socket | None = None
+
+    def _create_socket(self, *arguments: Any) -> AssociationSocket:  # noqa: ANN401 - passed on
+        made = super()._create_socket(*arguments)
+        self.raw = made.socket
+        return made
+
+
 def _associate(peer: Peer, contexts: list[PresentationContext], timeouts: Timeouts) -> Association:
     """Open an association.
 
@@ -287,7 +298,7 @@ def _associate(peer: Peer, contexts: list[PresentationContext], timeouts: Timeou
     except OSError as error:
         raise NetworkError(REASONS("peer-name-unknown", host=peer.host), retryable=True) from error
     seen: set[str] = set()
-    ae = AE(peer.calling)
+    ae = _Entity(peer.calling)
     ae.connection_timeout, ae.acse_timeout = timeouts.connect_s, timeouts.associate_s
     ae.dimse_timeout, ae.network_timeout = timeouts.answer_s, None
     begun = time.monotonic()
@@ -305,6 +316,7 @@ def _associate(peer: Peer, contexts: list[PresentationContext], timeouts: Timeou
     )
     if association.is_established:
         return association
+    _close(ae)
     taken = time.monotonic() - begun
     answer = association.acceptor.primitive
     if association.is_rejected and answer is not None:
@@ -358,3 +370,10 @@ def _acknowledge_at_once(event: Event) -> None:
 def _release(association: Association) -> None:
     if association.is_established:
         association.release()
+    _close(association.ae)
+
+
+def _close(ae: AE) -> None:
+    raw = getattr(ae, "raw", None)
+    if raw is not None:
+        raw.close()

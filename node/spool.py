@@ -111,16 +111,18 @@ class Spool:
         for version in range(MAX_VERSIONS):
             entry = f"{name[:2]}/{name}-{version}.dcm"
             path = self.root / entry
+            known = False
             try:
                 os.link(arrived.path, path)
             except FileExistsError:
-                if self._digest(entry) != arrived.digest:
+                with self._lock:
+                    digest = self._known.get(entry)
+                known = digest is not None
+                if (digest or digest_dataset(path)) != arrived.digest:
                     continue
             passing("receive.after_link")
             # also for what stood there before: whoever linked it may not have flushed the folder yet
             sync_folder(path.parent)
-            with self._lock:
-                known = self._known.get(entry) == arrived.digest
             return Stored(entry, "duplicate" if known else "conflict" if version else "stored")
         raise SpoolFullError(errno.ENOSPC, f"more than {MAX_VERSIONS} different objects under one SOP Instance UID")
 
@@ -131,11 +133,6 @@ class Spool:
             self._known.move_to_end(stored.entry)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
-
-    def _digest(self, entry: str) -> str:
-        with self._lock:
-            known = self._known.get(entry)
-        return known or digest_dataset(self.root / entry)
 
     def refuse(self, refused: RefusedObject, now: datetime) -> None:
         """Keep a copy of an object that is answered with a failure; the oldest copies give way."""
