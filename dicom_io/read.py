@@ -22,6 +22,7 @@ from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -48,6 +49,7 @@ _LONG_LENGTH: Final = frozenset(
 )
 _SYSTEM_FILES: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 _TEXT: Final = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
+_NUMBER_TEXT: Final = frozenset({"DS", "IS"})  # pydicom leaves them text if they are no numbers
 _UNDEFINED: Final = 0xFFFFFFFF
 _REQUIRED: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
@@ -335,7 +337,7 @@ def inflated(file: BinaryIO, offset: int) -> BinaryIO:
 def _settle(header: Dataset) -> None:
     """Drop what was too long to read and empty what cannot be decoded, so that no later access raises."""
     for tag in list(header.keys()):
-        element: Any = header.get_item(tag)  # pydicom's overloads hide the raw element
+        element: Any = header.get_item(tag, keep_deferred=True)  # pydicom's overloads hide the raw element
         if isinstance(element, RawDataElement) and element.value is None and element.length:
             del header[tag]
         elif (
@@ -359,9 +361,15 @@ def _decode_or_empty(header: Dataset, tag: BaseTag) -> None:
         if decoded.VR == "SQ":
             for item in decoded.value or ():
                 _settle(item)
+        elif decoded.VR in _NUMBER_TEXT and any(isinstance(v, str) for v in _values(decoded)):
+            header[tag] = DataElement(tag, decoded.VR, None)
     except Exception:  # noqa: BLE001 - pydicom raises whatever a hostile value makes it raise
         known = dictionary_VR(tag) if dictionary_has_tag(tag) else "UN"
         header[tag] = DataElement(tag, known.split(" or ")[0], None)
+
+
+def _values(element: DataElement) -> list[Any]:
+    return list(element.value) if isinstance(element.value, MultiValue) else [element.value]
 
 
 def _transfer_syntax(header: FileDataset) -> str:
