@@ -1,0 +1,1 @@
+"""Chest CT without trained weights: lungs, opacities, their volumes and the quality of the images."""

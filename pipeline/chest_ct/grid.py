@@ -1,0 +1,139 @@
+"""The working grid: isotropic, its axes the source's own, ordered and flipped to head, back and left.
+
+Nothing is rotated: an oblique scan is worked on in its own frame, so that resampling stays one matrix per axis and
+masks return to the very voxels that they came from.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dicom_io.volume import Volume
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkingGrid:
+    """How working indices [z, y, x] (to the head, to the back, to the left) lie in the source array.
+
+    Parameters
+    ----------
+    axes : tuple[int, int, int]
+        Source array axis behind each working axis.
+    flip : tuple[bool, bool, bool]
+        Whether that axis runs the other way in the source.
+    source_shape : tuple[int, int, int]
+        Source shape in *working* axis order.
+    source_spacing : tuple[float, float, float]
+        Millimetres, in working axis order.
+    shape : tuple[int, int, int]
+        Working shape.
+    spacing : float
+        Millimetres, the same on each axis.
+    affine : ndarray, shape (4, 4)
+        Maps (x, y, z, 1) of working indices to LPS millimetres.
+    """
+
+    axes: tuple[int, int, int]
+    flip: tuple[bool, bool, bool]
+    source_shape: tuple[int, int, int]
+    source_spacing: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    spacing: float
+    affine: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, volume: Volume, spacing: float) -> "WorkingGrid":
+        """Lay a grid of `spacing` millimetres over a volume."""
+        columns = volume.affine[:3, :3]  # column c moves array axis 2 - c by one voxel
+        length = np.linalg.norm(columns, axis=0)
+        along = columns / length
+        # working axes 0, 1, 2 look along +z, +y, +x of LPS, that is rows 2, 1, 0
+        best = max(permutations(range(3)), key=lambda p: sum(abs(along[2 - k, 2 - p[k]]) for k in range(3)))
+        flip = tuple(bool(along[2 - k, 2 - best[k]] < 0) for k in range(3))
+        sizes = tuple(int(volume.array.shape[a]) for a in best)
+        steps = tuple(float(length[2 - a]) for a in best)
+        shape = tuple(max(1, int(np.floor(n * s / spacing + 1e-6))) for n, s in zip(sizes, steps, strict=True))
+        affine = np.eye(4)
+        corner = np.zeros(3)
+        for k in range(3):
+            direction = along[:, 2 - best[k]] * (-1 if flip[k] else 1)
+            affine[:3, 2 - k] = direction * spacing
+            if flip[k]:
+                corner += columns[:, 2 - best[k]] * (sizes[k] - 1)
+            # voxel 0 covers the first `spacing` millimetres, which begin half a source voxel before its centre
+            corner += direction * (spacing - steps[k]) / 2
+        affine[:3, 3] = volume.affine[:3, 3] + corner
+        return cls(best, flip, sizes, steps, shape, spacing, affine)  # type: ignore[arg-type] # lengths are 3
+
+    def _weights(self, axis: int, device: torch.device) -> torch.Tensor:
+        """Triangle filter as wide as the coarser of both grids: [working, source]."""
+        step, ratio = self.source_spacing[axis], self.spacing / self.source_spacing[axis]
+        centre = (np.arange(self.shape[axis]) + 0.5) * ratio - 0.5
+        offset = np.arange(self.source_shape[axis])[None, :] - centre[:, None]
+        weight = np.clip(1 - np.abs(offset) * min(1.0, step / self.spacing), 0, None)
+        return _normalised(weight, device)
+
+    def take(self, volume: Volume, device: torch.device) -> torch.Tensor:
+        """Resample the volume onto this grid, averaging where it is coarser; float32 [z, y, x]."""
+        source = torch.from_numpy(volume.array).permute(self.axes)
+        flips = [k for k in range(3) if self.flip[k]]
+        weights = [self._weights(k, device) for k in range(3)]
+        weights = [w.flip(1) if k in flips else w for k, w in enumerate(weights)]
+        # slice by slice of the source's slowest axis keeps the peak below one copy of the volume
+        slow = self.axes.index(0)
+        inner = [k for k in range(3) if k != slow]
+        planes = torch.stack(
+            [
+                weights[inner[0]] @ source.select(slow, i).to(device=device, dtype=torch.float32) @ weights[inner[1]].T
+                for i in range(source.shape[slow])
+            ]
+        )
+        rest = torch.einsum("os,sab->oab", weights[slow], planes)
+        return rest.movedim(0, slow).contiguous()
+
+    def give(self, field: torch.Tensor, box: tuple[slice, slice, slice]) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
+        """Interpolate a working field linearly at the source's voxel centres.
+
+        Parameters
+        ----------
+        field : Tensor, shape (nz, ny, nx)
+            Values on the working voxels of `box`.
+        box : tuple of slice
+            Where `field` stands in the working grid.
+
+        Returns
+        -------
+        values : Tensor
+            In source axis order.
+        where : tuple of slice
+            Where `values` stands in the source array.
+        """
+        where: list[slice] = [slice(0)] * 3
+        for k in range(3):
+            ratio = self.source_spacing[k] / self.spacing
+            centre = (np.arange(self.source_shape[k]) + 0.5) * ratio - 0.5
+            inside = np.flatnonzero((centre > box[k].start - 1) & (centre < box[k].stop))
+            at = np.clip(centre[inside], box[k].start, box[k].stop - 1)
+            weight = np.clip(1 - np.abs(np.arange(box[k].start, box[k].stop)[None, :] - at[:, None]), 0, None)
+            matrix = _normalised(weight, field.device)
+            first, last = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
+            if self.flip[k]:
+                matrix = matrix.flip(0)
+                first, last = self.source_shape[k] - last, self.source_shape[k] - first
+            field = torch.tensordot(matrix, field, dims=([1], [k])).movedim(0, k)
+            where[self.axes[k]] = slice(first, last)
+        inverse = [self.axes.index(a) for a in range(3)]
+        return field.permute(inverse).contiguous(), (where[0], where[1], where[2])
+
+    def to_lps(self, zyx: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Map working indices, shape (..., 3) in order [z, y, x], to LPS millimetres, shape (..., 3)."""
+        index = np.asarray(zyx, dtype=np.float64)[..., ::-1]
+        return index @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+
+def _normalised(weight: npt.NDArray[np.float64], device: torch.device) -> torch.Tensor:
+    total = np.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
+    return torch.from_numpy((weight / total).astype(np.float32)).to(device)
