@@ -201,7 +201,7 @@ class _Server(ThreadedAssociationServer):
         """Say nothing: a connection that broke before its association is no event."""
 
     def service_actions(self) -> None:
-        """Run twice a second: end what died without an event."""
+        """Run a few times a second: end what died without an event."""
         super().service_actions()
         self.sweep()
 
@@ -254,7 +254,7 @@ class Server:
     def __init__(self, server: _Server) -> None:
         self._server = server
         self.host, self.port = server.server_address[:2]
-        self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.5}, daemon=True)
+        self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.25}, daemon=True)
         self._thread.start()
 
     @property

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from pydicom import dcmread
+from pydicom import DataElement, config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
@@ -155,7 +155,8 @@ def find_study(peer: Peer, study_instance_uid: str, timeouts: Timeouts = Timeout
     query = Dataset()
     query.SpecificCharacterSet = "ISO_IR 192"
     query.QueryRetrieveLevel = "STUDY"
-    query.StudyInstanceUID = study_instance_uid
+    # unchecked: the UID is the scanner's, and a warning would quote it
+    query.add(DataElement("StudyInstanceUID", "UI", study_instance_uid, validation_mode=config.IGNORE))
     query.PatientID = query.IssuerOfPatientID = query.AccessionNumber = query.PatientName = ""
     try:
         association = _associate(peer, [build_context(STUDY_ROOT_FIND)], timeouts)

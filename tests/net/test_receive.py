@@ -26,6 +26,7 @@ from config.settings import Dicom, Peer
 from dicom_io.contexts import STILL_IMAGE_SYNTAXES, STORAGE_CLASSES
 from dicom_io.read import digest_dataset
 from node.receive import allowance
+from node.spool import journals
 
 pytestmark = pytest.mark.sockets
 
@@ -254,6 +255,7 @@ def test_a_journal_that_cannot_be_written_is_answered(
     make_slice: Callable[..., Dataset],
     encode: Callable[[Dataset], bytes],
     monkeypatch: pytest.MonkeyPatch,
+    until: Callable[..., None],
 ) -> None:
     node = listen()
     data = encode(make_slice(SOPInstanceUID="2.25.1"))
@@ -262,6 +264,7 @@ def test_a_journal_that_cannot_be_written_is_answered(
         raise OSError(5, "broken")
 
     with talk(node.port) as peer:
+        until(lambda: node.kinds == ["association-open"])
         with monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", broken)
             assert peer.store(data) == 0xA700
@@ -405,6 +408,44 @@ def test_queries_are_not_offered(listen: Callable[..., Any]) -> None:
     )
     assert [str(context.abstract_syntax) for context in association.accepted_contexts] == ["1.2.840.10008.1.1"]
     association.release()
+
+
+def test_an_association_that_cannot_be_recorded_does_not_run(
+    listen: Callable[..., Any], talk: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, until: Callable[..., None]
+) -> None:
+    node = listen()
+
+    def broken(_descriptor: int) -> None:
+        raise OSError(5, "broken")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    with talk(node.port) as peer:
+        until(lambda: not peer.association.is_established)
+
+
+def test_no_log_line_names_a_patient(
+    listen: Callable[..., Any],
+    talk: Callable[..., Any],
+    make_slice: Callable[..., Dataset],
+    encode: Callable[[Dataset], bytes],
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    until: Callable[..., None],
+) -> None:
+    node = listen()
+    secret = {"PatientName": "Secret^Name", "PatientID": "SECRETID", "AccessionNumber": "SECRETACC"}
+    first = make_slice(SOPInstanceUID="2.25.1", **secret)
+    with talk(node.port) as peer:
+        assert peer.store(encode(first)) == 0x0000
+        assert peer.store(encode(make_slice(SOPInstanceUID="2.25.1", **secret, StationName="X"))) == 0x0000
+        assert peer.store(encode(make_slice(SOPInstanceUID="2.25.2", **secret))) == 0xA900
+        assert peer.store(encode(first)[:-300] + b"\xff" * 200) == 0x0000
+    until(lambda: "association-released" in node.kinds)
+    out, err = capfd.readouterr()
+    assert "receive.refused" in out + err
+    assert "secret" not in (out + err + caplog.text).lower()
+    journal = "".join(path.read_text(encoding="utf-8") for path in journals(node.data_dir))
+    assert "secret" not in journal.lower()
 
 
 @pytest.mark.data

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import dcmread
+from pydicom import DataElement, config, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.events import Event
@@ -287,6 +287,15 @@ def test_the_study_is_found_with_whose_it_is(pacs: LoopbackPacs, write_slice: Ca
     assert found.patient_name == name
     assert "王" not in repr(found)
     assert find_study(peer(pacs.port), "2.25.404") == ()
+
+
+def test_a_study_whose_uid_breaks_the_rules_is_found_too(pacs: LoopbackPacs, write_slice: Callable[..., Path]) -> None:
+    source = write_slice()
+    with dcmread(source) as ds:
+        ds.add(DataElement("StudyInstanceUID", "UI", "1.02.A", validation_mode=config.IGNORE))
+        ds.save_as(source)
+    assert [report.status for report in store(peer(pacs.port), [source])] == [0]
+    assert [found.patient_id for found in find_study(peer(pacs.port), "1.02.A")] == ["P1"]
 
 
 def test_a_peer_without_queries_says_so() -> None:
