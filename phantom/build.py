@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from phantom import trees
 from phantom.anatomy import TABLE, Anatomy, Side, lung_points
 from phantom.grid import Grid, Plane, directions
-from phantom.lesions import Choice, Truth, measure, plant
+from phantom.lesions import Truth, measure
+from phantom.planting import Choice, plant
 from phantom.render import Scene, expose
 
 IMAGE = TABLE["image"]
@@ -160,7 +161,7 @@ def build(
     seed : int
         Patient, lesions and noise follow from it; acquisition parameters change none of the first two.
     lesions : {"standard", "clear", "none"}
-        See `phantom.lesions.plant`.
+        See `phantom.planting.plant`.
     plane : {"axial", "coronal", "sagittal", "oblique"}
         Direction of the slices.
     thickness_mm, spacing_mm : float, optional

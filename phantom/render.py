@@ -245,16 +245,14 @@ def expose(
     fine = min(5, 1 + 2 * int(np.ceil((max(spacing, thickness_mm) / 1.7 - 1) / 2)) if spacing > 1.7 else 1)
     sigma = TABLE["image"]["psf_sigma"]
     weights = profile(spacing / fine, thickness_mm, sigma)
-    halo = len(weights) // 2 - (fine - 1) // 2
-    halo = max(halo, 0)
+    halo = max(len(weights) // 2 - (fine - 1) // 2, 0)
     slab = grid.slab(start, stop, fine, halo)
     hu, lung, lesion = paint(scene, slab)
     middle = slice(halo + (fine - 1) // 2, halo + (stop - start) * fine, fine)
     out = np.zeros((stop - start, *grid.shape[1:]), np.float32)
     first = middle.start - len(weights) // 2
     for k, weight in enumerate(weights):
-        at = [min(max(first + k + fine * i, 0), len(hu) - 1) for i in range(stop - start)]
-        out += np.float32(weight) * hu[at]
+        out += np.float32(weight) * hu[first + k : first + k + fine * (stop - start - 1) + 1 : fine]
     blur_y, blur_x = kernel(sigma / row), kernel(sigma / column)
     gain = float(np.sqrt((blur_y.astype(float) ** 2).sum() * (blur_x.astype(float) ** 2).sum()))
     for i, seed in enumerate(seeds):

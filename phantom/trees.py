@@ -1,6 +1,7 @@
 """Tubes: vessels, airways, ribs, and how they are drawn."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,9 +91,11 @@ def vessels(anatomy: Anatomy, rng: np.random.Generator) -> Tubes:
                 start, region, radius = todo.pop()
                 middle = region.mean(0)
                 end = start + (middle - start) * rng.uniform(0.42, 0.62)
-                bend = (start + end) / 2 + rng.normal(0, 0.06, 3) * np.linalg.norm(end - start)
-                pieces.append((start, bend, radius, radius * 0.96))
-                pieces.append((bend, end, radius * 0.96, radius * 0.92))
+                points_on = [start, end]
+                if radius > 1.2:  # the bend of a thinner branch would not be seen
+                    points_on.insert(1, (start + end) / 2 + rng.normal(0, 0.06, 3) * np.linalg.norm(end - start))
+                for a, b in pairwise(points_on):
+                    pieces.append((a, b, radius, radius * 0.95))
                 if radius < table["end_radius"] or len(region) < 6:
                     continue
                 for half in _halves(region, end - start, rng):
@@ -110,8 +113,9 @@ def _halves(
     across = centred - 0.7 * np.outer(centred @ u, u)
     axis = np.linalg.eigh(across.T @ across)[1][:, 2]
     place = across @ axis
-    cut = np.quantile(place, rng.uniform(0.36, 0.64))
-    return region[place <= cut], region[place > cut]
+    middle = int(len(place) * rng.uniform(0.36, 0.64))
+    cut = np.partition(place, middle)[middle]
+    return region[place < cut], region[place >= cut]
 
 
 def airways(anatomy: Anatomy) -> Tubes:

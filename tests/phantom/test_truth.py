@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.ndimage import binary_dilation, distance_transform_edt
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
 
 import phantom
 from phantom import Phantom
 from phantom.anatomy import HU, TABLE, Anatomy, lung_points
 from phantom.build import _scene
-from phantom.lesions import plant
+from phantom.planting import plant
 from phantom.render import expose
 from phantom.trees import vessels
 
@@ -26,7 +26,7 @@ def _healthy_hu(y_mm: float) -> float:
     return HU["lung_front"] + (HU["lung_back"] - HU["lung_front"]) * np.clip((y_mm + 85) / 170, 0, 1)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [2])
 def test_half_way_threshold_finds_each_volume_without_vessels_and_noise(seed: int) -> None:
     built = phantom.build(seed, lesions="clear", thickness_mm=2.5, matrix=256, noise_hu=0)
     scene, _ = _scene(seed, "clear")
@@ -111,7 +111,8 @@ def test_densities(standard: Phantom) -> None:
     assert -880 < front < back - 20 < -800
     for number, item in enumerate(standard.objects, 1):
         if item.volume_cm3 > 10:
-            assert np.median(array[standard.lesion == number]) == pytest.approx(item.hu, abs=25)
+            core = binary_erosion(standard.lesion == number, np.ones((1, 3, 3)), iterations=2)
+            assert np.median(array[core]) == pytest.approx(item.hu, abs=20)
     liver = (np.array([-70.0, -10.0, -118.0]) - standard.affine[:3, 3]) / np.diag(standard.affine)[:3]
     x0, y0, z0 = liver.round().astype(int)
     patch = array[z0 - 1 : z0 + 2, y0 - 5 : y0 + 6, x0 - 5 : x0 + 6]
@@ -119,7 +120,7 @@ def test_densities(standard: Phantom) -> None:
     assert patch.std() == pytest.approx(20, rel=0.15)
 
 
-@pytest.mark.parametrize("seed", range(40, 52))
+@pytest.mark.parametrize("seed", range(40, 46))
 def test_any_seed_gives_lungs_of_human_size_and_room_for_lesions(seed: int) -> None:
     anatomy = Anatomy.draw(np.random.default_rng([seed, 1]))
     right, left = (len(lung_points(anatomy, side)) * 0.064 for side in (-1, 1))
@@ -129,6 +130,15 @@ def test_any_seed_gives_lungs_of_human_size_and_room_for_lesions(seed: int) -> N
     wide = tubes.points(TABLE["lesions"]["vessel_radius"])
     for choice, count in (("standard", 9), ("clear", 9)):
         assert len(plant(np.random.default_rng([seed, 2]), anatomy, wide, choice)[1]) == count
+
+
+def test_slabs_join_without_a_seam(standard: Phantom) -> None:
+    scene, _ = _scene(1, "standard")
+    whole = expose(scene, standard.grid, 20, 24, 5.0, 20.0, [[1, 4, z] for z in range(20, 24)])
+    part = expose(scene, standard.grid, 22, 23, 5.0, 20.0, [[1, 4, 22]])
+    assert np.abs(whole[0][2].astype(int) - part[0][0]).max() <= 1
+    assert (whole[1][2] == part[1][0]).all()
+    assert np.abs(whole[0].astype(int) - standard.array[20:24]).max() <= 1
 
 
 def test_lungs_are_covered_with_a_margin(standard: Phantom) -> None:
@@ -146,11 +156,11 @@ def test_lungs_are_covered_with_a_margin(standard: Phantom) -> None:
         {"plane": "oblique"},
         {"feet_first": True},
         {"tilt_deg": 14.0},
-        {"matrix": (120, 150)},
+        {"matrix": (90, 112)},
     ],
 )
 def test_every_acquisition_shows_the_same_patient(standard: Phantom, how: dict[str, Any]) -> None:
-    other = phantom.build(1, **{"thickness_mm": 5.0, "matrix": 128, **how})
+    other = phantom.build(1, **{"thickness_mm": 6.0, "matrix": 112, **how})
     normal = np.cross(other.affine[:3, 0], other.affine[:3, 1])
     assert other.affine[:3, 2] @ normal > 0
     assert [item.centroid_mm for item in other.objects] == [item.centroid_mm for item in standard.objects]
