@@ -77,7 +77,9 @@ def wrap(text: str, size: int, width: int, lines: int) -> Sequence[str]:
     """Break text at spaces, Chinese anywhere; what does not fit into `lines` ends in an ellipsis."""
     words: list[str] = []
     for character in text:
-        if (words and not words[-1].endswith(" ") and ord(character) < 0x2E80 and not _wide(words[-1])) or (words and character in "，。；：、）！"):
+        if (words and not words[-1].endswith(" ") and ord(character) < 0x2E80 and not _wide(words[-1])) or (
+            words and character in "，。；：、）！"
+        ):
             words[-1] += character
         else:
             words.append(character)
