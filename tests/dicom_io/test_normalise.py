@@ -173,7 +173,7 @@ def test_undeclared_bytes_are_passed_on_untouched_and_never_guessed(
 
 
 def test_highdicom_passes_undeclared_bytes_on_untouched(make_header: Header, save_slice: Save) -> None:
-    raw = "张伟".encode("gb18030")
+    raw = "张^伟".encode("gb18030")
     result = normalise(with_name_bytes(save_slice, make_header(SpecificCharacterSet=None), raw))
     for made in (segmentation(result), report(result)):
         buffer = io.BytesIO()

@@ -15,6 +15,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+import phantom
 from dicom_io.errors import DicomIOError, GeometryError, PixelError
 from dicom_io.limits import LIMITS
 from dicom_io.model import Instance
@@ -70,6 +71,42 @@ def test_the_affine_of_a_tilted_stack_leans_with_the_gantry(make_slice: Make) ->
     volume = load(*[make_slice(k + 1, (0, 0, 5.0 * k), ImageOrientationPatient=orientation) for k in range(3)])
     np.testing.assert_allclose(volume.affine @ [0, 0, 2, 1], [0, 0, 10, 1], atol=1e-9)
     assert abs(np.linalg.det(volume.affine)) == pytest.approx(0.75 * 0.5 * 5 * 0.96)
+
+
+@pytest.mark.parametrize(
+    ("options", "plane", "tilt"),
+    [
+        ({"plane": "axial"}, "axial", 0),
+        ({"plane": "coronal"}, "coronal", 0),
+        ({"plane": "sagittal"}, "sagittal", 0),
+        ({"plane": "oblique"}, "oblique", 0),
+        ({"plane": "axial", "feet_first": True}, "axial", 0),
+        ({"plane": "axial", "tilt_deg": 15.0}, "axial", 15),
+        ({"plane": "axial", "duplicates": (3,), "shuffle": True}, "axial", 0),
+    ],
+)
+def test_a_phantom_comes_back_on_its_own_grid(tmp_path: Path, options: dict[str, Any], plane: str, tilt: float) -> None:
+    made = phantom.build(3, lesions="none", slices=9, matrix=32, noise_hu=0, **options)
+    phantom.write(made, tmp_path)
+    found = [f.instance for f in discover([tmp_path / "dicom"], tmp_path) if f.instance]
+    stack = build_stack(found)
+    assert (stack.plane, stack.tilt_deg) == (plane, pytest.approx(tilt, abs=1e-3))
+    assert len(stack.duplicates) == len(options.get("duplicates", ()))
+    volume = load_volume(stack)
+    np.testing.assert_allclose(volume.affine, made.affine, atol=1e-5)
+    np.testing.assert_array_equal(volume.array, made.array)
+
+
+def test_a_phantom_with_two_frames_of_reference_or_a_gap_is_refused(tmp_path: Path) -> None:
+    for name, options, code in (
+        ("frames", {"mixed_frame_of_reference": True}, "mixed-frames-of-reference"),
+        ("gap", {"gaps": (4,)}, "slices-missing"),
+    ):
+        phantom.write(phantom.build(3, lesions="none", slices=9, matrix=32, **options), tmp_path / name)  # type: ignore[arg-type]  # each option has its own type
+        found = [f.instance for f in discover([tmp_path / name / "dicom"], tmp_path) if f.instance]
+        with pytest.raises(GeometryError) as caught:
+            load(*found)
+        assert caught.value.reason.code == code
 
 
 def test_each_slice_is_rescaled_by_its_own_header(make_slice: Make) -> None:
