@@ -14,6 +14,7 @@ from phantom.anatomy import TABLE
 
 LIMITS: dict[str, float] = TABLE["compare"]
 SIDES = ((1, "right_lung"), (2, "left_lung"))
+Box = tuple[slice, ...]
 Lesions = NDArray[np.integer[Any]] | Sequence[tuple[str, NDArray[np.bool_]]]
 
 
@@ -160,24 +161,26 @@ def compare(truth: Path, lungs: NDArray[np.uint8], lesions: Lesions, *, withheld
     anywhere = lungs > 0
     for _, mask in found:
         anywhere = anywhere | mask
-    counts = np.bincount(planted.ravel(), minlength=len(document["objects"]) + 1)
+    size = len(document["objects"]) + 1
+    counts, mine, both, kept = (
+        np.bincount(labels, minlength=size)
+        for labels in (planted.ravel(), parts.ravel(), planted[parts == planted], planted[anywhere])
+    )
     rows = []
     for number, item in enumerate(document["objects"], 1):
-        mine, there = parts == number, planted == number
-        volume, seen = float(item["volume_cm3"]), float(mine.sum() * voxel_cm3)
-        both = int((mine & there).sum())
-        dice = 2 * both / max(int(mine.sum()) + int(counts[number]), 1)
-        kept = float((there & anywhere).sum() / counts[number]) if counts[number] else 0.0
-        whole = counts[number] * voxel_cm3 > LIMITS["whole"] * volume
+        volume, seen = float(item["volume_cm3"]), float(mine[number] * voxel_cm3)
+        dice = 2 * float(both[number]) / max(int(mine[number] + counts[number]), 1)
+        share = float(kept[number] / max(int(counts[number]), 1))
+        whole = bool(counts[number] * voxel_cm3 > LIMITS["whole"] * volume)
         opacity = item["kind"] in ("ground_glass", "consolidation")
         required = opacity and whole and volume >= LIMITS["least_cm3"] and not item["touches_chest_wall"]
         error = seen / volume - 1
         ok = not required or (abs(error) <= LIMITS["volume_error"] and dice >= LIMITS["lesion_dice"])
         if item["lobar"] and whole:
-            ok = ok and (withheld or kept >= LIMITS["lobar_kept"])
+            ok = ok and (withheld or share >= LIMITS["lobar_kept"])
         rows.append(
             ObjectRow(
-                number, item["kind"], item["site"], volume, round(seen, 3), round(error, 4), round(dice, 4), round(kept, 4),
+                number, item["kind"], item["site"], volume, round(seen, 3), round(error, 4), round(dice, 4), round(share, 4),
                 tuple(sorted(names[number])) if number in names else (), required, bool(item["lobar"]), ok,
             )
         )  # fmt: skip
@@ -210,23 +213,42 @@ def _assign(
     places = find_objects(planted)
     for name, mask in found:
         claimed |= mask
-        pieces, _ = label(mask)
-        for n, box in enumerate(find_objects(pieces), 1):
-            piece = pieces[box] == n
+        window = _bounds(mask)
+        pieces, _ = label(mask[window])
+        for n, place in enumerate(find_objects(pieces), 1):
+            piece = pieces[place] == n
+            box = tuple(slice(p.start + w.start, p.stop + w.start) for p, w in zip(place, window, strict=True))
             touched = [int(k) for k in np.unique(planted[box][piece]) if k]
             for k in touched:
                 names.setdefault(k, set()).add(name)
             if len(touched) == 1:
                 out[box][piece] = touched[0]
             elif touched:
-                around = _hull([box, *(places[k - 1] for k in touched)])
-                near = np.where(np.isin(planted[around], touched), planted[around], 0)
-                nearest = distance_transform_edt(near == 0, spacing, return_distances=False, return_indices=True)
-                inside = pieces[around] == n
-                out[around][inside] = near[tuple(nearest)][inside]
+                out[box][piece] = _nearest(
+                    planted, touched, _hull([box, *(places[k - 1] for k in touched)]), box, spacing
+                )[piece]
     return out, names, int((claimed & (out == 0)).sum())
 
 
-def _hull(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+def _nearest(
+    planted: NDArray[np.uint8], touched: list[int], around: Box, box: Box, spacing: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Return, for every voxel of `box`, which of the objects `touched` (all within `around`) is nearest."""
+    objects = np.where(np.isin(planted[around], touched), planted[around], 0)
+    index = distance_transform_edt(objects == 0, spacing, return_distances=False, return_indices=True)
+    inner = tuple(slice(b.start - a.start, b.stop - a.start) for a, b in zip(around, box, strict=True))
+    return np.asarray(objects[tuple(index)][inner], np.uint8)
+
+
+def _bounds(mask: NDArray[np.bool_]) -> Box:
+    """Return the box that holds a mask; empty at the origin for an empty one."""
+    out = []
+    for axis in range(3):
+        used = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
+        out.append(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0))
+    return tuple(out)
+
+
+def _hull(boxes: Sequence[Box]) -> Box:
     axes = zip(*boxes, strict=True)
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in axes)

@@ -99,7 +99,7 @@ class _Chest:
         points = lung_points(self.anatomy, side)
         hilum = np.array(self.anatomy.hilum(side))
         volume = self.rng.uniform(*span)
-        for attempt in range(600):
+        for attempt in range(400):
             lesion = _draw(self.rng, kind, side, points[self.rng.integers(len(points))], volume)
             if attempt % 100 == 99:
                 volume = span[0] + (volume - span[0]) * 0.5

@@ -112,3 +112,19 @@ def test_what_touches_nothing_planted_is_extra(folder: Path, standard: Phantom) 
 def test_masks_of_another_shape_are_refused(folder: Path, standard: Phantom) -> None:
     with pytest.raises(ValueError, match="lungs: mask of shape"):
         compare(folder, standard.lung[:-1], _masks(standard))
+
+
+def test_a_clean_chest_and_an_empty_mask_compare(tmp_path: Path) -> None:
+    clean = phantom.build(4, lesions="none", slices=12, matrix=48)
+    folder = phantom.write(clean, tmp_path)
+    seen = compare(folder, clean.lung, [("opacity 1", np.zeros(clean.lung.shape, bool))])
+    assert seen.ok
+    assert json.dumps(seen.as_json())
+
+
+def test_objects_that_the_images_cut_off_are_reported_but_not_required(tmp_path: Path) -> None:
+    cut = phantom.build(1, slices=12, thickness_mm=3.0, matrix=64)
+    folder = phantom.write(cut, tmp_path)
+    seen = compare(folder, cut.lung, [])
+    assert json.dumps(seen.as_json())
+    assert not any(row.required for row in seen.objects if not (cut.lesion == row.number).any())
