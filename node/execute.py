@@ -21,6 +21,7 @@ from pipeline.api import Analysis, Considered, Pipeline, Selection
 from pipeline.errors import NotAnalysed, PipelineError
 from pipeline.result import Finding
 from sr_writer import gate, write
+from sr_writer.considered import Considered as Note
 from sr_writer.gate import Refusal
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
@@ -221,7 +222,7 @@ class _Job:
         written = write.write_card(
             reason, "failed" if outcome == "failed" else "not_analysed", self.study, identity, self.context.writer,
             self.folder, self.context.now, self.context.revision, self.context.predecessors,
-            tuple(write.Considered(c.series_instance_uid, c.reason) for c in self.considered),
+            tuple(Note(c.series_instance_uid, c.reason) for c in self.considered),
         )  # fmt: skip
         passing("job.written")
         return self._gated(written, self.inputs)

@@ -1,6 +1,7 @@
 """``pacs-ai-node phantom``: a chest CT whose truth is known."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -27,8 +28,8 @@ from node.cli.common import common_options, print_json
 def command(
     out: Path,
     seed: int,
-    lesions: str,
-    plane: str,
+    lesions: Literal["none", "standard", "clear"],
+    plane: Literal["axial", "coronal", "sagittal", "oblique"],
     thickness: float | None,
     slices: int | None,
     matrix: int,
@@ -46,7 +47,7 @@ def command(
     try:
         made = phantom.build(
             seed, lesions=lesions, plane=plane, thickness_mm=thickness, slices=slices, matrix=matrix, patient_name=patient_name,
-        )  # fmt: skip  # click has checked the choices
+        )  # fmt: skip
         phantom.write(made, out)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
