@@ -82,7 +82,10 @@ class StoreReport:
 
 @dataclass(frozen=True, slots=True)
 class FoundStudy:
-    """One match of a study query; absent values are empty."""
+    """One match of a study query; absent values are empty.
+
+    The name may lack characters that the study has: a PACS answers in a character set of its own choice.
+    """
 
     study_instance_uid: str
     patient_id: str

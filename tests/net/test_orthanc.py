@@ -1,0 +1,76 @@
+"""The sender against other people's PACS: Orthanc as Debian ships it."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dicom_io.errors import NetworkError
+from dicom_io.scu import Peer, echo, find_study, store
+
+pytestmark = pytest.mark.conformance
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path, until: Callable[..., None]) -> Iterator[Peer]:
+    program = shutil.which("Orthanc")
+    if program is None:
+        pytest.skip("Orthanc is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    configuration = {
+        "StorageDirectory": str(tmp_path / "orthanc"),
+        "IndexDirectory": str(tmp_path / "orthanc"),
+        "DicomPort": port,
+        "DicomAet": "ORTHANC",
+        "DicomCheckCalledAet": True,
+        "HttpServerEnabled": False,
+        "Plugins": [],
+        "DicomModalities": {"node": ["PACSAINODE", "127.0.0.1", 104]},
+    }
+    file = tmp_path / "orthanc.json"
+    file.write_text(json.dumps(configuration))
+    peer = Peer("127.0.0.1", port, "ORTHANC", "PACSAINODE")
+
+    def answers() -> bool:
+        try:
+            echo(peer)
+        except NetworkError:
+            return False
+        return True
+
+    with subprocess.Popen([program, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(answers, 30)
+            yield peer
+        finally:
+            process.terminate()
+
+
+def test_objects_go_there_without_stalls_and_the_study_is_found(
+    orthanc: Peer, write_slice: Callable[..., Path]
+) -> None:
+    name = "Wang^XiaoDong=王^小东"
+    sources = [
+        write_slice(SpecificCharacterSet="ISO_IR 192", PatientName=name, StudyDate="20260101") for _ in range(60)
+    ]
+    begun = time.monotonic()
+    reports = list(store(orthanc, sources))
+    taken = time.monotonic() - begun
+    assert [report.status for report in reports] == [0] * 60
+    assert taken < 60 * 0.04, "40 ms an object is Nagle's algorithm against delayed acknowledgements"
+    [found] = find_study(orthanc, "2.25.900")
+    assert (found.patient_id, found.accession_number) == ("P1", "A1")
+    assert found.patient_name.startswith("Wang^XiaoDong"), "Orthanc answers in Latin-1 and drops the rest"
+    assert find_study(orthanc, "2.25.404") == ()
+
+
+def test_a_title_that_is_not_its_own_is_rejected(orthanc: Peer) -> None:
+    with pytest.raises(NetworkError) as caught:
+        echo(Peer(orthanc.host, orthanc.port, "SOMEONE", "PACSAINODE"))
+    assert caught.value.reason.code == "association-rejected"
