@@ -162,9 +162,10 @@ def compare(truth: Path, lungs: NDArray[np.uint8], lesions: Lesions, *, withheld
     for _, mask in found:
         anywhere = anywhere | mask
     size = len(document["objects"]) + 1
+    there = planted[planted > 0]
     counts, mine, both, kept = (
         np.bincount(labels, minlength=size)
-        for labels in (planted.ravel(), parts.ravel(), planted[parts == planted], planted[anywhere])
+        for labels in (there, parts[parts > 0], there[parts[planted > 0] == there], there[anywhere[planted > 0]])
     )
     rows = []
     for number, item in enumerate(document["objects"], 1):
@@ -241,11 +242,11 @@ def _nearest(
 
 
 def _bounds(mask: NDArray[np.bool_]) -> Box:
-    """Return the box that holds a mask; empty at the origin for an empty one."""
+    """Return the box that holds a mask; one voxel at the origin if there is none."""
     out = []
     for axis in range(3):
         used = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
-        out.append(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0))
+        out.append(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1))
     return tuple(out)
 
 
