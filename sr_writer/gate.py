@@ -6,8 +6,9 @@ and sides of segmentations; `sr_writer.gate_sr` numbers and outlines of reports.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
@@ -60,43 +61,36 @@ def check(
                 objects[n] = dcmread(artifact.path)
             except Exception as error:  # noqa: BLE001 - whatever a broken file makes the reader raise is a refusal
                 refusals.append(Refusal(artifact, REASONS("object-unreadable", what=type(error).__name__)))
+        frames: dict[str, gate_seg.Frames] = {}
         for n, ds in objects.items():
-            others = {
-                str(objects[k].get("SOPInstanceUID")): str(objects[k].get("SOPClassUID")) for k in objects if k != n
-            }
-            others |= {p.sop_instance_uid: p.sop_class_uid for p in known}
-            refusals += [Refusal(artifacts[n], reason) for reason in _distinct(ds, raw, others, artifacts[n])]
-        refusals += _reports(artifacts, objects, raw)
+            reasons = _run(partial(_checks, n, artifacts, objects, raw, known, frames))
+            refusals += [Refusal(artifacts[n], reason) for reason in reasons]
     return tuple(refusals)
 
 
-def _distinct(ds: FileDataset, raw: Sources, others: dict[str, str], artifact: Artifact) -> list[Reason]:
-    """Return everything wrong with one object by itself, each code once."""
-    checks: list[Callable[[], Iterator[Reason]]] = [
-        lambda: gate_object.check(ds, raw, others, (artifact.sop_instance_uid, artifact.sop_class_uid))
-    ]
+def _checks(
+    n: int, artifacts: Sequence[Artifact], objects: Mapping[int, FileDataset], raw: Sources,
+    known: Sequence[Predecessor], frames: dict[str, gate_seg.Frames],
+) -> Iterator[Reason]:  # fmt: skip
+    """Yield everything wrong with object `n`; segmentations come before the reports that refer to them."""
+    ds, artifact = objects[n], artifacts[n]
+    others = {str(o.get("SOPInstanceUID")): str(o.get("SOPClassUID")) for k, o in objects.items() if k != n}
+    others |= {p.sop_instance_uid: p.sop_class_uid for p in known}
+    yield from gate_object.check(ds, raw, others, (artifact.sop_instance_uid, artifact.sop_class_uid))
     if artifact.kind == "seg":
-        checks.append(lambda: gate_seg.check(ds, raw))
-    return _run(checks)
+        frames[artifact.sop_instance_uid] = gate_seg.frames_of(ds)
+        yield from gate_seg.check(ds, frames[artifact.sop_instance_uid], raw)
+    if artifact.kind == "sr":
+        beside = {a.sop_instance_uid: objects[k] for k, a in enumerate(artifacts) if a.sop_instance_uid in frames}
+        yield from gate_sr.check(ds, raw, beside, frames)
 
 
-def _reports(artifacts: Sequence[Artifact], objects: dict[int, FileDataset], raw: Sources) -> list[Refusal]:
-    """Return everything wrong between reports and the segmentation beside them."""
-    segmentations = {str(ds.get("SOPInstanceUID")): ds for n, ds in objects.items() if artifacts[n].kind == "seg"}
-    out = []
-    for n, ds in objects.items():
-        if artifacts[n].kind == "sr":
-            reasons = _run([lambda ds=ds: gate_sr.check(ds, raw, segmentations)])  # type: ignore[misc]
-            out += [Refusal(artifacts[n], reason) for reason in reasons]
-    return out
-
-
-def _run(checks: Sequence[Callable[[], Iterator[Reason]]]) -> list[Reason]:
+def _run(check: Callable[[], Iterator[Reason]]) -> list[Reason]:
+    """Return what a check finds, each code once; a check that breaks is itself a finding."""
     found: dict[str, Reason] = {}
-    for run in checks:
-        try:
-            for reason in run():
-                found.setdefault(reason.code, reason)
-        except Exception as error:  # noqa: BLE001 - an object that breaks a check must not leave, whatever broke
-            found.setdefault("object-unreadable", REASONS("object-unreadable", what=type(error).__name__))
+    try:
+        for reason in check():
+            found.setdefault(reason.code, reason)
+    except Exception as error:  # noqa: BLE001 - an object that breaks a check must not leave, whatever broke
+        found.setdefault("object-unreadable", REASONS("object-unreadable", what=type(error).__name__))
     return list(found.values())

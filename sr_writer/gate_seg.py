@@ -31,11 +31,17 @@ class Frames:
         Rows, columns.
     index : Mapping[tuple[int, str], int]
         (segment number, SOP Instance UID of the slice) to frame.
+    positions : ndarray, float64, shape (frames, 3)
+        Image Position (Patient) of every frame.
+    sources : tuple[tuple[str, str], ...]
+        SOP Class and SOP Instance UID of the one slice that each frame was derived from.
     """
 
     bits: npt.NDArray[np.uint8]
     shape: tuple[int, int]
     index: Mapping[tuple[int, str], int]
+    positions: npt.NDArray[np.float64]
+    sources: tuple[tuple[str, str], ...]
 
     def plane(self, frame: int) -> npt.NDArray[np.uint8]:
         """Return one frame, 0 or 1, shape (rows, columns)."""
@@ -55,14 +61,26 @@ class Frames:
 
 
 def frames_of(ds: Dataset) -> Frames:
-    """Return the frames of a segmentation; of a slice named by several references the first counts."""
+    """Return the frames of a segmentation.
+
+    Raises
+    ------
+    ValueError
+        If a frame does not name exactly one source slice.
+    """
     shared = ds.SharedFunctionalGroupsSequence[0]
-    index = {}
+    index: dict[tuple[int, str], int] = {}
+    positions, sources = [], []
     for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
         identification = group.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence
-        source = group.DerivationImageSequence[0].SourceImageSequence[0]
-        index[int(identification[0].ReferencedSegmentNumber), str(source.ReferencedSOPInstanceUID)] = k
-    return Frames(np.frombuffer(ds.PixelData, np.uint8), (int(ds.Rows), int(ds.Columns)), index)
+        named = [s for d in group.DerivationImageSequence for s in d.SourceImageSequence]
+        if len(named) != 1:
+            raise ValueError(f"frame {k + 1} names {len(named)} source slices")
+        sources.append((str(named[0].ReferencedSOPClassUID), str(named[0].ReferencedSOPInstanceUID)))
+        positions.append([float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient])
+        index[int(identification[0].ReferencedSegmentNumber), sources[-1][1]] = k
+    bits = np.frombuffer(ds.PixelData, np.uint8)
+    return Frames(bits, (int(ds.Rows), int(ds.Columns)), index, np.array(positions), tuple(sources))
 
 
 def voxel_volume_mm3(ds: Dataset) -> float:
@@ -71,9 +89,8 @@ def voxel_volume_mm3(ds: Dataset) -> float:
     return float(measures.PixelSpacing[0]) * float(measures.PixelSpacing[1]) * float(measures.SpacingBetweenSlices)
 
 
-def check(ds: Dataset, raw: Sources) -> Iterator[Reason]:
+def check(ds: Dataset, frames: Frames, raw: Sources) -> Iterator[Reason]:
     """Yield what is wrong with a segmentation."""
-    frames = frames_of(ds)
     used = {uid for _, uid in frames.index}
     unknown = used - set(raw.slices)
     if unknown:
@@ -82,7 +99,7 @@ def check(ds: Dataset, raw: Sources) -> Iterator[Reason]:
     if {raw.slices[uid].frame_of_reference_uid for uid in used} != {str(ds.get("FrameOfReferenceUID") or "")}:
         yield REASONS("frame-of-reference-differs")
     yield from _grid(ds, raw, used)
-    yield from _positions(ds, raw)
+    yield from _positions(frames, raw)
     yield from _segments(ds, frames)
     yield from _sides(ds, frames, raw)
 
@@ -106,16 +123,13 @@ def _grid(ds: Dataset, raw: Sources, used: set[str]) -> Iterator[Reason]:
             yield REASONS("geometry-differs", what="SpacingBetweenSlices")
 
 
-def _positions(ds: Dataset, raw: Sources) -> Iterator[Reason]:
-    for group in ds.PerFrameFunctionalGroupsSequence:
-        sources = group.DerivationImageSequence[0].SourceImageSequence
-        position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
-        source = raw.slices[str(sources[0].ReferencedSOPInstanceUID)]
-        if sources[0].ReferencedSOPClassUID != source.sop_class_uid:
-            yield REASONS("reference-dangling", what="SourceImageSequence")
-        if len(sources) != 1 or len(source.position) != 3 or np.abs(position - source.position).max() > TOLERANCE_MM:
-            yield REASONS("position-differs")
-            return
+def _positions(frames: Frames, raw: Sources) -> Iterator[Reason]:
+    slices = [raw.slices[uid] for _, uid in frames.sources]
+    if any(s.sop_class_uid != sop_class for s, (sop_class, _) in zip(slices, frames.sources, strict=True)):
+        yield REASONS("reference-dangling", what="SourceImageSequence")
+    expected = np.array([s.position for s in slices if len(s.position) == 3])
+    if expected.shape != frames.positions.shape or np.abs(frames.positions - expected).max() > TOLERANCE_MM:
+        yield REASONS("position-differs")
 
 
 def _segments(ds: Dataset, frames: Frames) -> Iterator[Reason]:

@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 
 from dicom_io.reason import Reason
 from sr_writer.codes import concept
-from sr_writer.gate_seg import Frames, frames_of, voxel_volume_mm3
+from sr_writer.gate_seg import Frames, voxel_volume_mm3
 from sr_writer.gate_sources import Sources
 from sr_writer.reasons import REASONS
 
@@ -20,13 +20,14 @@ _SEGMENT, _VOLUME = "121191", "118565006"
 _PER_MM3 = {"mm3": 1.0, "cm3": 1000.0}
 
 
-def check(ds: Dataset, raw: Sources, segmentations: Mapping[str, Dataset]) -> Iterator[Reason]:
-    """Yield what is wrong between a report, its images and the segmentations beside it."""
+def check(
+    ds: Dataset, raw: Sources, segmentations: Mapping[str, Dataset], frames: Mapping[str, Frames]
+) -> Iterator[Reason]:
+    """Yield what is wrong between a report, its images and the segmentations beside it (by SOP Instance UID)."""
     groups = [g for c in _named(ds, _MEASUREMENTS) for g in _named(c, _GROUP)]
     if not groups:
         yield REASONS("report-empty")
     yield from _evidence(ds)
-    frames = {uid: frames_of(seg) for uid, seg in segmentations.items()}
     segments = {
         str(s.TrackingUID): (str(s.TrackingID), uid, int(s.SegmentNumber))
         for uid, seg in segmentations.items()

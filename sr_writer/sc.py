@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_io import elements
+from dicom_io.model import Instance
 from pipeline.result import Code
 from sr_writer.codes import coded
 from sr_writer.header import Authorship, finish, new_object
@@ -23,7 +24,7 @@ _SOURCE = Code("121322", "DCM", "Source image for image processing operation")
 
 def build(
     pixels: npt.NDArray[np.uint8],
-    sources: Sequence[Dataset],
+    sources: Sequence[Instance],
     by: Authorship,
     *,
     kind: str,
@@ -37,8 +38,8 @@ def build(
     ----------
     pixels : ndarray, uint8, shape (rows, columns, 3)
         RGB.
-    sources : Sequence[Dataset]
-        Normalised headers of the images that it was made from.
+    sources : Sequence[Instance]
+        The images that it was made from.
     by : Authorship
         Whose, by whom, when.
     kind, what : str
@@ -62,7 +63,7 @@ def build(
     items = []
     for source in sources:
         item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.sop_instance_uid
         item.PurposeOfReferenceCodeSequence = [coded(_SOURCE)]
         items.append(item)
     ds.SourceImageSequence = items

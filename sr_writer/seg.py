@@ -8,7 +8,7 @@ References
 PS3.3 section A.51 (Segmentation IOD), C.8.20.2 (Segmentation Image), C.7.6.16 (Multi-frame Functional Groups).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import highdicom as hd
@@ -24,6 +24,7 @@ from pipeline.result import Code, Mask, Result, Segment
 from sr_writer.codes import coded
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.palette import segment_colours
+from sr_writer.sources import Sources
 
 SERIES_NUMBER = 902
 _SEGMENTATION = Code("113076", "DCM", "Segmentation")
@@ -31,34 +32,35 @@ _SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operati
 _ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
 
 
-def build(result: Result, sources: Mapping[str, Dataset], by: Authorship) -> Dataset:
+def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
     """Return the segmentation of `result`, which has at least one segment.
 
     Parameters
     ----------
     result : Result
         Masks on the source grid.
-    sources : Mapping[str, Dataset]
-        SOP Instance UID to normalised header, for every slice of the result's geometry.
+    sources : Sources
+        Among them every slice of the result's geometry.
     by : Authorship
         Whose, by whom, when.
     """
-    slices = [sources[uid] for uid in result.geometry.sop_instance_uids]
+    uids = result.geometry.sop_instance_uids
+    first = sources.header(uids[0])
     ds = new_object(
         by, kind="seg", sop_class_uid=SegmentationStorage, modality="SEG", series_number=SERIES_NUMBER,
         what="segmentation", variant="binary",
     )  # fmt: skip
-    frames = _frames(result.segments, len(slices), omit_empty=by.options.omit_empty_frames)
-    _image(ds, result, slices[0])
+    frames = _frames(result.segments, len(uids), omit_empty=by.options.omit_empty_frames)
+    _image(ds, result, first)
     if uid := result.geometry.frame_of_reference_uid:
         ds.FrameOfReferenceUID = uid
-        ds.PositionReferenceIndicator = slices[0].get("PositionReferenceIndicator", "")
+        ds.PositionReferenceIndicator = first.get("PositionReferenceIndicator", "")
     colours = segment_colours(result)
     ds.SegmentSequence = [_segment(s, colours[s.number], by) for s in result.segments]
     ds.SegmentsOverlap = "YES" if any(_overlap(a.mask, b.mask) for a, b in combinations(result.segments, 2)) else "NO"
     _dimensions(ds, by)
-    _functional_groups(ds, result, slices, frames)
-    ds.ReferencedSeriesSequence = [_referenced_series(result.series_instance_uid, slices)]
+    _functional_groups(ds, result, sources, frames)
+    ds.ReferencedSeriesSequence = [_referenced_series(result, sources)]
     ds.NumberOfFrames = len(frames)
     ds.PixelData = _packed(result.segments, frames)
     return finish(ds, by)
@@ -158,11 +160,10 @@ def _dimensions(ds: Dataset, by: Authorship) -> None:
     ds.DimensionIndexSequence = items
 
 
-def _functional_groups(
-    ds: Dataset, result: Result, slices: Sequence[Dataset], frames: Sequence[tuple[Segment, int]]
-) -> None:
+def _functional_groups(ds: Dataset, result: Result, sources: Sources, frames: Sequence[tuple[Segment, int]]) -> None:
     """Fill the shared and per-frame groups; what belongs to a slice is built once and stands in each of its frames."""
-    first = slices[0]
+    uids = result.geometry.sop_instance_uids
+    first = sources.header(uids[0])
     shared = Dataset()
     spacing = [float(v) for v in first.PixelSpacing]
     step = result.geometry.voxel_volume_mm3 / (spacing[0] * spacing[1])  # along the normal: a tilted gantry leans
@@ -177,7 +178,7 @@ def _functional_groups(
     shared.PlaneOrientationSequence = [orientation]
     ds.SharedFunctionalGroupsSequence = [shared]
 
-    places = [_slice_elements(header) for header in slices]
+    places = [_slice_elements(uid, sources) for uid in uids]
     identifications = {
         s.number: _sequence("SegmentIdentificationSequence", _identification(s)) for s in result.segments
     }
@@ -194,11 +195,11 @@ def _functional_groups(
     ds.PerFrameFunctionalGroupsSequence = groups
 
 
-def _slice_elements(header: Dataset) -> tuple[DataElement, DataElement]:
+def _slice_elements(uid: str, sources: Sources) -> tuple[DataElement, DataElement]:
     position = Dataset()
-    position.ImagePositionPatient = header.ImagePositionPatient
+    position.ImagePositionPatient = sources.position(uid)
     image = Dataset()
-    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = sources.instances[uid].sop_class_uid, uid
     image.PurposeOfReferenceCodeSequence = [coded(_SOURCE_IMAGE)]
     image.SpatialLocationsPreserved = "YES"
     derivation = Dataset()
@@ -219,13 +220,13 @@ def _sequence(keyword: str, item: Dataset) -> DataElement:
     return holder[keyword]
 
 
-def _referenced_series(series_instance_uid: str, slices: Sequence[Dataset]) -> Dataset:
+def _referenced_series(result: Result, sources: Sources) -> Dataset:
     item = Dataset()
-    item.SeriesInstanceUID = series_instance_uid
+    item.SeriesInstanceUID = result.series_instance_uid
     references = []
-    for header in slices:
+    for uid in result.geometry.sop_instance_uids:
         reference = Dataset()
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sources.instances[uid].sop_class_uid, uid
         references.append(reference)
     item.ReferencedInstanceSequence = references
     return item

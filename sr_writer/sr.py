@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import Comprehensive3DSRStorage
 
+from dicom_io.model import Instance
 from pipeline.result import Code, Measurement, Result
 from sr_writer import codes
 from sr_writer.device import MANUFACTURER, MODEL_NAME
@@ -24,6 +25,7 @@ from sr_writer.header import Authorship, finish, new_object
 from sr_writer.identity import AnalysisIdentity, installation_uid
 from sr_writer.narrative import impression, undetermined
 from sr_writer.outline import Outline, outline, spread_slices
+from sr_writer.sources import Sources
 from sr_writer.tracked import QUALITY_ID, Tracked, tracked
 
 SERIES_NUMBER = 901
@@ -48,7 +50,7 @@ _QUALITY_ASSESSMENT = DicomCode("111050", "DCM", "Quality Assessment")
 
 def build(
     result: Result,
-    sources: Mapping[str, Dataset],
+    sources: Sources,
     by: Authorship,
     segmentation: Dataset | None,
     predecessors: Sequence[Dataset] = (),
@@ -59,8 +61,8 @@ def build(
     ----------
     result : Result
         What to report; a negative one still names lungs and image quality.
-    sources : Mapping[str, Dataset]
-        SOP Instance UID to normalised header, for every input.
+    sources : Sources
+        Every input.
     by : Authorship
         Whose, by whom, when.
     segmentation : Dataset or None
@@ -80,7 +82,7 @@ def build(
         imaging_measurements=groups,
         title=_TITLE,
         language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(_LANGUAGES[by.languages[0]]),
-        referenced_images=[sources[uid] for uid in keys],
+        referenced_images=[sources.header(uid) for uid in keys],
     )
     root = report[0]
     for language in by.languages:
@@ -90,7 +92,7 @@ def build(
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     ds.PerformedProcedureCodeSequence, ds.ReferencedPerformedProcedureStepSequence = [], []
     seg = [] if segmentation is None else [segmentation]
-    ds.CurrentRequestedProcedureEvidenceSequence = _references([*sources.values(), *seg])
+    ds.CurrentRequestedProcedureEvidenceSequence = _references([*map(_reference, sources.instances.values()), *seg])
     if predecessors:
         ds.PredecessorDocumentsSequence = _references(predecessors)
     return finish(ds, by)
@@ -110,17 +112,17 @@ def _observer(identity: AnalysisIdentity) -> sr.ObservationContext:
 
 
 def _groups(
-    thing: Tracked, result: Result, sources: Mapping[str, Dataset], by: Authorship, segmentation: Dataset | None
+    thing: Tracked, result: Result, sources: Sources, by: Authorship, segmentation: Dataset | None
 ) -> list[sr.MeasurementsAndQualitativeEvaluations]:  # fmt: skip
     """Return the planar group of one thing, then the group with its numbers."""
     identity = by.identity
 
     def region(shape: Outline) -> sr.ImageRegion:
-        source = sources[result.geometry.sop_instance_uids[shape.z]]
+        source = sources.instances[result.geometry.sop_instance_uids[shape.z]]
         return sr.ImageRegion(
             graphic_type=sr.GraphicTypeValues.POLYLINE,
             graphic_data=shape.points,
-            source_image=sr.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID),
+            source_image=sr.SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid),
         )
 
     common = {
@@ -164,10 +166,10 @@ def _whether_found(result: Result) -> sr.QualitativeEvaluation:
 
 
 def _quality_group(
-    result: Result, sources: Mapping[str, Dataset], thing: Tracked, by: Authorship, common: Mapping[str, object]
+    result: Result, sources: Sources, thing: Tracked, by: Authorship, common: Mapping[str, object]
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     grade = result.quality.grade
-    source = sources[result.geometry.sop_instance_uids[thing.key.z]]
+    source = sources.instances[result.geometry.sop_instance_uids[thing.key.z]]
     group = sr.MeasurementsAndQualitativeEvaluations(
         qualitative_evaluations=[
             sr.QualitativeEvaluation(_QUALITY_ASSESSMENT, _code(codes.assessment(grade))),
@@ -175,7 +177,7 @@ def _quality_group(
                 _code(codes.concept("quality_grade")), _code(codes.concept(f"grade_{grade.lower()}"))
             ),
         ],
-        source_images=[sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)],
+        source_images=[sr.SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid)],
         **common,
     )
     for found in result.quality.findings:
@@ -208,6 +210,13 @@ def _comment(text: str, language: str, by: Authorship, relationship: str = "CONT
         [sr.CodeContentItem(name=_LANGUAGE, value=_LANGUAGES[language], relationship_type="HAS CONCEPT MOD")]
     )
     return item
+
+
+def _reference(instance: Instance) -> Dataset:
+    ds = Dataset()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = instance.study_instance_uid, instance.series_instance_uid
+    ds.SOPClassUID, ds.SOPInstanceUID = instance.sop_class_uid, instance.sop_instance_uid
+    return ds
 
 
 def _references(instances: Sequence[Dataset]) -> list[Dataset]:

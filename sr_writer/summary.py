@@ -1,6 +1,6 @@
 """The summary picture of a result: key slices with outlines, numbers, quality, and what it must not be used for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -14,6 +14,7 @@ from sr_writer.fonts import has_chinese
 from sr_writer.header import Authorship
 from sr_writer.narrative import conclusion, number
 from sr_writer.palette import segment_colours
+from sr_writer.sources import Sources
 from sr_writer.tiles import View, key_views, reformat_view, render
 
 LEFT, GAP, TILE = 24, 10, 284
@@ -62,9 +63,9 @@ def frame(title_name: str, by: Authorship, subtitle: str) -> Canvas:
     return canvas
 
 
-def draw(result: Result, volume: Volume, sources: Mapping[str, Dataset], by: Authorship) -> Canvas:
+def draw(result: Result, volume: Volume, sources: Sources, by: Authorship) -> Canvas:
     """Return the summary picture of `result`; no name or identifier of the patient is on it."""
-    canvas = frame("title", by, subtitle(sources[result.geometry.sop_instance_uids[0]], len(sources)))
+    canvas = frame("title", by, subtitle(sources.header(result.geometry.sop_instance_uids[0]), len(sources.instances)))
     _tiles(canvas, result, volume, sources)
     _impression(canvas, result, by)
     y = _quality(canvas, result, by, TOP)
@@ -95,11 +96,11 @@ def _languages(by: Authorship) -> Sequence[str]:
     return [tag for tag in by.options.languages if tag == "en" or has_chinese()] or ["en"]
 
 
-def _tiles(canvas: Canvas, result: Result, volume: Volume, sources: Mapping[str, Dataset]) -> None:
+def _tiles(canvas: Canvas, result: Result, volume: Volume, sources: Sources) -> None:
     views = key_views(result)
     shown: list[tuple[View, str]] = []
     for view in views:
-        header = sources[result.geometry.sop_instance_uids[view.index]]
+        header = sources.instances[result.geometry.sop_instance_uids[view.index]].header
         image = elements.text(header, "InstanceNumber")
         at = result.geometry.to_lps((view.index, (volume.array.shape[1] - 1) / 2, (volume.array.shape[2] - 1) / 2))
         axis = int(np.abs(result.geometry.affine[:3, 2]).argmax())

@@ -10,8 +10,7 @@ from typing import Literal, get_args
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_io.model import Instance, Series, Study
-from dicom_io.normalise import normalise
+from dicom_io.model import Series, Study
 from dicom_io.read import digest_dataset
 from dicom_io.reason import Reason
 from dicom_io.volume import Volume
@@ -23,6 +22,7 @@ from sr_writer.files import publish, write_dicom
 from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
+from sr_writer.sources import Sources
 
 Kind = Literal["seg", "sr", "sc", "card"]
 
@@ -67,7 +67,7 @@ class Predecessor:
     series_instance_uid: str
 
 
-def write_result(
+def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     result: Result,
     volume: Volume,
     series: Series,
@@ -111,16 +111,16 @@ def write_result(
     ValueError
         If result and series do not belong together, or a number has no code.
     """
-    by = _authorship(series.instances, identity, options, now, revision)
-    sources = {i.sop_instance_uid: normalise(i.header).header for i in series.instances}
-    if missing := set(result.geometry.sop_instance_uids) - set(sources):
+    sources = Sources(series.instances)
+    by = _authorship(sources, identity, options, now, revision)
+    if missing := set(result.geometry.sop_instance_uids) - set(sources.instances):
         raise ValueError(f"{len(missing)} slices of the result are not in the series")
     out.mkdir(parents=True, exist_ok=True)
     segmentation = seg.build(result, sources, by) if result.segments else None
     artifacts = [] if segmentation is None else [_write(segmentation, out, "seg")]
     report = sr.build(result, sources, by, segmentation, _reports(predecessors, identity))
     artifacts.append(_write(report, out, "sr"))
-    keys = [sources[uid] for uid in summary.key_images(result)]
+    keys = [sources.instances[uid] for uid in summary.key_images(result)]
     canvas = summary.draw(result, volume, sources, by)
     picture = sc.build(
         canvas.pixels(),
@@ -137,9 +137,9 @@ def write_result(
 
 
 def _authorship(
-    instances: Sequence[Instance], identity: AnalysisIdentity, options: WriterOptions, now: datetime, revision: int
+    sources: Sources, identity: AnalysisIdentity, options: WriterOptions, now: datetime, revision: int
 ) -> Authorship:
-    first = normalise(instances[0].header)
+    first = sources.first
     return Authorship(first.header, identity, options, now, revision, first.ascii_only)
 
 
@@ -164,7 +164,7 @@ def _write(ds: Dataset, out: Path, kind: Kind) -> Artifact:
     )  # fmt: skip
 
 
-def write_card(
+def write_card(  # noqa: PLR0917 - as `write_result`
     reason: Reason,
     outcome: Literal["not_analysed", "failed"],
     study: Study,
@@ -196,11 +196,11 @@ def write_card(
     del predecessors
     used = {uid for uid, _ in identity.inputs}
     inputs = [i for i in study.instances if i.sop_instance_uid in used] or list(study.instances)
-    by = _authorship(inputs, identity, options, now, revision)
+    by = _authorship(Sources(inputs), identity, options, now, revision)
     out.mkdir(parents=True, exist_ok=True)
     canvas = card.draw(reason, outcome, study, considered, by)
     first_of_series = {i.series_instance_uid: i for i in reversed(inputs)}
-    sources = [normalise(i.header).header for _, i in sorted(first_of_series.items())]
+    sources = [i for _, i in sorted(first_of_series.items())]
     what = {"not_analysed": "not analysed", "failed": "failed"}[outcome]
     said = [outcome, reason.as_json(), [(c.series_instance_uid, c.reason.as_json()) for c in considered]]
     picture = sc.build(
