@@ -15,9 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -33,7 +31,28 @@ from dicom_io.arrival import Arrival, Identity, open_arrival, read_identity
 from dicom_io.contexts import PDU_BYTES, STILL_IMAGE_SYNTAXES, STUDY_ROOT_FIND, VERIFICATION, choose_syntax
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
+from dicom_io.scp_types import (
+    AssociationEvent,
+    AssociationInfo,
+    EventKind,
+    Handlers,
+    Listener,
+    RefusedObject,
+    StoredObject,
+)
 from dicom_io.status import Answer
+
+__all__ = [
+    "AssociationEvent",
+    "AssociationInfo",
+    "EventKind",
+    "Handlers",
+    "Listener",
+    "RefusedObject",
+    "Server",
+    "StoredObject",
+    "serve",
+]
 
 # A NamedTemporaryFile neither says which listener it belongs to nor survives a full disk: see `arrival`.
 setattr(dimse_messages, "NamedTemporaryFile", open_arrival)  # noqa: B010 - the library's types say otherwise
@@ -45,114 +64,6 @@ _CONNECTIONS_ABOVE_LIMIT = 16
 
 _LARGEST_PDU = 16 << 20
 """A length beyond this (bytes) is no PDU: memory is not given for it."""
-
-EventKind = Literal["opened", "released", "aborted", "rejected"]
-
-
-@dataclass(frozen=True, slots=True)
-class AssociationInfo:
-    """Who is on the other side of one association; `id` is unique over restarts."""
-
-    id: str
-    calling: str
-    called: str
-    peer: str
-
-
-@dataclass(frozen=True, slots=True)
-class AssociationEvent:
-    """Something happened to an association; a rejection carries its reason."""
-
-    kind: EventKind
-    association: AssociationInfo
-    reason: Reason | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """One object that arrived whole and says what it is.
-
-    Parameters
-    ----------
-    path : Path
-        A DICOM file in the listener's `incoming` folder, not yet flushed to disk. It is removed after the callable
-        returns: link it elsewhere to keep it.
-    digest : str
-        SHA-256 (hex) of the encoded data set.
-    bytes : int
-        Length of the file.
-    """
-
-    path: Path
-    association: AssociationInfo
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    transfer_syntax_uid: str
-    digest: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedObject:
-    """One object that was answered with a failure; the file is removed after the callable returns."""
-
-    path: Path
-    association: AssociationInfo
-    status: int
-    reason: Reason
-    digest: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """Where to listen and within which bounds.
-
-    Parameters
-    ----------
-    incoming : Path
-        Existing folder for objects while they arrive, on the file system on which they are to be kept.
-    network_timeout_s : float
-        An association on which nothing happens for so long is aborted, and a connection that stops inside a message
-        is closed.
-    request_timeout_s : float
-        A connection that sends no association request for so long is closed.
-    """
-
-    ae_titles: tuple[str, ...]
-    host: str
-    port: int
-    incoming: Path
-    max_associations: int = 64
-    network_timeout_s: float = 30.0
-    request_timeout_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Handlers:
-    """What the listener calls, each from the thread of the association concerned.
-
-    Parameters
-    ----------
-    on_stored : Callable[[StoredObject], int]
-        Makes the object durable and returns the status to answer. `OSError` is answered with 0xA700.
-    on_association : Callable[[AssociationEvent], None]
-        Told of every association.
-    on_refused : Callable[[RefusedObject], None]
-        May keep a copy of an object that is answered with a failure.
-    allowed : Callable[[str, str], bool]
-        Whether the peer with this calling AE title and this address may open an association.
-    on_find : Callable[[Dataset], Iterable[Dataset]] or None
-        Answers Study Root queries with matching identifiers; None: the service is not offered.
-    """
-
-    on_stored: Callable[[StoredObject], int]
-    on_association: Callable[[AssociationEvent], None]
-    on_refused: Callable[[RefusedObject], None]
-    allowed: Callable[[str, str], bool]
-    on_find: Callable[[Dataset], Iterable[Dataset]] | None = None
 
 
 class _Track:

@@ -13,7 +13,6 @@ class Answer(IntEnum):
     """The statuses that our storage SCP answers with."""
 
     SUCCESS = 0x0000
-    NOT_AUTHORISED = 0x0124
     PROCESSING_FAILURE = 0x0110
     OUT_OF_RESOURCES = 0xA700
     DATASET_MISMATCH = 0xA900
