@@ -94,12 +94,12 @@ class Coordinator:
             first[row.series_uid] = route.SeriesFacts(row.series_uid, header, calling, called)
         plan = route.plan(self._settings.rule, tuple(first.values()))
         planned = tuple(
-            Planned(name, series, plan.destinations if name in plan.live else {})
+            Planned(name, series, plan.destinations if name in plan.live else {}, unfit(name, REASONS("not-run-yet")))
             for name, series in plan.pipelines.items()
         )
         if not planned:
             reason = REASONS("no-pipeline-in-rule" if plan.matched else "no-rule-matched")
-            planned = (Planned(None, (), {}, reason.as_json(), unfit(None, reason)),)
+            planned = (Planned(None, (), {}, unfit(None, reason), reason.as_json()),)
         routed = {"matched": list(plan.matched), "rules": list(plan.explanation)}
         if studies.close(self._db, study, planned, now, publish=publish, why=why, routed=routed):
             action = "study.closed" if publish else "study.looks-complete"

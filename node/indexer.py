@@ -1,6 +1,6 @@
 """From journals to the index. The same code follows the receivers and rebuilds everything after a loss."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -109,17 +109,3 @@ class Indexer:
 def charsets(settings: Settings) -> dict[str, str]:
     """Return the character set that a sender really writes, by its AE title, where the configuration names one."""
     return {peer.ae_title.strip(): peer.charset for peer in settings.dicom.peer if peer.charset is not None}
-
-
-def lagging(db: Database, folder: DataFolder) -> bool:
-    """Say whether a journal holds records that are not indexed yet."""
-    offsets = store.offsets(db)
-    return any(_size(path) > offsets.get(path.name, 0) for path in _existing(journals(folder.path)))
-
-
-def _existing(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if path.exists()]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size

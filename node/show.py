@@ -1,15 +1,13 @@
 """What the node knows, as the contract's documents: `show`, `studies`, `status`."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from node.execute import unfit
-from node.indexer import lagging
 from node.installation import DataFolder
-from node.reasons import REASONS
-from node.store import Database, deliveries, events, jobs, studies
+from node.spool import journals
+from node.store import Database, deliveries, events, index, jobs, studies
 from node.store import node as store
 from node.store.rows import Carrier, Delivery, Event, Job, StoredArtifact, Study
 
@@ -69,8 +67,14 @@ def status(db: Database, folder: DataFolder, version: str) -> dict[str, Any]:
         "deliveries": sends,
         "quarantine": sum(1 for path in folder.quarantine.rglob("*.dcm")),
         "disk": {"free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize},
-        "idle": not pending and not (running and counts.associations) and not lagging(db, folder),
+        "idle": not pending and not (running and counts.associations) and not _lagging(db, folder),
     }
+
+
+def _lagging(db: Database, folder: DataFolder) -> bool:
+    """Say whether a journal holds records that are not indexed yet."""
+    offsets = index.offsets(db)
+    return any(path.stat().st_size > offsets.get(path.name, 0) for path in journals(folder.path))
 
 
 def utc(at: float) -> str:
@@ -95,11 +99,9 @@ def _received(carrier: Carrier) -> dict[str, Any]:
 
 
 def _job(row: Job, artifacts: Sequence[StoredArtifact]) -> dict[str, Any]:
-    blank: Mapping[str, Any] = {**unfit(row.pipeline, REASONS("no-rule-matched")), "reason": None}
     # `state` is where the row stands, `outcome` what came of it: a superseded result is not told as a result
     outcome = row.outcome if row.state in ("done", "dead") and row.outcome else row.state
     return {
-        **blank,
         **(row.document or {}),
         "outcome": outcome,
         "reason": row.reason,

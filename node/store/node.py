@@ -50,9 +50,13 @@ def counts(db: Database) -> Counts:
     a, p = t.association.c, t.process.c
     alive = sa.exists().where(p.pid == a.pid, p.role == "receiver", p.started <= a.opened)
     with db.read() as c:
-        by: dict[str, dict[str, int]] = {table.name: dict(c.execute(sa.select(table.c.state, sa.func.count()).group_by(table.c.state)).tuples().all())
-              for table in (t.study, t.job, t.delivery)}  # fmt: skip
+        by = {table.name: _by_state(c, table) for table in (t.study, t.job, t.delivery)}
         opened = c.execute(
             sa.select(sa.func.count()).select_from(t.association).where(a.ended.is_(None), alive)
         ).scalar_one()
         return Counts(int(opened), by["study"], by["job"], by["delivery"])
+
+
+def _by_state(c: sa.Connection, table: sa.Table) -> dict[str, int]:
+    rows = c.execute(sa.select(table.c.state, sa.func.count()).group_by(table.c.state))
+    return {str(row[0]): int(row[1]) for row in rows}

@@ -83,7 +83,6 @@ def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int
                     "not_before": now,
                     "outcome": None,
                     "reason": None,
-                    "document": None,
                 }
                 c.execute(t.job.update().where(_j.id == job.id).values(**fresh, ended=None))
                 count += 1

@@ -138,13 +138,13 @@ class StoredInstance:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One job to be enqueued; without a pipeline it is over at once, with `reason` and `document`."""
+    """One job to be enqueued; without a pipeline it is over at once, with `reason`."""
 
     pipeline: str | None
     series: tuple[str, ...]
     send_to: Mapping[str, Sequence[str]]
+    document: Mapping[str, Any]
     reason: Mapping[str, Any] | None = None
-    document: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
