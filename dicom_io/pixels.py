@@ -6,6 +6,7 @@ DICOM PS3.5 section 8.1.1 (pixel cells: bits allocated, bits stored, high bit), 
 """
 
 import io
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,15 @@ from pydicom.dataset import FileDataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import (
+    JPEG2000,
     UID,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
     RLELossless,
@@ -37,6 +43,16 @@ Stored = npt.NDArray[np.integer]
 
 _NATIVE: Final = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
 _MARKED: Final = frozenset({*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes})
+_DECODERS: Final = {
+    # Damaged streams: pylibjpeg-rle panics with what is no Exception, GDCM ends the whole process. Where another decoder
+    # can do it, it does; JPEG lossless and 12-bit JPEG are left to GDCM, behind `_jpeg_agrees`.
+    RLELossless: "pydicom",
+    JPEG2000Lossless: "pylibjpeg",
+    JPEG2000: "pylibjpeg",
+    JPEGLSLossless: "pyjpegls",
+    JPEGLSNearLossless: "pyjpegls",
+    JPEGBaseline8Bit: "pillow",
+}
 _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
 
 
@@ -150,8 +166,7 @@ def _decode(instance: Instance, form: Format) -> Stored:
             if "TransferSyntaxUID" not in dataset.file_meta:
                 dataset.file_meta.TransferSyntaxUID = UID(instance.transfer_syntax_uid)
             _check_whole(dataset, form)
-            # pylibjpeg-rle panics on damaged streams with something that is no Exception: pydicom's own decoder is used
-            plugin = "pydicom" if dataset.file_meta.TransferSyntaxUID == RLELossless else ""
+            plugin = _DECODERS.get(dataset.file_meta.TransferSyntaxUID, "")
             cells: Stored = pixel_array(dataset, raw=True, decoding_plugin=plugin)
     except (DicomIOError, OSError):
         raise
@@ -166,13 +181,36 @@ def _check_whole(dataset: FileDataset, form: Format) -> None:
     """Refuse pixels that are missing or cut short; decoders would fill the rest of a cut JPEG stream with grey."""
     if not dataset.get("PixelData"):
         raise PixelError(REASONS("pixels-missing"))
-    if dataset.file_meta.TransferSyntaxUID in _MARKED:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in _MARKED:
         # JPEG, JPEG-LS and JPEG 2000 end with the same marker; padding may follow
-        whole = get_frame(dataset.PixelData, 0, number_of_frames=1).rstrip(b"\0\xff").endswith(b"\xd9")
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        whole = frame.rstrip(b"\0\xff").endswith(b"\xd9")
+        if whole and syntax in JPEGTransferSyntaxes and not _jpeg_agrees(frame, form):
+            raise PixelError(REASONS("pixels-undecodable", syntax=syntax))
     else:
-        whole = dataset.file_meta.TransferSyntaxUID.is_encapsulated or len(dataset.PixelData) >= form.bytes
+        whole = syntax.is_encapsulated or len(dataset.PixelData) >= form.bytes
     if not whole:
         raise PixelError(REASONS("pixels-truncated"))
+
+
+def _jpeg_agrees(frame: bytes, form: Format) -> bool:
+    """Whether the frame header of a JPEG stream states the size and depth that the DICOM header states.
+
+    GDCM ends the process where they disagree. ISO/IEC 10918-1 annex B.
+    """
+    at = 2
+    while frame[:2] == b"\xff\xd8" and at + 10 <= len(frame) and frame[at] == 0xFF:
+        marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
+            precision, rows, columns, components = struct.unpack_from(">BHHB", frame, at + 4)
+            # writers state the allocated depth as well
+            depth = form.stored <= precision <= form.allocated
+            return bool(depth and (rows, columns, components) == (form.rows, form.columns, 1))
+        if length < 2:
+            return False
+        at += 2 + length
+    return False
 
 
 def _source(file: BinaryIO) -> BinaryIO:

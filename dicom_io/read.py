@@ -13,7 +13,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -149,6 +149,11 @@ def discover(paths: Iterable[Path], scratch: Path) -> Iterator[Found]:
     ------
     Found
         One for each file; the caller decides about copies of one instance.
+
+    Raises
+    ------
+    OSError
+        If `scratch` cannot be written.
     """
     for path in paths:
         root = path if path.is_dir() else path.parent
@@ -189,56 +194,63 @@ def _is_zip(path: Path) -> bool:
 
 
 def _unpack(archive: Path, display: str, scratch: Path) -> Iterator[Found]:
-    limits = LIMITS.archive
-    total = 0
     try:
         with zipfile.ZipFile(archive) as opened:
             members = sorted((m for m in opened.infolist() if not m.is_dir()), key=lambda m: m.filename)
-            if len(members) > limits.entries:
+            if len(members) > LIMITS.archive.entries:
                 yield Found(archive, display, None, REASONS("archive-too-large"))
                 return
+            stem, room = (
+                hashlib.sha256(os.fsencode(archive.absolute())).hexdigest()[:16],
+                LIMITS.archive.total_bytes,
+            )
             for number, member in enumerate(members):
-                name = f"{display}/{member.filename}"
-                if member.flag_bits & 1:
-                    yield Found(archive, name, None, REASONS("archive-encrypted"))
-                    continue
-                # the ratio counts against what this member really holds, whatever its directory entry claims
-                room = min(
-                    limits.entry_bytes,
-                    limits.total_bytes - total,
-                    int(limits.compression_ratio * member.compress_size) + _CHUNK,
-                )
-                target = scratch / f"{hashlib.sha256(display.encode()).hexdigest()[:16]}-{number:06d}.dcm"
-                written = _extract(opened, member, target, room)
-                if written is None:
-                    yield Found(archive, name, None, REASONS("archive-too-large"))
-                    continue
-                total += written
-                if _is_zip(target):
-                    target.unlink()
-                    yield Found(archive, name, None, REASONS("archive-nested"), skipped=True)
-                    continue
-                found = _look(target, name)
+                target = scratch / f"{stem}-{number:06d}.dcm"
+                found = _member(opened, member, target, room)
                 if found.instance is None:
-                    target.unlink()
-                yield found
-    except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError, ValueError, struct.error):
+                    target.unlink(missing_ok=True)
+                else:
+                    room -= target.stat().st_size
+                yield replace(found, display=f"{display}/{member.filename}", path=target if found.instance else archive)
+    except (zipfile.BadZipFile, ValueError, struct.error):
         yield Found(archive, display, None, REASONS("archive-damaged"))
 
 
-def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, room: int) -> int | None:
-    """Write one member to `target`; None if it is longer than `room` bytes, and then nothing is left of it."""
-    written = 0
-    with opened.open(member) as source, target.open("wb") as out:
-        while block := source.read(_CHUNK):
-            written += len(block)
-            if written > room:
-                break
+def _member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, room: int) -> Found:
+    """Unpack one member to `target` and read it; at most `room` bytes are written."""
+    if member.flag_bits & 1:
+        return Found(target, member.filename, None, REASONS("archive-encrypted"))
+    # measured against what is really written: the sizes that an archive states are claims
+    ratio = int(LIMITS.archive.compression_ratio * member.compress_size) + _CHUNK
+    try:
+        if not _extract(opened, member, target, min(LIMITS.archive.entry_bytes, room, ratio)):
+            return Found(target, member.filename, None, REASONS("archive-too-large"))
+    except zipfile.BadZipFile:
+        return Found(target, member.filename, None, REASONS("archive-damaged"))
+    if _is_zip(target):
+        return Found(target, member.filename, None, REASONS("archive-nested"), skipped=True)
+    return _look(target, member.filename)
+
+
+def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, room: int) -> bool:
+    """Write one member to `target`; False as soon as it grows beyond `room` bytes."""
+    with target.open("wb") as out:
+        for block in _blocks(opened, member):
+            room -= len(block)
+            if room < 0:
+                return False
             out.write(block)
-    if written > room:
-        target.unlink()
-        return None
-    return written
+    return True
+
+
+def _blocks(opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Yield the content of one member; whatever its compression method raises becomes BadZipFile."""
+    try:
+        with opened.open(member) as source:
+            while block := source.read(_CHUNK):
+                yield block
+    except Exception as error:
+        raise zipfile.BadZipFile(member.filename) from error
 
 
 def _digest(file: BinaryIO) -> str:

@@ -339,6 +339,27 @@ def test_damaged_and_locked_zip_files_are_told(slice_file: Path, tmp_path: Path,
     assert outcomes(list(discover([whole], scratch))) == [("a.zip/1.dcm", "archive-encrypted", False)]
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_one_damaged_member_does_not_lose_the_others(
+    slice_file: Path, tmp_path: Path, scratch: Path, method: int
+) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", method) as made:
+        for name in ("1.dcm", "2.dcm", "3.dcm"):
+            made.write(slice_file, name)
+        middle = made.getinfo("2.dcm")
+    data = bytearray(archive.read_bytes())
+    start = middle.header_offset + 30 + len("2.dcm")
+    data[start + 20 : start + middle.compress_size - 20] = b"\xa5" * (middle.compress_size - 40)
+    archive.write_bytes(data)
+    assert outcomes(list(discover([archive], scratch))) == [
+        ("a.zip/1.dcm", None, False),
+        ("a.zip/2.dcm", "archive-damaged", False),
+        ("a.zip/3.dcm", None, False),
+    ]
+    assert len(list(scratch.iterdir())) == 2
+
+
 def test_a_preamble_that_looks_like_a_zip_file_is_still_dicom(slice_file: Path, scratch: Path) -> None:
     slice_file.write_bytes(b"PK\x03\x04" + slice_file.read_bytes()[4:])
     (found,) = discover([slice_file], scratch)
