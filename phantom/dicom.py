@@ -135,11 +135,21 @@ def write(phantom: Phantom, out: Path) -> Path:
 
     Equal parameters give equal bytes. The study, series and instance UIDs depend on every parameter, so that two
     different phantoms never share one.
+
+    Raises
+    ------
+    ValueError
+        If ``out/dicom`` holds files that are no part of this phantom.
     """
     folder = out / "dicom"
     folder.mkdir(parents=True, exist_ok=True)
-    for n, ds in enumerate(datasets(phantom), 1):
-        save(ds, folder / f"{n:04d}.dcm")
+    p = phantom.parameters
+    count = p.slices - len({z for z in p.breakage.gaps if 0 <= z < p.slices}) + len(p.breakage.duplicates)
+    names = [f"{n:04d}.dcm" for n in range(1, count + 1)]
+    if foreign := sorted({path.name for path in folder.iterdir()} - set(names)):
+        raise ValueError(f"{folder} holds {foreign[0]}, which is no part of this phantom: name an empty folder")
+    for name, ds in zip(names, datasets(phantom), strict=True):
+        save(ds, folder / name)
     np.savez_compressed(out / "truth.npz", lung=phantom.lung, lesion=phantom.lesion, affine=phantom.affine)
     text = json.dumps(phantom.truth_document(), indent=1, ensure_ascii=False)
     (out / "truth.json").write_text(text + "\n", encoding="utf-8")

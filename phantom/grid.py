@@ -83,8 +83,8 @@ class Grid:
 def directions(plane: Plane, *, feet_first: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the row and column direction cosines (ImageOrientationPatient) of `plane`.
 
-    Feet first, an axial image seen from the foot end of the table has its rows running to the patient's right
-    (PS3.3 C.7.3.1.1.2: the image plane follows the gantry, the coordinates follow the patient).
+    Feet first, the rows of an image across the body run to the patient's right (PS3.3 C.7.3.1.1.2: the image plane
+    follows the gantry, the coordinates follow the patient); other planes are computed and keep theirs.
     """
     if plane not in get_args(Plane):
         raise ValueError(f"plane {plane!r} is none of {', '.join(get_args(Plane))}")
@@ -95,7 +95,7 @@ def directions(plane: Plane, *, feet_first: bool = False) -> tuple[NDArray[np.fl
         "oblique": _tilted(18.0, 12.0),
     }
     row, column = (np.array(v, dtype=np.float64) for v in rows[plane])
-    return (-row if feet_first else row), column
+    return (-row if feet_first and plane in ("axial", "oblique") else row), column
 
 
 def _tilted(about_x_deg: float, about_y_deg: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from math import pi
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,6 +137,8 @@ def plant(
     effusion opposite the lobar consolidation. ``clear``: four ground glass and two consolidations, all at least 10 mm
     off the lung's border, and three nodules.
     """
+    if choice not in get_args(Choice):
+        raise ValueError(f"lesions {choice!r} is none of {', '.join(get_args(Choice))}")
     if choice == "none":
         return anatomy, ()
     for _ in range(LIMITS["attempts"]):

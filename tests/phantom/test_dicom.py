@@ -39,6 +39,14 @@ def test_equal_parameters_give_equal_bytes(small: Phantom, tmp_path: Path) -> No
 
 
 @pytest.mark.unit
+def test_a_folder_with_slices_of_another_phantom_is_refused(small: Phantom, tmp_path: Path) -> None:
+    phantom.write(small, tmp_path)
+    phantom.write(small, tmp_path)
+    with pytest.raises(ValueError, match=r"0013\.dcm, which is no part"):
+        phantom.write(phantom.build(3, slices=12, matrix=32), tmp_path)
+
+
+@pytest.mark.unit
 def test_uids_follow_from_every_parameter(small: Phantom) -> None:
     uids = {next(iter(datasets(p))).SOPInstanceUID for p in (small, phantom.build(3, slices=21, matrix=(48, 64)))}
     assert len(uids) == 2

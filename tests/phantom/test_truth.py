@@ -192,7 +192,9 @@ def test_equal_parameters_give_equal_images_and_labels_and_other_seeds_do_not(st
     assert (small[0].array != small[1].array).any()
 
 
-@pytest.mark.parametrize("wrong", [{"matrix": 8}, {"slices": 0}, {"thickness_mm": -1.0}, {"plane": "tilted"}])
+@pytest.mark.parametrize(
+    "wrong", [{"matrix": 8}, {"slices": 0}, {"thickness_mm": -1.0}, {"plane": "tilted"}, {"lesions": "many"}]
+)
 def test_parameters_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"phantom needs|plane"):
+    with pytest.raises(ValueError, match=r"phantom needs|plane|lesions"):
         phantom.build(1, **wrong)
