@@ -6,7 +6,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from sr_writer.device import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
@@ -25,9 +25,10 @@ def write_dicom(ds: Dataset, path: Path) -> bool:
     meta.FileMetaInformationVersion = b"\0\1"
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID, meta.ImplementationVersionName = IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     temporary = path.with_name(f".{path.name}.part")
-    FileDataset(None, ds, preamble=b"\0" * 128, file_meta=meta).save_as(temporary, enforce_file_format=True)
+    FileDataset(temporary, ds, preamble=b"\0" * 128, file_meta=meta).save_as(temporary, enforce_file_format=True)
     publish(temporary, path)
     return True
 

@@ -62,7 +62,7 @@ def check(
             except Exception as error:  # noqa: BLE001 - whatever a broken file makes the reader raise is a refusal
                 refusals.append(Refusal(artifact, REASONS("object-unreadable", what=type(error).__name__)))
         frames: dict[str, gate_seg.Frames] = {}
-        for n, ds in objects.items():
+        for n in objects:
             reasons = _run(partial(_checks, n, artifacts, objects, raw, known, frames))
             refusals += [Refusal(artifacts[n], reason) for reason in reasons]
     return tuple(refusals)

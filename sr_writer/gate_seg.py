@@ -148,10 +148,8 @@ def _segments(ds: Dataset, frames: Frames) -> Iterator[Reason]:
 
 def _sides(ds: Dataset, frames: Frames, raw: Sources) -> Iterator[Reason]:
     """Left lung must lie further left (+x) than right lung; what overlaps a lung must not claim the other side."""
-    sides = {int(s.SegmentNumber): side for s in ds.SegmentSequence if (side := _side(s))}
-    lungs = {
-        side: n for s in ds.SegmentSequence if _kind(s) == _LUNG and (side := sides.get(n := int(s.SegmentNumber)))
-    }
+    sides = {int(s.SegmentNumber): _side(s) for s in ds.SegmentSequence}
+    lungs = {sides[n]: n for s in ds.SegmentSequence if _kind(s) == _LUNG and sides[n := int(s.SegmentNumber)]}
     if set(lungs) >= {_LEFT, _RIGHT}:
         left, right = (_centre_x(lungs[side], frames, raw) for side in (_LEFT, _RIGHT))
         if left <= right:

@@ -33,7 +33,8 @@ def check(
         for uid, seg in segmentations.items()
         for s in seg.SegmentSequence
     }
-    outlined, tracked = set(), {}
+    outlined: set[str] = set()
+    tracked: dict[str, str] = {}
     for group in groups:
         tracking_uid = next((str(i.UID) for i in _named(group, _TRACKING_UID)), "")
         tracking_id = next((str(i.TextValue) for i in _named(group, _TRACKING_ID)), "")
@@ -79,7 +80,7 @@ def _is_outline(item: Dataset, raw: Sources) -> bool:
 
 
 def _outlines(group: Dataset, frames: Frames, segment: int) -> Iterator[Reason]:
-    """An outline must lie within the box around its segment on that slice; rows and columns confused do not."""
+    """Check that outlines lie within the box around their segment; with rows and columns confused they do not."""
     for item in _children(group, "SCOORD"):
         points = np.array(item.GraphicData, float).reshape(-1, 2)
         uid = str(next(_children(item, "IMAGE")).ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
@@ -99,10 +100,8 @@ def _numbers(
     expected: tuple[str, str, int] | None,
 ) -> Iterator[Reason]:  # fmt: skip
     for item in _children(group, "NUM"):
-        if item.get("MeasuredValueSequence"):
-            if not np.isfinite(_value(item)):
-                yield REASONS("number-differs", what=_name(item).CodeMeaning)
-        elif not item.get("NumericValueQualifierCodeSequence"):
+        given = bool(item.get("MeasuredValueSequence"))
+        if (given and not np.isfinite(_value(item))) or not (given or item.get("NumericValueQualifierCodeSequence")):
             yield REASONS("number-differs", what=_name(item).CodeMeaning)
     for image in _named(group, _SEGMENT):
         reference = image.ReferencedSOPSequence[0]
@@ -112,17 +111,22 @@ def _numbers(
             continue
         if expected is None or expected[1:] != (uid, number):
             yield REASONS("tracking-differs")
-        volume = frames[uid].voxels(number) * voxel_volume_mm3(segmentations[uid])
-        for item in _named(group, _VOLUME):
-            if item.get("MeasuredValueSequence"):
-                factor = _PER_MM3.get(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue)
-                if factor is None or abs(_value(item) * factor - volume) > VOLUME_TOLERANCE * volume:
-                    yield REASONS("number-differs", what="Volume")
+        if not _volume_follows(group, frames[uid].voxels(number) * voxel_volume_mm3(segmentations[uid])):
+            yield REASONS("number-differs", what="Volume")
     yield from _shares(group)
 
 
+def _volume_follows(group: Dataset, volume_mm3: float) -> bool:
+    for item in _named(group, _VOLUME):
+        if item.get("MeasuredValueSequence"):
+            factor = _PER_MM3.get(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue, 0.0)
+            if abs(_value(item) * factor - volume_mm3) > VOLUME_TOLERANCE * volume_mm3:
+                return False
+    return True
+
+
 def _shares(group: Dataset) -> Iterator[Reason]:
-    """The share of opacities must be their volume over the volume of the same region."""
+    """Check that the share of opacities is their volume over the volume of the same region."""
     values = {}
     for item in _children(group, "NUM"):
         if item.get("MeasuredValueSequence"):

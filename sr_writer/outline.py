@@ -70,7 +70,7 @@ def outline(mask: Mask, z: int) -> Outline:
     joined = parts[0]
     for part in parts[1:]:
         joined = _bridge(joined, part)
-    return Outline(z, joined + (mask.offset[2], mask.offset[1]))
+    return Outline(z, joined + np.array([mask.offset[2], mask.offset[1]]))
 
 
 def contours(plane: npt.NDArray[np.uint8]) -> list[Points]:

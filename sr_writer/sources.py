@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from pydicom.dataset import Dataset
-from pydicom.valuerep import DS
+from pydicom.valuerep import DSdecimal, DSfloat
 
 from dicom_io.model import Instance
 from dicom_io.normalise import Normalised, normalise
@@ -37,7 +37,7 @@ class Sources:
             self._normalised[uid] = normalise(self.instances[uid].header).header
         return self._normalised[uid]
 
-    def position(self, uid: str) -> list[DS]:
+    def position(self, uid: str) -> list[DSfloat | DSdecimal]:
         """Return Image Position (Patient) as the source writes it; text too long for DS is rounded to fit."""
         values = self.instances[uid].header.ImagePositionPatient
-        return [v if len(str(v)) <= 16 else DS(float(v), auto_format=True) for v in values]
+        return [v if len(str(v)) <= 16 else DSfloat(float(v), auto_format=True) for v in values]

@@ -11,6 +11,7 @@ PS3.3 section A.35.13 (Comprehensive 3D SR IOD), C.17; PS3.16 TID 1500, 1410, 14
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from highdicom import sr
 from pydicom.dataset import Dataset
@@ -32,13 +33,19 @@ SERIES_NUMBER = 901
 VOLUME_OUTLINES = 7
 """Outlines that stand for a region without a segment in its volumetric group; the numbers come from the whole mask."""
 
+_Group = (
+    sr.PlanarROIMeasurementsAndQualitativeEvaluations
+    | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+    | sr.MeasurementsAndQualitativeEvaluations
+)
+
 _COMMENT = DicomCode("121106", "DCM", "Comment")
 _LANGUAGE = DicomCode("121049", "DCM", "Language of Content Item and Descendants")
 _LANGUAGES = {
-    "en": DicomCode("en-US", "RFC5646", "English (United States)"),
-    "zh-CN": DicomCode("zh-CN", "RFC5646", "Chinese (China)"),
+    "en": sr.CodedConcept("en-US", "RFC5646", "English (United States)"),
+    "zh-CN": sr.CodedConcept("zh-CN", "RFC5646", "Chinese (China)"),
 }
-_DEVICE = DicomCode("121007", "DCM", "Device")
+_DEVICE = sr.CodedConcept("121007", "DCM", "Device")
 _TITLE = DicomCode("126000", "DCM", "Imaging Measurement Report")
 _MEASUREMENT_FAILURE = DicomCode("114006", "DCM", "Measurement failure")
 _OPACITY = DicomCode("112001", "DCM", "Opacity")
@@ -113,7 +120,7 @@ def _observer(identity: AnalysisIdentity) -> sr.ObservationContext:
 
 def _groups(
     thing: Tracked, result: Result, sources: Sources, by: Authorship, segmentation: Dataset | None
-) -> list[sr.MeasurementsAndQualitativeEvaluations]:  # fmt: skip
+) -> list[_Group]:  # fmt: skip
     """Return the planar group of one thing, then the group with its numbers."""
     identity = by.identity
 
@@ -125,7 +132,7 @@ def _groups(
             source_image=sr.SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid),
         )
 
-    common = {
+    common: dict[str, Any] = {
         "tracking_identifier": sr.TrackingIdentifier(
             uid=identity.tracking_uid(thing.tracking_id), identifier=thing.tracking_id
         ),
@@ -141,7 +148,7 @@ def _groups(
     if thing.tracking_id == QUALITY_ID:
         return [planar, _quality_group(result, sources, thing, by, common)]
     if thing.segment is not None and segmentation is not None:
-        shown = {
+        shown: dict[str, Any] = {
             "referenced_segment": sr.ReferencedSegment(
                 segmentation.SOPClassUID, segmentation.SOPInstanceUID, thing.segment.number,
                 source_series=sr.SourceSeriesForSegmentation(result.series_instance_uid),
@@ -166,7 +173,7 @@ def _whether_found(result: Result) -> sr.QualitativeEvaluation:
 
 
 def _quality_group(
-    result: Result, sources: Sources, thing: Tracked, by: Authorship, common: Mapping[str, object]
+    result: Result, sources: Sources, thing: Tracked, by: Authorship, common: Mapping[str, Any]
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     grade = result.quality.grade
     source = sources.instances[result.geometry.sop_instance_uids[thing.key.z]]
@@ -189,13 +196,15 @@ def _quality_group(
 def _measurement(m: Measurement, by: Authorship) -> sr.Measurement:
     """Return a NUM item; one that cannot be given has a qualifier instead of a value (PS3.3 section C.18.1)."""
     term = codes.measurement(m.name)
-    qualifier = None
-    if m.status == "not_computable":
-        qualifier = _MEASUREMENT_FAILURE
-    elif m.status == "lower_bound":
-        qualifier = _code(codes.concept("lower_bound"))
+    qualifiers = {
+        "ok": None,
+        "lower_bound": _code(codes.concept("lower_bound")),
+        "not_computable": _MEASUREMENT_FAILURE,
+    }
     value = 0.0 if m.value is None else float(m.value)
-    item = sr.Measurement(name=_code(term.code), value=value, unit=_code(codes.unit(m.unit)), qualifier=qualifier)
+    item = sr.Measurement(
+        name=_code(term.code), value=value, unit=_code(codes.unit(m.unit)), qualifier=qualifiers[m.status]
+    )
     if m.value is None:
         item[0].MeasuredValueSequence = []
     if m.reason is not None:

@@ -220,7 +220,7 @@ def _heading(canvas: Canvas, name: str, languages: Sequence[str], y: int) -> Non
 
 
 def _bare(m: Measurement) -> str:
-    """A number without its unit, which stands in the head of the column."""
+    """Return a number without its unit, which stands in the head of the column."""
     return number(m).removesuffix(codes.unit_sign(m.unit)).rstrip()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +47,9 @@ class View:
     swap: bool
     letters: tuple[str, str, str, str]
 
-    def plane(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def plane(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Cut an array [z, y, x] as shown."""
-        return self._turn(array.take(self.index, self.axis))
+        return self._turn(np.take(array, self.index, self.axis))
 
     def mask(self, mask: Mask) -> npt.NDArray[np.uint8]:
         """Cut a mask as shown."""
@@ -60,7 +61,7 @@ class View:
             out[window] = mask.box.take(k, self.axis)
         return np.asarray(self._turn(out), np.uint8)
 
-    def _turn(self, plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def _turn(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
         plane = plane.T if self.swap else plane
         return plane[:: -1 if self.flip[0] else 1, :: -1 if self.flip[1] else 1]
 
