@@ -14,7 +14,6 @@ class Answer(IntEnum):
 
     SUCCESS = 0x0000
     PROCESSING_FAILURE = 0x0110
-    NOT_AUTHORISED = 0x0124  # never by our listener, which rejects the association of who may not store
     OUT_OF_RESOURCES = 0xA700
     DATASET_MISMATCH = 0xA900
     CANNOT_UNDERSTAND = 0xC000

@@ -1,13 +1,15 @@
 """What every child of the supervisor does first."""
 
 import contextlib
+import ctypes
 import signal
 import threading
 from multiprocessing.connection import Connection
 
 from config.settings import Settings
 from node import log
-from node.receive import die_with_parent
+
+_PR_SET_PDEATHSIG = 1
 
 
 def begin(settings: Settings, connection: Connection) -> threading.Event:
@@ -19,7 +21,7 @@ def begin(settings: Settings, connection: Connection) -> threading.Event:
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    die_with_parent()
+    _die_with_parent()
     log.configure(settings.log.format)
     threading.Thread(target=_watch, args=(connection, stop), daemon=True, name="parent").start()
     return stop
@@ -30,3 +32,10 @@ def _watch(connection: Connection, stop: threading.Event) -> None:
         while True:
             connection.recv_bytes()
     stop.set()
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent's thread that started this process ends (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        raise OSError(ctypes.get_errno(), "PR_SET_PDEATHSIG was refused")

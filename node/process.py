@@ -15,6 +15,7 @@ from typing import Any
 from dicom_io.model import Instance, Study, group
 from dicom_io.read import discover
 from dicom_io.reason import Reason
+from dicom_io.reasons import REASONS as DICOM_REASONS
 from node.execute import ExecutionContext, Progress, execute, unfit
 from node.reasons import REASONS
 from pipeline import registry
@@ -133,9 +134,9 @@ def _read(paths: Iterable[Path], scratch: Path) -> tuple[list[Instance], list[di
         if first is found.instance:
             continue
         if first.digest == found.instance.digest:
-            note(skipped, found.display, REASONS("duplicate-instance"))
+            note(skipped, found.display, DICOM_REASONS("duplicate-instance"))
         else:
-            note(quarantined, found.display, REASONS("conflicting-instance"))
+            note(quarantined, found.display, DICOM_REASONS("conflicting-instance"))
     return list(kept.values()), quarantined, skipped
 
 

@@ -3,12 +3,9 @@
 It decides nothing about studies. Whatever arrives whole is made durable and acknowledged; the index reads the journal.
 """
 
-import ctypes
 import ipaddress
 import os
-import signal
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -19,11 +16,10 @@ import structlog
 from config.settings import Dicom, Peer, Settings
 from dicom_io.scp import AssociationEvent, Handlers, Listener, RefusedObject, Server, StoredObject, serve
 from dicom_io.status import Answer
-from node import log
+from node import child
 from node.failpoint import passing
 from node.spool import JournalWriter, Spool, utc
 
-_PR_SET_PDEATHSIG = 1
 DRAIN_S = 5.0
 """After SIGTERM transfers may run on for so long; the listener needs up to 2 s more."""
 
@@ -146,24 +142,13 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return (address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None) or address
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent's thread that started this process ends (Linux)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
-        raise OSError(ctypes.get_errno(), "PR_SET_PDEATHSIG was refused")
-
-
 def run_receiver(settings: Settings, connection: Connection) -> None:
     """Receive until SIGTERM, or until the other end of `connection` is gone.
 
     Entry point of a spawned process. Sends ``{"event": "ready", "host", "port", "ae_titles", "pid"}`` once it listens,
     or ``{"event": "failed", "error"}`` and ends with exit code 2 if it cannot.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
-    ending = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ending.set())
-    die_with_parent()
-    log.configure(settings.log.format)
+    stop = child.begin(settings, connection)
     try:
         receiver = Receiver(settings)
         server = receiver.start()
@@ -173,16 +158,5 @@ def run_receiver(settings: Settings, connection: Connection) -> None:
         raise SystemExit(2) from error
     ready = {"event": "ready", "host": server.host, "port": server.port, "ae_titles": list(settings.dicom.ae_titles)}
     connection.send({**ready, "pid": os.getpid()})
-    while not ending.is_set() and not _gone(connection):
-        pass
+    stop.wait()
     receiver.stop()
-
-
-def _gone(connection: Connection) -> bool:
-    """Wait a moment; return whether the other end was closed."""
-    try:
-        if connection.poll(0.2):
-            connection.recv_bytes()
-    except (EOFError, OSError):
-        return True
-    return False
