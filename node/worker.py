@@ -77,15 +77,23 @@ class Worker:
         Unique over processes and restarts.
     load : Callable[[str], Pipeline]
         Name to pipeline, loaded once; raises PipelineError.
+    now : Callable[[], float]
+        The clock (s since the epoch).
     """
 
     def __init__(
-        self, db: Database, folder: DataFolder, settings: Settings, owner: str, load: Callable[[str], Pipeline]
+        self,
+        db: Database,
+        folder: DataFolder,
+        settings: Settings,
+        owner: str,
+        load: Callable[[str], Pipeline],
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._db, self._folder, self._settings, self.owner = db, folder, settings, owner
         self._installation_id = folder.installation_id
         self._charsets = charsets(settings)
-        self.pipeline = load
+        self.pipeline, self._now = load, now
         self._writer = replace(settings.writer, languages=settings.node.languages)
         self._stage: tuple[str | None, float | None] = (None, None)
         self._lost = threading.Event()
@@ -93,7 +101,7 @@ class Worker:
     def run(self, job_id: int) -> bool:
         """Claim a job and bring it to an end; False if it was not to be had, or no longer ours in the end."""
         worker = self._settings.worker
-        job = jobs.claim(self._db, job_id, self.owner, time.time(), worker.lease_s)
+        job = jobs.claim(self._db, job_id, self.owner, self._now(), worker.lease_s)
         if job is None:
             return False
         passing("job.claimed")
@@ -118,7 +126,7 @@ class Worker:
         """Run what is due until `stop` is set."""
         while not stop.is_set():
             try:
-                due = jobs.due(self._db, time.time())
+                due = jobs.due(self._db, self._now())
                 if not any(self.run(job_id) for job_id in due):
                     stop.wait(_POLL_S)
             except Exception:  # noqa: BLE001 - the row keeps its lease and comes back; the worker must go on
@@ -130,7 +138,7 @@ class Worker:
         lease_s = self._settings.worker.lease_s
         while not over.wait(min(lease_s / 3, 2.0)):
             try:
-                if not jobs.renew(self._db, job_id, self.owner, time.time() + lease_s, *self._stage):
+                if not jobs.renew(self._db, job_id, self.owner, self._now() + lease_s, *self._stage):
                     self._lost.set()
                     return
             except Exception:  # noqa: BLE001 - a busy disk: the next round tries again, the lease is three rounds long
@@ -168,7 +176,7 @@ class Worker:
         context = ExecutionContext(
             installation_id=self._installation_id,
             out=self._folder.artifacts / folder_of(job.study_uid) / key,
-            now=datetime.now(UTC),
+            now=datetime.fromtimestamp(self._now(), UTC),
             writer=self._writer,
             revision=job.revision,
             predecessors=tuple(Predecessor(a.sop_class, a.sop_uid, a.series_uid) for a in old),
@@ -219,13 +227,13 @@ class Worker:
         }
         told = _told(job, base.outcome or "", base.reason) if jobs.artifacts(self._db, base) else ()
         return jobs.finish(
-            self._db, job, self.owner, time.time(), state="done", outcome=base.outcome or "", reason=base.reason,
+            self._db, job, self.owner, self._now(), state="done", outcome=base.outcome or "", reason=base.reason,
             document=base.document or {}, send_to=[d for d in told if d not in sent], carried_from=root,
         )  # fmt: skip
 
     def _conclude(self, job: Job, outcome: JobOutcome) -> bool:
         """Commit an outcome, or put a failure that may pass back into the queue."""
-        now = time.time()
+        now = self._now()
         reason = None if outcome.reason is None else outcome.reason.as_json()
         if outcome.outcome == "failed" and outcome.reason is not None:
             limit = self._settings.worker.attempts
@@ -244,7 +252,7 @@ class Worker:
         return self._commit(job, outcome.outcome, reason, outcome.document, outcome.artifacts, told, quarantined, now)
 
     def _end(self, job: Job, outcome: str, reason: Reason, document: Mapping[str, Any]) -> bool:
-        return self._commit(job, outcome, reason.as_json(), document, (), (), {}, time.time())
+        return self._commit(job, outcome, reason.as_json(), document, (), (), {}, self._now())
 
     def _commit(
         self, job: Job, outcome: str, reason: Mapping[str, Any] | None, document: Mapping[str, Any],

@@ -63,7 +63,10 @@ class Rig:
         self.data = DataFolder(folder / "data")
         self.configuration = folder / "node.toml"
         text = CONFIGURATION.format(
-            data_dir=json.dumps(str(self.data.path)), quiet_s=quiet_s, port=pacs.port, check_study=str(check_study).lower()
+            data_dir=json.dumps(str(self.data.path)),
+            quiet_s=quiet_s,
+            port=pacs.port,
+            check_study=str(check_study).lower(),
         )
         self.configuration.write_text(text, encoding="utf-8")
         self.log = folder / "node.log"
@@ -114,7 +117,9 @@ class Rig:
         self.process = None
         return code
 
-    def push(self, files: Sequence[Path], calling: str = "SCANNER", called: str = "PACSAINODE", within_s: float = 30.0) -> None:
+    def push(
+        self, files: Sequence[Path], calling: str = "SCANNER", called: str = "PACSAINODE", within_s: float = 30.0
+    ) -> None:
         """Send until everything was acknowledged, as a modality does."""
         left = list(files)
         deadline = time.monotonic() + within_s

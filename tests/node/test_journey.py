@@ -73,6 +73,12 @@ def test_a_study_goes_in_and_results_come_back(rig: Any, ct: list[Path]) -> None
     assert ask(rig, "show", "1.2.3") == (1, {"error": ask(rig, "show", "1.2.3")[1]["error"]})
     assert ask(rig, "show", "1.2.3")[1]["error"]["code"] == "unknown-study"
 
+
+def test_nothing_is_done_twice_and_the_node_never_answers_itself(rig: Any, ct: list[Path]) -> None:
+    rig.start()
+    rig.push(ct, "WHOLE")
+    rig.idle()
+    artifacts = rig.show(study_of(ct))["jobs"][0]["artifacts"]
     # the same study again: nothing new. Sent again on request: the same objects
     rig.push(ct, "WHOLE")
     rig.idle()

@@ -1,0 +1,92 @@
+"""The node with a quick pipeline in the place of chest_ct, for tests of everything around the pipelines.
+
+It is honest in a small way: it selects the largest stack, thresholds its air and reports the volume. Started as
+``python probe_node.py serve ...``; spawned children import this file again, so that workers have the pipeline too.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from dicom_io.errors import GeometryError
+from dicom_io.model import Series, Study
+from dicom_io.reason import Reason
+from dicom_io.stack import build_stack
+from dicom_io.volume import load_volume, stack_affine
+from pipeline import registry
+from pipeline.api import Analysis, Considered, Progress, Selection
+from pipeline.result import Code, Geometry, Mask, Measurement, Quality, Region, Result, Segment
+
+_ACCEPTED = Reason("probe-accepted", "note", {"en": "A stack.", "zh-CN": "图像堆栈。"}, {})
+_NONE = Reason("probe-no-stack", "not_applicable", {"en": "No stack.", "zh-CN": "无图像堆栈。"}, {})
+_LUNG = Code("39607008", "SCT", "Lung")
+_SIDES = {"right": Code("24028007", "SCT", "Right"), "left": Code("7771000", "SCT", "Left")}
+
+
+@dataclass
+class Probe:
+    name: str = "chest_ct"
+    version: str = "0"
+    weights_digest: str = "sha256:" + "0" * 64
+    options_digest: str = "sha256:" + "1" * 64
+
+    def select(self, study: Study) -> Selection:
+        best = max(study.series, key=lambda s: len(s.instances))
+        try:
+            stack = build_stack(best.instances)
+        except GeometryError as error:
+            return Selection(None, (Considered(best.series_instance_uid, False, error.reason),), error.reason)
+        if len(stack.instances) < 3:
+            return Selection(None, (Considered(best.series_instance_uid, False, _NONE),), _NONE)
+        chosen = Series(best.series_instance_uid, tuple(sorted(stack.instances, key=lambda i: i.sop_instance_uid)))
+        return Selection(chosen, (Considered(best.series_instance_uid, True, _ACCEPTED),), None)
+
+    def run(self, series: Series, progress: Progress | None = None) -> Analysis:
+        stack = build_stack(series.instances)
+        volume = load_volume(stack, allow_gaps=True)
+        _linger(progress)
+        air = volume.array < -500
+        air[:, :, [0, 1, -2, -1]] = air[:, [0, 1, -2, -1], :] = False
+        half = np.arange(air.shape[2]) < air.shape[2] // 2
+        masks = {"right_lung": air & half, "left_lung": air & ~half}
+        geometry = Geometry(air.shape, stack_affine(stack), volume.sop_instance_uids, volume.frame_of_reference_uid)
+        regions = [Region("body", Mask.of(np.ones_like(air)), Code("38266002", "SCT", "Entire body"))]
+        measurements, segments = [], []
+        for number, (site, mask) in enumerate(masks.items(), 1):
+            side = _SIDES[site.split("_")[0]]
+            kept = Mask.of(mask)
+            regions.append(Region(site, kept, _LUNG, side))
+            value = kept.voxels * geometry.voxel_volume_mm3 / 1000
+            measurements.append(Measurement("lung_volume", site, value, "cm3"))
+            category = Code("123037004", "SCT", "Anatomical Structure")
+            label = {"en": site, "zh-CN": site}
+            segments.append(Segment(number, label, site, site, category, _LUNG, side, kept))
+        result = Result(
+            self.name, self.version, series.series_instance_uid, geometry, "cpu", Quality("A"), tuple(regions),
+            tuple(measurements), tuple(segments), (), (), {"en": "Air.", "zh-CN": "空气。"},
+        )  # fmt: skip
+        return Analysis(result, volume)
+
+
+def _linger(progress: Progress | None) -> None:
+    """Take as long as the test wants, telling the progress as a real pipeline does."""
+    end = time.monotonic() + float(os.environ.get("PROBE_SECONDS", "0"))
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.05))
+        if progress is not None:
+            progress("work", 0.5)
+
+
+def _load(name: str, options: object, device: str = "auto") -> Probe:
+    del name, options, device
+    return Probe()
+
+
+registry.load = _load
+
+if __name__ == "__main__":
+    from node.cli import main
+
+    main()

@@ -1,0 +1,52 @@
+"""What happens to work that did not end well."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.retry import Back, Backoff, after_failed_delivery, after_failure, after_loss, on_claim, policy
+
+pytestmark = pytest.mark.unit
+
+FIRST = policy()["job"]["first_s"]
+
+LOSSES = [
+    ("planned", 1, 0, Back(0, 0, 0.0)),
+    ("planned", 3, 5, Back(2, 5, 0.0)),
+    ("tree", 1, 0, Back(0, 1, 0.0)),
+    ("tree", 2, 19, Back(1, 20, 0.0)),
+    ("tree", 2, 20, Back(2, 20, 2 * FIRST)),
+    ("worker", 1, 0, Back(1, 0, FIRST)),
+    ("worker", 3, 0, Back(3, 0, 4 * FIRST)),
+    ("lease", 2, 1, Back(2, 1, 2 * FIRST)),
+]
+
+
+@pytest.mark.parametrize(("loss", "attempts", "losses", "back"), LOSSES)
+def test_loss(loss: str, attempts: int, losses: int, back: Back) -> None:
+    assert after_loss(loss, attempts, losses, 0.5) == back  # type: ignore[arg-type]  # the table names only real losses
+
+
+@pytest.mark.parametrize(("attempt", "purpose"), [(1, "run"), (3, "run"), (4, "card"), (5, "bury"), (9, "bury")])
+def test_claim(attempt: int, purpose: str) -> None:
+    assert on_claim(attempt, 3) == purpose
+
+
+FAILURES = [(1, True, FIRST), (2, True, 2 * FIRST), (3, True, None), (1, False, None)]
+
+
+@pytest.mark.parametrize(("attempts", "retryable", "wait"), FAILURES)
+def test_failure(attempts: int, retryable: bool, wait: float | None) -> None:
+    assert after_failure(attempts, 3, 0.5, retryable=retryable) == wait
+
+
+def test_deliveries_die_in_the_end_but_not_soon() -> None:
+    waits = [after_failed_delivery(n, 0.5) for n in range(1, policy()["delivery"]["attempts"] + 1)]
+    assert waits[-1] is None
+    assert sum(w for w in waits if w is not None) > 20 * 3600
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1))
+def test_waits_are_bounded(attempts: int, chance: float) -> None:
+    backoff = Backoff(2.0, 2.0, 600.0, 0.2)
+    assert 0 < backoff.wait(attempts, chance) <= 600.0 * 1.2
