@@ -26,6 +26,9 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEG2000TransferSyntaxes,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
     JPEGLSTransferSyntaxes,
@@ -33,7 +36,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_io import elements
+from dicom_io import elements, guarded
 from dicom_io.errors import DicomIOError, PixelError
 from dicom_io.model import Instance
 from dicom_io.read import dataset_offset, inflated
@@ -45,7 +48,7 @@ _NATIVE: Final = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEnd
 _MARKED: Final = frozenset({*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes})
 _DECODERS: Final = {
     # Damaged streams: pylibjpeg-rle panics with what is no Exception, GDCM ends the whole process. Where another decoder
-    # can do it, it does; JPEG lossless and 12-bit JPEG are left to GDCM, behind `_jpeg_agrees`.
+    # can do it, it does.
     RLELossless: "pydicom",
     JPEG2000Lossless: "pylibjpeg",
     JPEG2000: "pylibjpeg",
@@ -53,6 +56,7 @@ _DECODERS: Final = {
     JPEGLSNearLossless: "pyjpegls",
     JPEGBaseline8Bit: "pillow",
 }
+_GUARDED: Final = frozenset({JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1})
 _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
 
 
@@ -166,14 +170,26 @@ def _decode(instance: Instance, form: Format) -> Stored:
             if "TransferSyntaxUID" not in dataset.file_meta:
                 dataset.file_meta.TransferSyntaxUID = UID(instance.transfer_syntax_uid)
             _check_whole(dataset, form)
-            plugin = _DECODERS.get(dataset.file_meta.TransferSyntaxUID, "")
-            cells: Stored = pixel_array(dataset, raw=True, decoding_plugin=plugin)
+            syntax = dataset.file_meta.TransferSyntaxUID
+            if syntax in _GUARDED:
+                cells = guarded.decode(instance.path, syntax)
+            else:
+                cells = pixel_array(dataset, raw=True, decoding_plugin=_DECODERS.get(syntax, ""))
     except (DicomIOError, OSError):
         raise
     except Exception as error:  # decoders raise whatever hostile bytes make them raise
         raise PixelError(REASONS("pixels-undecodable", syntax=instance.transfer_syntax_uid)) from error
     if cells.shape != (form.rows, form.columns):
         raise PixelError(REASONS("pixels-undecodable", syntax=instance.transfer_syntax_uid))
+    return cells
+
+
+def pixels_of(path: Path, syntax: str) -> Stored:
+    """Decode the single frame of a file in this process; see `dicom_io.guarded`."""
+    with path.open("rb") as file:
+        dataset = dcmread(_source(file), force=True)
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
+        cells: Stored = pixel_array(dataset, raw=True)
     return cells
 
 
@@ -197,7 +213,7 @@ def _check_whole(dataset: FileDataset, form: Format) -> None:
 def _jpeg_agrees(frame: bytes, form: Format) -> bool:
     """Whether the frame header of a JPEG stream states the size and depth that the DICOM header states.
 
-    GDCM ends the process where they disagree. ISO/IEC 10918-1 annex B.
+    ISO/IEC 10918-1 annex B.
     """
     at = 2
     while frame[:2] == b"\xff\xd8" and at + 10 <= len(frame) and frame[at] == 0xFF:

@@ -374,3 +374,16 @@ def test_the_tiny_real_volume_equals_its_nrrd(real_data: Path, tmp_path: Path) -
 def test_real_broken_pixels_are_refused(real_data: Path, name: str) -> None:
     code = refusal(read_instance(real_data / "dicom_zoo" / "odd_or_broken" / name))
     assert code in {"pixels-truncated", "pixels-undecodable"}
+
+
+@pytest.mark.data
+def test_a_stream_that_ends_its_decoder_is_refused_and_the_next_one_decoded(real_data: Path, tmp_path: Path) -> None:
+    whole = real_data / "dicom_zoo" / "odd_or_broken" / "bad_sequence.dcm"  # JPEG lossless
+    expected = load(read_instance(whole)).array
+    ds = dcmread(whole)
+    frame = get_frame(ds.PixelData, 0, number_of_frames=1)
+    ds.PixelData = encapsulate([frame[:0x0B] + b"\xff" + frame[0x0C:]])  # one byte of the JFIF header
+    ds.save_as(tmp_path / "damaged.dcm")
+    for _ in range(3):
+        assert refusal(read_instance(tmp_path / "damaged.dcm")) == "pixels-undecodable"
+        np.testing.assert_array_equal(load(read_instance(whole)).array, expected)
