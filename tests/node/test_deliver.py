@@ -1,0 +1,208 @@
+"""Deliveries: what an attempt comes to, row by row, and one courier against real sockets."""
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.settings import Destination
+from dicom_io.reason import Reason
+from dicom_io.scu import FoundStudy, StoreReport
+from dicom_io.status import Outcome
+from node.deliver import Courier, judge_store, judge_study
+from node.loopback_pacs import LoopbackPacs
+from node.retry import policy
+from node.store import Database, deliveries, index, jobs, open_database, operator, studies
+from node.store.rows import Arrived, Planned, StoredArtifact, Study
+
+WHY = Reason("peer-cannot-now", "error", {"en": "No.", "zh-CN": "否。"}, {})
+LAST = policy()["delivery"]["attempts"]
+
+
+def report(outcome: Outcome) -> StoreReport:
+    return StoreReport(Path("x"), "1.2", 0, outcome, None if outcome is Outcome.DELIVERED else WHY)
+
+
+STORED: list[tuple[list[Outcome], int, str, bool]] = [
+    ([Outcome.DELIVERED], 1, "delivered", False),
+    ([Outcome.DELIVERED, Outcome.DELIVERED_WITH_WARNING], 1, "delivered", False),
+    ([Outcome.CHECK, Outcome.DELIVERED], 1, "delivered", False),
+    ([Outcome.DELIVERED, Outcome.RETRY], 1, "waiting", True),
+    ([Outcome.RETRY, Outcome.DEAD], 1, "dead", False),
+    ([Outcome.DELIVERED, Outcome.DEAD], 1, "dead", False),
+    ([Outcome.RETRY], LAST, "dead", False),
+    ([], 1, "dead", False),
+]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("outcomes", "attempts", "state", "again"), STORED)
+def test_store_row(outcomes: list[Outcome], attempts: int, state: str, again: bool) -> None:
+    verdict = judge_store([report(o) for o in outcomes], attempts, 0.5)
+    assert (verdict.state, verdict.wait_s is not None) == (state, again)
+    assert (verdict.reason is None) == (outcomes == [Outcome.DELIVERED])
+
+
+def known(patient: str = "P1", issuer: str = "") -> FoundStudy:
+    return FoundStudy("1.2.3", patient, issuer, "A", "X")
+
+
+def study(patient: str = "P1", issuer: str = "") -> Study:
+    return Study("1.2.3", "0" * 16, "A", patient, issuer, "20260101", "closed", 1, 0, 0.0, 0.0, 1)
+
+
+FOUND: list[tuple[list[FoundStudy], Study, str | None]] = [
+    ([known()], study(), None),
+    ([], study(), "held"),
+    ([known("P2")], study(), "quarantined"),
+    ([known(), known("P2")], study(), "quarantined"),
+    ([known("")], study(), "quarantined"),
+    ([known(issuer="H1")], study(), None),
+    ([known(issuer="H1")], study(issuer="H1"), None),
+    ([known(issuer="H1")], study(issuer="H2"), "quarantined"),
+]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("found", "ours", "state"), FOUND)
+def test_study_row(found: list[FoundStudy], ours: Study, state: str | None) -> None:
+    verdict = judge_study(found, ours, 1, 0.5)
+    assert (verdict and verdict.state) == state
+    if state == "held":
+        assert verdict is not None
+        assert verdict.wait_s is not None
+        assert not verdict.counts
+
+
+@pytest.fixture
+def ready(tmp_path: Path, ct: list[Path]) -> Iterator[Callable[[], tuple[Database, Study]]]:
+    """A database with one finished job whose artifacts are the first two slices of the phantom."""
+    from dicom_io.read import read_instance
+
+    instances = [read_instance(f) for f in ct[:3]]
+    db = open_database(tmp_path / "node.sqlite3")
+    uid = instances[0].study_instance_uid
+    (tmp_path / "a").mkdir()
+    rows = []
+    for n, i in enumerate(instances[:2]):
+        (tmp_path / "a" / f"{n}.dcm").write_bytes(i.path.read_bytes())
+        rows.append(
+            StoredArtifact(
+                1,
+                f"{n}.dcm",
+                f"a/{n}.dcm",
+                "seg" if n else "sr",
+                "CT",
+                i.sop_class_uid,
+                i.sop_instance_uid,
+                "1",
+                1,
+                i.digest,
+            )
+        )
+
+    def make() -> tuple[Database, Study]:
+        arrived = Arrived(
+            "x", 1.0, uid, "1", "1.9", "1.2", "1", "d", 1, "e", "image", patient_id=str(instances[0].header.PatientID)
+        )
+        index.index(db, "j", 1, [arrived], lambda _uid: "0" * 16)
+        seen = studies.study(db, uid)
+        assert seen is not None
+        plan = Planned("chest_ct", ("1",), {"pacs": ["result"]}, {})
+        assert studies.close(db, seen, [plan], 2.0, publish=True, why={}, routed={})
+        job = jobs.claim(db, 1, "w", 3.0, 30.0)
+        assert job is not None
+        result: dict[str, Any] = {"state": "done", "outcome": "result", "reason": None, "document": {}}
+        assert jobs.finish(db, job, "w", 4.0, artifacts=rows, send_to=["pacs"], **result)
+        return db, seen
+
+    yield make
+    db.close()
+
+
+def state_of(db: Database, uid: str) -> tuple[str, int, str | None]:
+    (row,) = deliveries.deliveries(db, uid)
+    return row.state, row.attempts, row.last_error and row.last_error["code"]
+
+
+def courier(db: Database, root: Path, port: int, *, check: bool) -> Courier:
+    return Courier(db, root, Destination("pacs", "127.0.0.1", port, "PACS", check_study=check), "NODE")
+
+
+@pytest.mark.sockets
+def test_objects_go_in_order_and_once(ready: Any, tmp_path: Path) -> None:
+    db, seen = ready()
+    with LoopbackPacs(tmp_path / "pacs", "PACS") as pacs:
+        sender = courier(db, tmp_path, pacs.port, check=False)
+        assert sender.step()
+        assert not sender.step()
+        kinds = [a.sop_uid for a in jobs.artifacts(db, jobs.jobs(db, seen.uid)[0])]
+        assert [r.sop_instance_uid for r in pacs.received] == kinds
+    assert state_of(db, seen.uid) == ("delivered", 1, None)
+
+
+@pytest.mark.sockets
+def test_a_destination_that_is_away_is_tried_again_later(ready: Any, tmp_path: Path) -> None:
+    db, seen = ready()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        sender = courier(db, tmp_path, nobody.getsockname()[1], check=False)
+        assert sender.step()
+        assert not sender.step(), "before its time"
+    assert state_of(db, seen.uid) == ("waiting", 1, "peer-refused-connection")
+
+
+@pytest.mark.sockets
+def test_a_destination_that_refuses_ends_dead_and_can_be_tried_by_hand(ready: Any, tmp_path: Path) -> None:
+    db, seen = ready()
+    with LoopbackPacs(tmp_path / "pacs", "PACS", answer=0xA900) as pacs:
+        sender = courier(db, tmp_path, pacs.port, check=False)
+        assert sender.step()
+        assert state_of(db, seen.uid) == ("dead", 1, "peer-refused-object")
+        pacs.answer = 0
+        assert operator.retry(db, 5.0, study_uid=seen.uid) == 1
+        assert sender.step()
+    assert state_of(db, seen.uid)[0] == "delivered"
+
+
+@pytest.mark.sockets
+def test_the_destination_is_asked_whose_study_it_is(ready: Any, tmp_path: Path, ct: list[Path]) -> None:
+    from pydicom import dcmread
+
+    from dicom_io.scu import Peer, store
+
+    db, seen = ready()
+    with LoopbackPacs(tmp_path / "pacs", "PACS") as pacs:
+        peer = Peer("127.0.0.1", pacs.port, "PACS", "CT1")
+        sender = courier(db, tmp_path, pacs.port, check=True)
+        assert sender.step()
+        assert state_of(db, seen.uid) == ("held", 0, "study-not-at-destination")
+
+        other = dcmread(ct[0])
+        other.PatientID = "SOMEBODY-ELSE"
+        other.save_as(tmp_path / "other.dcm")
+        list(store(peer, [tmp_path / "other.dcm"]))
+        due_now(db)
+        assert sender.step()
+        assert state_of(db, seen.uid) == ("quarantined", 1, "identity-differs-at-destination")
+
+        list(store(peer, [ct[0]]))  # corrected at the source: the same instance with the right patient
+        operator.resend(db, seen.uid, 5.0)
+        assert sender.step()
+        assert state_of(db, seen.uid) == ("delivered", 1, None)
+
+
+def due_now(db: Database) -> None:
+    with db.write() as c:
+        c.exec_driver_sql("UPDATE delivery SET next_attempt = 0")
+
+
+@pytest.mark.unit
+def test_what_a_dead_deliverer_was_sending_is_sent_again(ready: Any) -> None:
+    db, seen = ready()
+    assert deliveries.take(db, "pacs", 10.0) is not None
+    assert deliveries.take(db, "pacs", 10.0) is None
+    assert deliveries.interrupted(db, 11.0) == 1
+    assert state_of(db, seen.uid) == ("waiting", 1, None)
