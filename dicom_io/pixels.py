@@ -57,6 +57,7 @@ _DECODERS: Final = {
     JPEGBaseline8Bit: "pillow",
 }
 _GUARDED: Final = frozenset({JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1})
+_PADDING: Final = 16
 _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
 
 
@@ -199,9 +200,9 @@ def _check_whole(dataset: FileDataset, form: Format) -> None:
         raise PixelError(REASONS("pixels-missing"))
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in _MARKED:
-        # JPEG, JPEG-LS and JPEG 2000 end with the same marker; padding may follow
+        # JPEG, JPEG-LS and JPEG 2000 end with the same marker; real padding after it may hold anything
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-        whole = frame.rstrip(b"\0\xff").endswith(b"\xd9")
+        whole = b"\xff\xd9" in frame[-_PADDING:]
         if whole and syntax in JPEGTransferSyntaxes and not _jpeg_agrees(frame, form):
             raise PixelError(REASONS("pixels-undecodable", syntax=syntax))
     else:

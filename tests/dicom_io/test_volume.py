@@ -387,3 +387,12 @@ def test_a_stream_that_ends_its_decoder_is_refused_and_the_next_one_decoded(real
     for _ in range(3):
         assert refusal(read_instance(tmp_path / "damaged.dcm")) == "pixels-undecodable"
         np.testing.assert_array_equal(load(read_instance(whole)).array, expected)
+
+
+@pytest.mark.data
+def test_real_jpeg_lossless_slices_decode(real_data: Path, tmp_path: Path) -> None:
+    found = [f.instance for f in discover([real_data / "ct" / "RICORD-1A-000906"], tmp_path) if f.instance]
+    volume = load(*(i for i in found if i.header.ImageOrientationPatient[0] == 0))
+    assert volume.array.shape == (19, 512, 512)
+    assert volume.array.min() == LIMITS.volume.air_hu
+    assert 200 < volume.array.max() < 4000
