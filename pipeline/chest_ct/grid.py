@@ -4,14 +4,18 @@ Nothing is rotated: an oblique scan is worked on in its own frame, so that resam
 masks return to the very voxels that they came from.
 """
 
+import warnings
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from dicom_io.volume import Volume
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +31,9 @@ class WorkingGrid:
     source_shape : tuple[int, int, int]
         Source shape in *working* axis order.
     source_spacing : tuple[float, float, float]
-        Millimetres, in working axis order.
+        Millimetres, in working axis order; between slices the median.
+    centres : tuple of ndarray
+        Where the source voxels' centres lie on each working axis, millimetres from its beginning, in working order.
     shape : tuple[int, int, int]
         Working shape.
     spacing : float
@@ -40,45 +46,76 @@ class WorkingGrid:
     flip: tuple[bool, bool, bool]
     source_shape: tuple[int, int, int]
     source_spacing: tuple[float, float, float]
+    centres: tuple[Floats, Floats, Floats]
     shape: tuple[int, int, int]
     spacing: float
     affine: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, volume: Volume, spacing: float) -> "WorkingGrid":
-        """Lay a grid of `spacing` millimetres over a volume."""
+    def of(cls, volume: Volume, spacing: float, slices_mm: Floats | None = None) -> "WorkingGrid":
+        """Lay a grid of `spacing` millimetres over a volume.
+
+        Parameters
+        ----------
+        volume : Volume
+            What to lie on.
+        spacing : float
+            Millimetres.
+        slices_mm : ndarray, optional
+            True positions of the slices along their normal, if they are not evenly spaced.
+        """
         columns = volume.affine[:3, :3]  # column c moves array axis 2 - c by one voxel
         length = np.linalg.norm(columns, axis=0)
         along = columns / length
         # working axes 0, 1, 2 look along +z, +y, +x of LPS, that is rows 2, 1, 0
         best = max(permutations(range(3)), key=lambda p: sum(abs(along[2 - k, 2 - p[k]]) for k in range(3)))
         flip = tuple(bool(along[2 - k, 2 - best[k]] < 0) for k in range(3))
-        sizes = tuple(int(volume.array.shape[a]) for a in best)
-        steps = tuple(float(length[2 - a]) for a in best)
-        shape = tuple(max(1, int(np.floor(n * s / spacing + 1e-6))) for n, s in zip(sizes, steps, strict=True))
+        positions = [np.arange(n, dtype=np.float64) * length[2 - a] for a, n in enumerate(volume.array.shape)]
+        if slices_mm is not None:
+            positions[0] = slices_mm - slices_mm[0]
+        steps, centres = [], []
+        for k in range(3):
+            mm = positions[best[k]]
+            step = float(np.median(np.diff(mm))) if mm.size > 1 else float(length[2 - best[k]])
+            steps.append(step)
+            centres.append((mm[-1] - mm[::-1] if flip[k] else mm) + step / 2)
+        shape = tuple(
+            max(1, int(np.floor((c[-1] + s / 2) / spacing + 1e-6))) for c, s in zip(centres, steps, strict=True)
+        )
         affine = np.eye(4)
-        corner = np.zeros(3)
+        corner = volume.affine[:3, 3].copy()
         for k in range(3):
             direction = along[:, 2 - best[k]] * (-1 if flip[k] else 1)
             affine[:3, 2 - k] = direction * spacing
             if flip[k]:
-                corner += columns[:, 2 - best[k]] * (sizes[k] - 1)
+                corner += along[:, 2 - best[k]] * positions[best[k]][-1]
             # voxel 0 covers the first `spacing` millimetres, which begin half a source voxel before its centre
             corner += direction * (spacing - steps[k]) / 2
-        affine[:3, 3] = volume.affine[:3, 3] + corner
-        return cls(best, flip, sizes, steps, shape, spacing, affine)  # type: ignore[arg-type] # lengths are 3
+        affine[:3, 3] = corner
+        return cls(
+            best,
+            (flip[0], flip[1], flip[2]),
+            (len(centres[0]), len(centres[1]), len(centres[2])),
+            (steps[0], steps[1], steps[2]),
+            (centres[0], centres[1], centres[2]),
+            (shape[0], shape[1], shape[2]),
+            spacing,
+            affine,
+        )
 
     def _weights(self, axis: int, device: torch.device) -> torch.Tensor:
-        """Triangle filter as wide as the coarser of both grids: [working, source]."""
-        step, ratio = self.source_spacing[axis], self.spacing / self.source_spacing[axis]
-        centre = (np.arange(self.shape[axis]) + 0.5) * ratio - 0.5
-        offset = np.arange(self.source_shape[axis])[None, :] - centre[:, None]
-        weight = np.clip(1 - np.abs(offset) * min(1.0, step / self.spacing), 0, None)
+        """Triangle filter as wide as the coarser of both grids, or as a gap in the source: [working, source]."""
+        centres = self.centres[axis]
+        at = (np.arange(self.shape[axis]) + 0.5) * self.spacing
+        after = np.clip(np.searchsorted(centres, at), 1, max(1, centres.size - 1))
+        gap = centres[after] - centres[after - 1] if centres.size > 1 else np.full(at.shape, self.source_spacing[axis])
+        width = np.maximum(self.spacing, gap)
+        weight = np.clip(1 - np.abs(centres[None, :] - at[:, None]) / width[:, None], 0, None)
         return _normalised(weight, device)
 
-    def take(self, volume: Volume, device: torch.device) -> torch.Tensor:
-        """Resample the volume onto this grid, averaging where it is coarser; float32 [z, y, x]."""
-        source = torch.from_numpy(volume.array).permute(self.axes)
+    def take(self, array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+        """Resample an array of the source's shape onto this grid, averaging where it is coarser; float32 [z, y, x]."""
+        source = _tensor(array).permute(self.axes)
         flips = [k for k in range(3) if self.flip[k]]
         weights = [self._weights(k, device) for k in range(3)]
         weights = [w.flip(1) if k in flips else w for k, w in enumerate(weights)]
@@ -113,8 +150,7 @@ class WorkingGrid:
         """
         where: list[slice] = [slice(0)] * 3
         for k in range(3):
-            ratio = self.source_spacing[k] / self.spacing
-            centre = (np.arange(self.source_shape[k]) + 0.5) * ratio - 0.5
+            centre = self.centres[k] / self.spacing - 0.5
             inside = np.flatnonzero((centre > box[k].start - 1) & (centre < box[k].stop))
             at = np.clip(centre[inside], box[k].start, box[k].stop - 1)
             weight = np.clip(1 - np.abs(np.arange(box[k].start, box[k].stop)[None, :] - at[:, None]), 0, None)
@@ -137,3 +173,10 @@ class WorkingGrid:
 def _normalised(weight: npt.NDArray[np.float64], device: torch.device) -> torch.Tensor:
     total = np.maximum(weight.sum(axis=1, keepdims=True), 1e-9)
     return torch.from_numpy((weight / total).astype(np.float32)).to(device)
+
+
+def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    """Look at an array without a copy; torch would warn that it could write to one that is read only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)

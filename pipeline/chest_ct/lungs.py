@@ -97,16 +97,19 @@ def segment(
     tubes = airway.find(fine, within, spacing, parameters["airway"])
     wall = max(1, round(parameters["airway"]["wall"] / spacing))
     thick = morphology.dilate(torch.from_numpy(tubes.lumen), (wall,) * 3).numpy()
-    aerated = _sides(air & ~thick, fine, tubes, spacing, parameters)
+    aerated = _sides(air & ~thick, fine, spacing, parameters)
     near = body.bounding_box(aerated > 0, round(15 / spacing), aerated.shape)
-    box = tuple(slice(b.start + n.start, b.start + n.stop) for b, n in zip(box, near, strict=True))
+    shifted = [slice(b.start + n.start, b.start + n.stop) for b, n in zip(box, near, strict=True)]
+    box = (shifted[0], shifted[1], shifted[2])
     hu, aerated, thick = hu[near].contiguous(), aerated[near], thick[near]
     label, restored = surface.complete(aerated, hu, tubes.lumen[near], spacing, parameters)
+    for side in (RIGHT, LEFT):
+        label[morphology.fill_holes(label == side) & (label == 0)] = side
     return Lungs(box, hu, label, aerated, restored, airway.Airway(tubes.lumen[near], tubes.path - [n.start for n in near]))
 
 
 def _sides(
-    air: Bool, hu: npt.NDArray[np.float32], tubes: airway.Airway, spacing: float, parameters: dict[str, Any]
+    air: Bool, hu: npt.NDArray[np.float32], spacing: float, parameters: dict[str, Any]
 ) -> npt.NDArray[np.uint8]:
     """Tell the right lung from the left one and both from bowel gas and loose parts."""
     p, voxel = parameters["lung"], spacing**3 / 1000

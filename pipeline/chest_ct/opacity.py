@@ -31,6 +31,8 @@ class Opacities:
     ----------
     level : Tensor, float32
         HU above the local border; positive inside an opacity.
+    sharp : Tensor, float32
+        Working volume without noise, HU.
     normal_hu : float
         Most frequent density of air-holding lung in this patient.
     spread_hu : float
@@ -38,6 +40,7 @@ class Opacities:
     """
 
     level: torch.Tensor
+    sharp: torch.Tensor
     normal_hu: float
     spread_hu: float
 
@@ -84,7 +87,7 @@ def find(
     body = morphology.open_ball(((soft > border) & zone).cpu().numpy(), ball) | (lungs.restored & (level > 0).cpu().numpy())
     body = _without_hilum(body, soft.cpu().numpy(), lungs, spacing, p)
     level[~morphology.dilate(torch.from_numpy(body).to(hu.device), (round(p["rough"] / spacing),) * 3)] = -200.0
-    return Opacities(level, normal, spread)
+    return Opacities(level, sharp, normal, spread)
 
 
 def _without_hilum(body: Bool, soft: npt.NDArray[np.float32], lungs: Lungs, spacing: float, p: dict[str, Any]) -> Bool:
@@ -134,7 +137,7 @@ def label(level: npt.NDArray[np.float32], lung: npt.NDArray[np.uint8], voxel_mm3
     p : dict
         Table ``opacity``.
     """
-    least = max(1, round(p["least"] * 1000 / voxel_mm3))
+    least = max(p["least_voxels"], round(p["least"] * 1000 / voxel_mm3))
     found = np.zeros(level.shape, np.uint16)
     sizes: list[tuple[int, int, int]] = []
     parts = {}

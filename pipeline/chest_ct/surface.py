@@ -226,4 +226,18 @@ def _dents(lung: Bool, polar: Polar, soft: Floats, spacing: float, q: dict[str, 
     dent &= ~polar.middle(q["front_middle"] / spacing, q["back_middle"] / spacing)
     half = max(1, round(q["dent"] / spacing / 2))
     seed = morphology.opening(torch.from_numpy(dent), (half,) * 3)
-    return (morphology.dilate(seed, (half + 1,) * 3)).numpy() & dent
+    return _solid((morphology.dilate(seed, (half + 1,) * 3)).numpy() & dent, soft, spacing, q)
+
+
+def _solid(dent: Bool, soft: Floats, spacing: float, q: dict[str, Any]) -> Bool:
+    """Keep parts as large, deep and soft as diseased lung: ribs, fat and the heart's border make small or flat dents."""
+    labels, sizes = morphology.components(dent)
+    kept = np.zeros(dent.shape, bool)
+    for n in np.flatnonzero(sizes * spacing**3 / 1000 >= q["least"]):
+        box = bounding_box(labels == n, 2, dent.shape)
+        part = labels[box] == n
+        low, high = q["median"]
+        deep = float(morphology.signed_distance(part).max()) * spacing >= q["deep"]
+        if deep and low <= float(np.median(soft[box][part])) <= high:
+            kept[box] |= part
+    return kept

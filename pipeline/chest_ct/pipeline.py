@@ -1,0 +1,163 @@
+"""The chest CT pipeline: from a chosen series to a result."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dicom_io.model import Series, Study
+from dicom_io.stack import Stack, build_stack
+from dicom_io.volume import Volume, load_volume
+from pipeline.api import Analysis, Progress, Selection
+from pipeline.chest_ct import checks, doubt, lungs, measure, morphology, opacity, quality, report, select
+from pipeline.chest_ct.body import Box
+from pipeline.chest_ct.grid import WorkingGrid
+from pipeline.chest_ct.parameters import data_digest, parameters
+from pipeline.device import pick
+from pipeline.errors import NotAnalysed, PipelineFailed
+from pipeline.options import ChestCtOptions
+from pipeline.reasons import REASONS
+
+NAME = "chest_ct"
+VERSION = "0.1.0"
+
+
+def build(options: ChestCtOptions, device: str = "auto") -> "ChestCt":
+    """Return the pipeline, ready to work."""
+    return ChestCt(options, pick(device))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OnSource:
+    """Masks on a box of the source grid.
+
+    Parameters
+    ----------
+    box : tuple of slice
+        Where the arrays stand in the source array.
+    lung : ndarray of uint8
+        1 right, 2 left.
+    opacity : ndarray of uint16
+        0, or the number of the opacity, 1 the largest.
+    smooth_hu : ndarray of float32
+        Density without noise, read for the class of a voxel.
+    """
+
+    box: Box
+    lung: npt.NDArray[np.uint8]
+    opacity: npt.NDArray[np.uint16]
+    smooth_hu: npt.NDArray[np.float32]
+
+
+class ChestCt:
+    """See `pipeline.api.Pipeline`; keeps nothing between two series."""
+
+    name = NAME
+    version = VERSION
+
+    def __init__(self, options: ChestCtOptions, device: torch.device) -> None:
+        self._options = options
+        self._device = device
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of the data files; there are no weights."""
+        return data_digest()
+
+    @property
+    def options_digest(self) -> str:
+        """Digest of the options."""
+        return self._options.digest
+
+    def select(self, study: Study) -> Selection:
+        """Choose a series by headers alone."""
+        return select.select(study)
+
+    def run(self, series: Series, progress: Progress | None = None) -> Analysis:
+        """Work on the chosen series; see `pipeline.api.Pipeline`."""
+        timings: dict[str, float] = {}
+        tell = progress or (lambda _stage, _share: None)
+        with _timed(timings, "volume"):
+            tell("volume", 0.0)
+            stack = build_stack(series.instances)
+            volume = load_volume(stack, allow_gaps=True)
+        with _timed(timings, "work"), torch.inference_mode():
+            try:
+                parts = self._work(stack, volume, tell)
+            except lungs.NoLungs as found:
+                raise NotAnalysed(REASONS(found.code, **found.values)) from found
+            except torch.OutOfMemoryError as error:
+                raise PipelineFailed(REASONS("device-out-of-memory"), retryable=True) from error
+        with _timed(timings, "quality"):
+            tell("quality", 0.8)
+            graded = quality.grade(self._measures(stack, volume, parts), series.series_instance_uid)
+        device = f"{self._device}"
+        return Analysis(report.result(self, series, volume, parts, graded, device, timings), volume)
+
+    def _work(self, stack: Stack, volume: Volume, tell: Progress) -> "report.Parts":
+        p = parameters()
+        spacing = p["grid"]["spacing"]
+        grid = WorkingGrid.of(volume, spacing, None if stack.uniform else stack.positions_mm)
+        hu = grid.take(volume.array, self._device)
+        padded = None if volume.padding is None else grid.take(volume.padding, self._device) > 0.5
+        tell("lungs", 0.15)
+        found = lungs.segment(hu, padded, spacing, p)
+        edges = checks.plausible(found, grid.shape, spacing, p)
+        if padded is not None and bool((morphology.dilate(padded[found.box], (0, 1, 1)).cpu().numpy() & (found.label > 0)).any()):
+            edges = doubt.Cuts(edges.top, edges.bottom, max(edges.side, 1e-3))
+        tell("opacities", 0.5)
+        dense = opacity.find(found, spacing, grid.source_spacing, p["opacity"])
+        doubts = doubt.judge(found, grid.shape, spacing, p)
+        tell("measure", 0.7)
+        masks = self._on_source(grid, found, dense, volume, p["opacity"])
+        now = measure.Circumstances(
+            slices_missing=bool(stack.gaps),
+            contrast=checks.contrast(found, stack.instances[0].header, p),
+            no_normal_lung=dense.normal_hu > p["doubt"]["normal_most"],
+        )
+        return report.Parts(masks.box, masks.lung, masks.opacity, masks.smooth_hu, doubts, edges, now, dense.normal_hu, stack)
+
+    def _on_source(
+        self, grid: WorkingGrid, found: lungs.Lungs, dense: opacity.Opacities, volume: Volume, p: dict[str, Any]
+    ) -> OnSource:
+        """Bring the masks to the source grid: interpolate what they are the half level of, then compare."""
+        share, box = [], found.box
+        for side in (lungs.RIGHT, lungs.LEFT):
+            mask = torch.from_numpy((found.label == side).astype(np.float32)).to(self._device)
+            values, box = grid.give(morphology.gaussian(mask, 0.6), found.box)
+            share.append(values)
+        lung = torch.where(share[0] >= share[1], 1, 2).to(torch.uint8) * ((share[0] + share[1]) >= 0.5)
+        level, _ = grid.give(dense.level, found.box)
+        smooth, _ = grid.give(dense.sharp, found.box)
+        labels = lung.to(torch.uint8).cpu().numpy()
+        voxel = float(abs(np.linalg.det(volume.affine[:3, :3])))
+        numbered = opacity.label(level.cpu().numpy(), labels, voxel, p)
+        return OnSource(box, labels, numbered, smooth.cpu().numpy())
+
+    def _measures(self, stack: Stack, volume: Volume, parts: "report.Parts") -> dict[str, float]:
+        """Everything that the grade rests on."""
+        levels = np.flatnonzero((parts.lung > 0).any(axis=(1, 2))) + parts.box[0].start
+        seen = range(int(levels[0]), int(levels[-1]) + 1, max(1, len(levels) // 6))
+        p = parameters()["doubt"]
+        out = quality.geometry_measures(stack, volume)
+        out |= {
+            "cut_top": parts.edges.top * (parts.edges.top > p["cut_some"]),
+            "cut_bottom": parts.edges.bottom * (parts.edges.bottom > p["cut_some"]),
+            "cut_side": parts.edges.side,
+            "sharp_kernel": float(select.sharp_kernel(stack.instances[0].header) is True),
+            "normal_hu": parts.normal_hu,
+        }
+        noise = quality.noise(volume.array, seen)
+        return out if noise is None else out | {"noise_hu": noise}
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    timings[stage] = time.perf_counter() - begin
