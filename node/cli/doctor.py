@@ -66,7 +66,7 @@ def _disk(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
 
 
 def _decoders(_settings: Any) -> tuple[bool, str]:  # noqa: ANN401
-    missing = [name for name in ("gdcm", "openjpeg", "rle") if not _importable(name)]
+    missing = [name for name in ("gdcm", "openjpeg", "jpeg_ls", "pylibjpeg") if not _importable(name)]
     if missing:
         return False, f"missing: {', '.join(missing)}; install the package again (pip install pacs-ai-node)"
     return True, "JPEG, JPEG-LS, JPEG 2000, HTJ2K, RLE"
