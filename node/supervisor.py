@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -16,6 +17,7 @@ import structlog
 
 from config.settings import Settings
 from node import recover, retry
+from node.clock import surviving
 from node.installation import DataFolder
 from node.store import Database, open_database
 from node.store import node as store
@@ -147,7 +149,7 @@ class Supervisor:
         process.start()
         theirs.close()
         child.process, child.connection, child.started, child.start_at = process, ours, time.monotonic(), None
-        store.process_started(self._db, process.pid or 0, child.role, started)
+        self._note(lambda: store.process_started(self._db, process.pid or 0, child.role, started))
 
     def _reap(self, child: _Child) -> None:
         """Take a child that has ended, or is about to, off the books."""
@@ -158,12 +160,18 @@ class Supervisor:
         if process.is_alive():
             process.kill()
             process.join()
-        store.process_ended(self._db, process.pid or 0)
+        pid = process.pid or 0
+        self._note(lambda: store.process_ended(self._db, pid))
         if child.role == "worker":
-            recover.worker_ended(self._db, recover.owner_of(self._boot, process.pid or 0), time.time(), planned=False)
+            owner = recover.owner_of(self._boot, pid)
+            self._note(lambda: recover.worker_ended(self._db, owner, time.time(), planned=False))
         process.close()
         child.process = None
         self._forget(child)
+
+    def _note(self, write: Callable[[], object]) -> None:
+        """Write to the database; on a full disk the node goes on receiving what it can, and leases cover the rest."""
+        surviving("supervisor", write)()
 
     def _died(self, child: _Child) -> None:
         """Start a child again, later each time it dies young."""

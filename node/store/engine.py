@@ -52,7 +52,8 @@ def open_database(file: Path) -> Database:
     StoreError
         If a newer version of the node wrote it, or it is no database.
     """
-    engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": _BUSY_S})
+    # parameters are hidden because they hold patient data, and errors end in the log
+    engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": _BUSY_S}, hide_parameters=True)
     sa.event.listen(engine, "connect", _connected)
     sa.event.listen(engine, "begin", _begin)
     database = Database(engine)

@@ -120,23 +120,7 @@ def finish(
             _queue(c, done, destination, now, first, None)
         for destination, error in (quarantined or {}).items():
             _queue(c, done, destination, now, "quarantined", error)
-        code = None if reason is None else reason["code"]
-        data = {
-            "job": done.id,
-            "pipeline": done.pipeline,
-            "outcome": outcome,
-            "reason": code,
-            "artifacts": [a.name for a in artifacts],
-        }
-        if carried_from is not None:
-            data["carried_from"] = carried_from
-        tell(
-            c,
-            done.study_uid,
-            now,
-            "carried-forward" if carried_from is not None else "gated" if quarantined else "written",
-            data,
-        )
+        _say(c, done, now, outcome, reason, artifacts, quarantined or {}, carried_from)
         passing("job.before_commit")
     return True
 
@@ -210,6 +194,33 @@ def _claimable(now: float) -> sa.ColumnElement[bool]:
 
 def _mine(job_id: int, owner: str) -> sa.ColumnElement[bool]:
     return sa.and_(_j.id == job_id, _j.owner == owner, _j.state == "running")
+
+
+def _say(
+    c: sa.Connection,
+    done: Job,
+    now: float,
+    outcome: str,
+    reason: Mapping[str, Any] | None,
+    artifacts: Sequence[StoredArtifact],
+    quarantined: Mapping[str, Mapping[str, Any]],
+    carried_from: int | None,
+) -> None:
+    """Tell the timeline how a job ended."""
+    data: dict[str, Any] = {
+        "job": done.id,
+        "pipeline": done.pipeline,
+        "outcome": outcome,
+        "reason": reason and reason["code"],
+    }
+    if carried_from is not None:
+        tell(c, done.study_uid, now, "carried-forward", {**data, "carried_from": carried_from})
+    elif artifacts or quarantined:
+        tell(c, done.study_uid, now, "written", {**data, "artifacts": [a.name for a in artifacts]})
+        refused = sorted({str(error["code"]) for error in quarantined.values()})
+        tell(c, done.study_uid, now, "gated", {"job": done.id, "passed": len(artifacts), "refused": refused})
+    else:
+        tell(c, done.study_uid, now, "ended", data)
 
 
 def _first_state(c: sa.Connection, done: Job) -> str:

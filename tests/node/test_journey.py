@@ -53,9 +53,9 @@ def test_a_study_goes_in_and_results_come_back(rig: Any, ct: list[Path]) -> None
     assert [j["outcome"] for j in shown["jobs"]] == ["result"]
     assert [d["state"] for d in shown["deliveries"]] == ["delivered"]
     told = events(shown)
-    assert [told.index(e) for e in ("received", "closed", "routed", "attempt", "written", "published")] == sorted(
-        told.index(e) for e in ("received", "closed", "routed", "attempt", "written", "published")
-    )
+    assert [
+        told.index(e) for e in ("received", "closed", "routed", "attempt", "written", "gated", "published")
+    ] == sorted(told.index(e) for e in ("received", "closed", "routed", "attempt", "written", "gated", "published"))
     closed = next(e for e in shown["timeline"] if e["event"] == "closed")
     assert closed["evidence"] == "strong"
     artifacts = {a["sop_instance_uid"] for a in shown["jobs"][0]["artifacts"]}

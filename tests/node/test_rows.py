@@ -59,7 +59,7 @@ class Bench:
         Spool(self.folder.path)
         self.db: Database = open_database(self.folder.database)
         self.boot = time.time()
-        self.now = self.boot
+        self.now = self.boot + 10.0
         self.coordinator = Coordinator(self.db, self.folder, self.settings, self.boot)
         self.pipeline = pipeline
         self.worker = Worker(self.db, self.folder, self.settings, "w1", lambda _name: self.pipeline, lambda: self.now)
