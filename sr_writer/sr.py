@@ -48,6 +48,9 @@ _LANGUAGES = {
 _DEVICE = sr.CodedConcept("121007", "DCM", "Device")
 _TITLE = DicomCode("126000", "DCM", "Imaging Measurement Report")
 _MEASUREMENT_FAILURE = DicomCode("114006", "DCM", "Measurement failure")
+_IMAGE_LIBRARY = DicomCode("111028", "DCM", "Image Library")
+_IMAGE_LIBRARY_GROUP = DicomCode("126200", "DCM", "Image Library Group")
+_SOURCE = DicomCode("260753009", "SCT", "Source")
 _OPACITY = DicomCode("112001", "DCM", "Opacity")
 _PRESENT = DicomCode("52101004", "SCT", "Present")
 _ABSENT = DicomCode("272519000", "SCT", "Absent")
@@ -89,9 +92,10 @@ def build(
         imaging_measurements=groups,
         title=_TITLE,
         language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(_LANGUAGES[by.languages[0]]),
-        referenced_images=[sources.header(uid) for uid in keys],
     )
     root = report[0]
+    # before the measurements (TID 1500 row 7); highdicom's own library fails on images without slice thickness
+    root.ContentSequence.insert(-1, _image_library([sources.instances[uid] for uid in keys]))
     for language in by.languages:
         root.ContentSequence.append(_comment(impression(result, language, research=by.options.research), language, by))
     for element in root:
@@ -116,6 +120,17 @@ def _observer(identity: AnalysisIdentity) -> sr.ObservationContext:
             ),
         )
     )  # fmt: skip
+
+
+def _image_library(images: Sequence[Instance]) -> sr.ContainerContentItem:
+    """Return the key images (TID 1600); the evidence sequence names all inputs."""
+    group = sr.ContainerContentItem(name=_IMAGE_LIBRARY_GROUP, relationship_type="CONTAINS")
+    group.ContentSequence = sr.ContentSequence(
+        [sr.ImageContentItem(_SOURCE, i.sop_class_uid, i.sop_instance_uid, relationship_type="CONTAINS") for i in images]
+    )
+    library = sr.ContainerContentItem(name=_IMAGE_LIBRARY, relationship_type="CONTAINS")
+    library.ContentSequence = sr.ContentSequence([group])
+    return library
 
 
 def _groups(

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import pytest
 from scipy.ndimage import binary_dilation
 
 import phantom
@@ -26,6 +27,7 @@ from pipeline.result import (
     Result,
     Segment,
 )
+from sr_writer import write
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
 
@@ -85,8 +87,14 @@ def case(
 ) -> Case:
     """Write a phantom and turn its truth into a result."""
     phantom.write(made, folder)
+    return from_folder(folder, options=options, negative=negative)
+
+
+def from_folder(folder: Path, *, options: WriterOptions | None = None, negative: bool = False) -> Case:
+    """Turn the truth of a phantom on disk, whatever was done to its headers, into a result."""
+    truth = np.load(folder / "truth.npz")
     series, volume = load(folder / "dicom")
-    result = result_of(volume, made.lung, np.zeros_like(made.lesion) if negative else made.lesion)
+    result = result_of(volume, truth["lung"], np.zeros_like(truth["lesion"]) if negative else truth["lesion"])
     out = Case(folder, result, volume, series, None, options or WriterOptions())  # type: ignore[arg-type]
     object.__setattr__(out, "identity", out.identified())
     return out
@@ -100,7 +108,6 @@ def result_of(volume: Volume, lung: np.ndarray, lesion: np.ndarray) -> Result:
     sides = (("left_lung", LEFT, lung == 2), ("right_lung", RIGHT, lung == 1))
     regions = [Region("body", Mask.of(binary_dilation(volume.array > -400)), THORAX)]
     regions.append(Region("lungs", Mask.of(lung), LUNG, BOTH))
-    head = np.cross(volume.affine[:3, 0], volume.affine[:3, 1])
     for site, side, mask in sides:
         regions.append(Region(site, Mask.of(mask), LUNG, side))
         axis = int(np.abs(volume.affine[2, :3]).argmax())
@@ -115,7 +122,6 @@ def result_of(volume: Volume, lung: np.ndarray, lesion: np.ndarray) -> Result:
             part[tuple(window)] = mask[tuple(window)]
             if part.any():
                 regions.append(Region(f"{site}_{name}_third", Mask.of(part), LUNG, side))
-    del head
     measurements = []
     opaque = lesion > 0
     for region in regions[1:]:
@@ -160,3 +166,62 @@ def result_of(volume: Volume, lung: np.ndarray, lesion: np.ndarray) -> Result:
         "chest_ct", "0.1.0", volume.series_instance_uid, geometry, "cpu", quality, tuple(regions), tuple(measurements),
         tuple(segments), tuple(findings), (NOTE,), summary,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.fixture(scope="session")
+def positive(studies: Path) -> Case:
+    # 90 x 99 pixels: frames do not end on a byte
+    made = phantom.build(3, slices=24, matrix=(90, 99), shuffle=True)
+    return case(studies / "positive", made)
+
+
+@pytest.fixture(scope="session")
+def negative(studies: Path) -> Case:
+    made = phantom.build(4, slices=20, matrix=80, lesions="none", patient_name="M\u00fcller^J\u00fcrgen", charset="ISO_IR 100")
+    return case(studies / "negative", made, negative=True)
+
+
+@pytest.fixture(scope="session")
+def coronal(studies: Path) -> Case:
+    made = phantom.build(5, plane="coronal", slices=24, matrix=(80, 104), patient_name="\u738b^\u5c0f\u4e1c", charset="GB18030")
+    return case(studies / "coronal", made)
+
+
+@pytest.fixture(scope="session")
+def tilted(studies: Path) -> Case:
+    return case(studies / "tilted", phantom.build(6, slices=20, matrix=80, tilt_deg=12.0, feet_first=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Helpers:
+    """What test modules of this folder share (they are not a package)."""
+
+    now = NOW
+    installation = INSTALLATION
+    case = staticmethod(case)
+    from_folder = staticmethod(from_folder)
+    load = staticmethod(load)
+    reason = staticmethod(reason)
+    result_of = staticmethod(result_of)
+
+    @staticmethod
+    def write(c: Case, out: Path, **changes: object) -> "tuple[write.Artifact, ...]":
+        arguments = {"identity": c.identity, "options": c.options, "now": NOW} | changes
+        return write.write_result(c.result, c.volume, c.series, out=out, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def helpers() -> Helpers:
+    return Helpers()
+
+
+@pytest.fixture(scope="session", params=["positive", "negative", "coronal", "tilted"])
+def written(request: pytest.FixtureRequest, studies: Path) -> "tuple[Case, dict[str, write.Artifact]]":
+    """Each case in turn with what was written for it, by kind."""
+    c: Case = request.getfixturevalue(request.param)
+    return c, {a.kind: a for a in Helpers.write(c, c.folder / "out")}
