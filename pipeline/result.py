@@ -315,7 +315,9 @@ class Result:
         named = {m.site for m in self.measurements} | {f.site for f in self.findings}
         if not named <= known:
             raise ValueError(f"no region for {sorted(named - known)}")
-        empty = [m.site for m in self.regions if not m.mask.voxels] + [s.tracking_id for s in self.segments if not s.mask.voxels]
+        empty = [m.site for m in self.regions if not m.mask.voxels] + [
+            s.tracking_id for s in self.segments if not s.mask.voxels
+        ]
         if empty:
             raise ValueError(f"empty mask for {empty}")
 

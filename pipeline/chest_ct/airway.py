@@ -54,9 +54,13 @@ def find(hu: npt.NDArray[np.float32], within: Bool, spacing: float, parameters: 
         if box is None or not low <= area[label] <= high:
             continue
         tall, wide = box[1].stop - box[1].start, box[2].stop - box[2].start
-        if max(tall, wide) > parameters["seed_aspect"] * min(tall, wide) or area[label] < 0.5 * tall * wide * spacing**2:
+        if (
+            max(tall, wide) > parameters["seed_aspect"] * min(tall, wide)
+            or area[label] < 0.5 * tall * wide * spacing**2
+        ):
             continue
-        row, column = (np.argwhere(labels[box][0] == label).mean(axis=0) + (box[1].start, box[2].start)).tolist()
+        middle_of = np.argwhere(labels[box][0] == label).mean(axis=0)
+        row, column = float(middle_of[0]) + box[1].start, float(middle_of[1]) + box[2].start
         body = np.flatnonzero(within[box[0].start].any(axis=0))
         middle, half = (body[0] + body[-1]) / 2, (body[-1] - body[0]) / 2
         if abs(column - middle) < 0.35 * half:

@@ -66,4 +66,4 @@ def contrast(lungs: Lungs, header: Dataset, parameters: dict[str, Any]) -> bool:
     box = (slice(bottom, top), slice(front, back), slice(low, high))
     values = lungs.hu.cpu().numpy()[box][lungs.label[box] == 0]
     soft = values[(values > 0) & (values < 400)]
-    return soft.size > 1000 and float(np.median(soft)) > parameters["doubt"]["contrast_hu"]
+    return bool(soft.size > 1000 and float(np.median(soft)) > parameters["doubt"]["contrast_hu"])

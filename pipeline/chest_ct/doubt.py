@@ -56,7 +56,7 @@ def cuts(lungs: Lungs, shape: tuple[int, int, int], side: int) -> Cuts:
     return Cuts(share(0, far=True), share(0, far=False), max(edges))
 
 
-def judge(lungs: Lungs, shape: tuple[int, int, int], spacing: float, parameters: dict[str, Any]) -> dict[int, Doubt]:
+def judge(lungs: Lungs, shape: tuple[int, int, int], parameters: dict[str, Any]) -> dict[int, Doubt]:
     """Return the doubts about each lung."""
     p = parameters["doubt"]
     size = {s: int((lungs.label == s).sum()) for s in (RIGHT, LEFT)}
@@ -90,8 +90,8 @@ def _lacking(lungs: Lungs, parameters: dict[str, Any]) -> dict[int, float]:
         hit = (lungs.label == side)[:, polar.rows, polar.columns] & polar.within
         area[side] = hit @ radius * np.float32(np.deg2rad(step))
     mirror = (rays // 2 - np.arange(rays)) % rays
-    beside = {LEFT: (turn > 360 - p["front"]) | (turn < 90 - p["back"]), RIGHT: None}
-    beside[RIGHT] = beside[LEFT][mirror]  # type: ignore[index] # set one line above
+    left = (turn > 360 - p["front"]) | (turn < 90 - p["back"])
+    beside = {LEFT: left, RIGHT: left[mirror]}
     out = {}
     for side, other in ((RIGHT, LEFT), (LEFT, RIGHT)):
         mirrored = area[other][:, mirror]

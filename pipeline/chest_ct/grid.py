@@ -69,6 +69,7 @@ class WorkingGrid:
         along = columns / length
         # working axes 0, 1, 2 look along +z, +y, +x of LPS, that is rows 2, 1, 0
         best = max(permutations(range(3)), key=lambda p: sum(abs(along[2 - k, 2 - p[k]]) for k in range(3)))
+        axes = (best[0], best[1], best[2])
         flip = tuple(bool(along[2 - k, 2 - best[k]] < 0) for k in range(3))
         positions = [np.arange(n, dtype=np.float64) * length[2 - a] for a, n in enumerate(volume.array.shape)]
         if slices_mm is not None:
@@ -93,7 +94,7 @@ class WorkingGrid:
             corner += direction * (spacing - steps[k]) / 2
         affine[:3, 3] = corner
         return cls(
-            best,
+            axes,
             (flip[0], flip[1], flip[2]),
             (len(centres[0]), len(centres[1]), len(centres[2])),
             (steps[0], steps[1], steps[2]),
@@ -131,7 +132,9 @@ class WorkingGrid:
         rest = torch.einsum("os,sab->oab", weights[slow], planes)
         return rest.movedim(0, slow).contiguous()
 
-    def give(self, field: torch.Tensor, box: tuple[slice, slice, slice]) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
+    def give(
+        self, field: torch.Tensor, box: tuple[slice, slice, slice]
+    ) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
         """Interpolate a working field linearly at the source's voxel centres.
 
         Parameters

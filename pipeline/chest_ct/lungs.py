@@ -56,9 +56,7 @@ class NoLungs(Exception):  # noqa: N818 - an outcome that the caller turns into 
         self.values = values
 
 
-def segment(
-    hu: torch.Tensor, padded: torch.Tensor | None, spacing: float, parameters: dict[str, Any]
-) -> Lungs:
+def segment(hu: torch.Tensor, padded: torch.Tensor | None, spacing: float, parameters: dict[str, Any]) -> Lungs:
     """Segment both lungs.
 
     Parameters
@@ -78,7 +76,9 @@ def segment(
         If the pixels do not show two lungs.
     """
     p = parameters["lung"]
-    coarse = body.inside(body.halve(hu), None if padded is None else body.halve(padded.float()) > 0.5, parameters["body"])
+    coarse = body.inside(
+        body.halve(hu), None if padded is None else body.halve(padded.float()) > 0.5, parameters["body"]
+    )
     hollow = coarse & (body.halve(hu).cpu().numpy() < p["aerated"])
     hollow = morphology.keep_large(hollow, round(p["part_least"] * 1000 / (2 * spacing) ** 3))
     if not hollow.any():
@@ -105,12 +105,12 @@ def segment(
     label, restored = surface.complete(aerated, hu, tubes.lumen[near], spacing, parameters)
     for side in (RIGHT, LEFT):
         label[morphology.fill_holes(label == side) & (label == 0)] = side
-    return Lungs(box, hu, label, aerated, restored, airway.Airway(tubes.lumen[near], tubes.path - [n.start for n in near]))
+    return Lungs(
+        box, hu, label, aerated, restored, airway.Airway(tubes.lumen[near], tubes.path - [n.start for n in near])
+    )
 
 
-def _sides(
-    air: Bool, hu: npt.NDArray[np.float32], spacing: float, parameters: dict[str, Any]
-) -> npt.NDArray[np.uint8]:
+def _sides(air: Bool, hu: npt.NDArray[np.float32], spacing: float, parameters: dict[str, Any]) -> npt.NDArray[np.uint8]:
     """Tell the right lung from the left one and both from bowel gas and loose parts."""
     p, voxel = parameters["lung"], spacing**3 / 1000
     labels, sizes = morphology.components(air)
@@ -121,7 +121,12 @@ def _sides(
         raise NoLungs("no-lungs")
     out = np.zeros(air.shape, np.uint8)
     pair = next(
-        (sides for n in candidates[1:4] if (sides := _pair(labels, (candidates[0], n), spacing, parameters)) is not None), None
+        (
+            sides
+            for n in candidates[1:4]
+            if (sides := _pair(labels, (candidates[0], n), spacing, parameters)) is not None
+        ),
+        None,
     )
     if pair is None:
         used = [candidates[0]]
@@ -158,7 +163,12 @@ def _part(fused: Bool, out: npt.NDArray[np.uint8], spacing: float, parameters: d
     for radius in parameters["split"]["radii"]:
         labels, _ = morphology.components(depth > radius)
         pair = next(
-            (s for n in (2, 3, 4) if n <= labels.max() and (s := _pair(labels, (1, n), spacing, parameters)) is not None), None
+            (
+                s
+                for n in (2, 3, 4)
+                if n <= labels.max() and (s := _pair(labels, (1, n), spacing, parameters)) is not None
+            ),
+            None,
         )
         if pair is None:
             continue

@@ -167,43 +167,48 @@ def _one(name: str, site: str, value: float, unit: str, worth: Worth) -> Measure
 
 
 def _volume_worth(doubts: list[Doubt], now: Circumstances, p: dict[str, Any], *, part: bool) -> Worth:
-    if part and any(d.cut > p["cut_more"] for d in doubts):
-        return "not_computable", REASONS("lung-cut-off")
-    if any(d.cut > p["cut_some"] for d in doubts):
-        return "lower_bound", REASONS("lung-cut-off")
-    if now.slices_missing:
-        return "lower_bound", REASONS("volume-between-slices-missing")
-    if any(d.lacking > p["lacking_most"] or d.restored > p["restored_most"] for d in doubts):
-        return "lower_bound", REASONS("lung-mask-doubtful")
-    if any(d.small for d in doubts):
-        return "lower_bound", REASONS("lungs-uneven")
-    return _OK
+    rows: list[tuple[bool, Status, str]] = [
+        (part and any(d.cut > p["cut_more"] for d in doubts), "not_computable", "lung-cut-off"),
+        (any(d.cut > p["cut_some"] for d in doubts), "lower_bound", "lung-cut-off"),
+        (now.slices_missing, "lower_bound", "volume-between-slices-missing"),
+        (_doubtful(doubts, p), "lower_bound", "lung-mask-doubtful"),
+        (any(d.small for d in doubts), "lower_bound", "lungs-uneven"),
+    ]
+    return _first(rows)
 
 
 def _share_worth(doubts: list[Doubt], now: Circumstances, p: dict[str, Any], *, part: bool) -> Worth:
-    if any(d.cut > p["cut_more"] or (part and d.cut > p["cut_some"]) for d in doubts):
-        return "not_computable", REASONS("lung-cut-off")
-    if any(d.lacking > p["lacking_most"] or d.restored > p["restored_most"] for d in doubts):
-        return "not_computable", REASONS("lung-mask-doubtful")
-    if any(d.small for d in doubts):
-        return "not_computable", REASONS("lungs-uneven")
-    if now.slices_missing:
-        return "not_computable", REASONS("volume-between-slices-missing")
-    if now.no_normal_lung:
-        return "lower_bound", REASONS("no-normal-lung")
-    if any(d.restored > p["restored_some"] for d in doubts):
-        return "lower_bound", REASONS("dense-lung-at-wall")
-    return _OK
+    rows: list[tuple[bool, Status, str]] = [
+        (_cut(doubts, p, part=part), "not_computable", "lung-cut-off"),
+        (_doubtful(doubts, p), "not_computable", "lung-mask-doubtful"),
+        (any(d.small for d in doubts), "not_computable", "lungs-uneven"),
+        (now.slices_missing, "not_computable", "volume-between-slices-missing"),
+        (now.no_normal_lung, "lower_bound", "no-normal-lung"),
+        (any(d.restored > p["restored_some"] for d in doubts), "lower_bound", "dense-lung-at-wall"),
+    ]
+    return _first(rows)
 
 
 def _density_worth(doubts: list[Doubt], now: Circumstances, p: dict[str, Any], *, part: bool) -> Worth:
-    if now.contrast:
-        return "not_computable", REASONS("contrast-changes-density")
-    if any(d.cut > p["cut_more"] or (part and d.cut > p["cut_some"]) for d in doubts):
-        return "not_computable", REASONS("lung-cut-off")
-    if any(d.lacking > p["lacking_most"] or d.restored > p["restored_most"] for d in doubts):
-        return "not_computable", REASONS("lung-mask-doubtful")
-    return _OK
+    rows: list[tuple[bool, Status, str]] = [
+        (now.contrast, "not_computable", "contrast-changes-density"),
+        (_cut(doubts, p, part=part), "not_computable", "lung-cut-off"),
+        (_doubtful(doubts, p), "not_computable", "lung-mask-doubtful"),
+    ]
+    return _first(rows)
+
+
+def _first(rows: list[tuple[bool, Status, str]]) -> Worth:
+    """Return what the first row that holds says."""
+    return next(((status, REASONS(code)) for holds, status, code in rows if holds), _OK)
+
+
+def _doubtful(doubts: list[Doubt], p: dict[str, Any]) -> bool:
+    return any(d.lacking > p["lacking_most"] or d.restored > p["restored_most"] for d in doubts)
+
+
+def _cut(doubts: list[Doubt], p: dict[str, Any], *, part: bool) -> bool:
+    return any(d.cut > p["cut_more"] or (part and d.cut > p["cut_some"]) for d in doubts)
 
 
 def long_axis_mm(points: npt.NDArray[np.float64], slab_mm: float, pixel_mm: float) -> float:

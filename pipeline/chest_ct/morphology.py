@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 - the name its makers use
 import torch
 
 Bool = npt.NDArray[np.bool_]
@@ -110,7 +110,8 @@ def signed_distance(mask: Bool) -> npt.NDArray[np.float32]:
     """Return the distance in voxels to the boundary of `mask`, positive inside."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     field = sitk.SignedMaurerDistanceMap(image, insideIsPositive=True, squaredDistance=False, useImageSpacing=False)
-    return sitk.GetArrayFromImage(field).astype(np.float32, copy=False)
+    distance: npt.NDArray[np.float32] = sitk.GetArrayFromImage(field).astype(np.float32, copy=False)
+    return distance
 
 
 def close(mask: Bool, radius: float) -> Bool:

@@ -45,9 +45,7 @@ class Opacities:
     spread_hu: float
 
 
-def find(
-    lungs: Lungs, spacing: float, slice_mm: tuple[float, float, float], p: dict[str, Any]
-) -> Opacities:
+def find(lungs: Lungs, spacing: float, slice_mm: tuple[float, float, float], p: dict[str, Any]) -> Opacities:
     """Find opacities.
 
     Parameters
@@ -84,7 +82,9 @@ def find(
     level = torch.where(zone, (sharp - border).clamp(-200, 200), torch.full_like(sharp, -200.0))
     # a ball fits into an opacity but not into a vessel: what no ball reaches, and vessels that hang on, goes
     ball = max(p["ball"], p["ball_pixels"] * blur) / spacing
-    body = morphology.open_ball(((soft > border) & zone).cpu().numpy(), ball) | (lungs.restored & (level > 0).cpu().numpy())
+    body = morphology.open_ball(((soft > border) & zone).cpu().numpy(), ball) | (
+        lungs.restored & (level > 0).cpu().numpy()
+    )
     body = _without_hilum(body, soft.cpu().numpy(), lungs, spacing, p)
     level[~morphology.dilate(torch.from_numpy(body).to(hu.device), (round(p["rough"] / spacing),) * 3)] = -200.0
     return Opacities(level, sharp, normal, spread)
@@ -123,8 +123,10 @@ def _spread(value: torch.Tensor, where: torch.Tensor, sigma: float, default: flo
     return torch.where(total > 1e-4, carried / total.clamp(min=1e-4), torch.full_like(value, default))
 
 
-def label(level: npt.NDArray[np.float32], lung: npt.NDArray[np.uint8], voxel_mm3: float, p: dict[str, Any]) -> npt.NDArray[np.uint16]:
-    """Number the opacities on the source grid by decreasing volume, none across two lungs.
+def label(
+    level: npt.NDArray[np.float32], lung: npt.NDArray[np.uint8], voxel_mm3: float, p: dict[str, Any]
+) -> npt.NDArray[np.uint16]:
+    """Count the opacities on the source grid by decreasing volume, none across two lungs.
 
     Parameters
     ----------

@@ -108,11 +108,13 @@ class ChestCt:
         tell("lungs", 0.15)
         found = lungs.segment(hu, padded, spacing, p)
         edges = checks.plausible(found, grid.shape, spacing, p)
-        if padded is not None and bool((morphology.dilate(padded[found.box], (0, 1, 1)).cpu().numpy() & (found.label > 0)).any()):
+        if padded is not None and bool(
+            (morphology.dilate(padded[found.box], (0, 1, 1)).cpu().numpy() & (found.label > 0)).any()
+        ):
             edges = doubt.Cuts(edges.top, edges.bottom, max(edges.side, 1e-3))
         tell("opacities", 0.5)
         dense = opacity.find(found, spacing, grid.source_spacing, p["opacity"])
-        doubts = doubt.judge(found, grid.shape, spacing, p)
+        doubts = doubt.judge(found, grid.shape, p)
         tell("measure", 0.7)
         masks = self._on_source(grid, found, dense, volume, p["opacity"])
         now = measure.Circumstances(
@@ -120,7 +122,9 @@ class ChestCt:
             contrast=checks.contrast(found, stack.instances[0].header, p),
             no_normal_lung=dense.normal_hu > p["doubt"]["normal_most"],
         )
-        return report.Parts(masks.box, masks.lung, masks.opacity, masks.smooth_hu, doubts, edges, now, dense.normal_hu, stack)
+        return report.Parts(
+            masks.box, masks.lung, masks.opacity, masks.smooth_hu, doubts, edges, now, dense.normal_hu, stack
+        )
 
     def _on_source(
         self, grid: WorkingGrid, found: lungs.Lungs, dense: opacity.Opacities, volume: Volume, p: dict[str, Any]

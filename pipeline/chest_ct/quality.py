@@ -26,7 +26,9 @@ _LAPLACE = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 @cache
 def _table() -> tuple[Mapping[str, Any], ...]:
-    return tuple(tomllib.loads(files("pipeline.chest_ct").joinpath(QUALITY_FILE).read_text(encoding="utf-8"))["finding"])
+    return tuple(
+        tomllib.loads(files("pipeline.chest_ct").joinpath(QUALITY_FILE).read_text(encoding="utf-8"))["finding"]
+    )
 
 
 def geometry_measures(stack: Stack, volume: Volume) -> dict[str, float]:

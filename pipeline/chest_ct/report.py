@@ -68,7 +68,7 @@ def result(
 ) -> Result:
     """Put everything into a `Result`."""
     p = parameters()
-    geometry = Geometry(volume.array.shape, volume.affine, volume.sop_instance_uids, volume.frame_of_reference_uid)  # type: ignore[arg-type] # 3-D
+    geometry = Geometry(volume.array.shape, volume.affine, volume.sop_instance_uids, volume.frame_of_reference_uid)
     place = _Place(geometry, parts)
     third = thirds(parts.lung, place.height())
     hu = volume.array[parts.box]
@@ -91,10 +91,11 @@ class _Place:
     geometry: Geometry
     parts: Parts
 
-    def mask(self, inside: npt.NDArray[Any]) -> Mask:
-        """Return a mask of the whole grid from one of the box."""
+    def mask(self, inside: npt.NDArray[Any], within: Box | None = None) -> Mask:
+        """Return a mask of the whole grid from one of the box, or of a box `within` the box."""
         small = Mask.of(inside)
         start = [b.start + o for b, o in zip(self.parts.box, small.offset, strict=True)]
+        start = [s + w.start for s, w in zip(start, within, strict=True)] if within else start
         return Mask(self.geometry.shape, (start[0], start[1], start[2]), small.box)
 
     def lps(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -160,10 +161,11 @@ def _findings(
     count = int(parts.opacity.max(initial=0))
     alone = count if count <= p["most_findings"] else p["most_findings"] - 1
     boxes = ndimage.find_objects(parts.opacity)
-    groups = [((n,), boxes[n - 1]) for n in range(1, alone + 1)]
+    groups: list[tuple[tuple[int, ...], Any]] = [((n,), boxes[n - 1]) for n in range(1, alone + 1)]
     if count > alone:
         groups.append((tuple(range(alone + 1, count + 1)), tuple(slice(0, s) for s in parts.opacity.shape)))
-    findings, shown = [], []
+    findings = []
+    shown: list[tuple[str, str, Mapping[str, str], Mask]] = []
     for n, (numbers, box) in enumerate(groups, 1):
         inside = np.isin(parts.opacity[box], numbers)
         at = np.argwhere(inside) + [b.start for b in box]
@@ -172,8 +174,6 @@ def _findings(
         other = len(numbers) > 1
         tracking = "opacity, other" if other else f"opacity {n}"
         label = {t: named["other"][t] if other else named["opacity"][t].format(n=n) for t in LANGUAGES}
-        whole = np.zeros(parts.opacity.shape, bool)
-        whole[box] = inside
         points = place.lps(at)
         values = [
             Measurement("volume", site, len(at) * place.geometry.voxel_volume_mm3 / 1000, "cm3"),
@@ -187,7 +187,7 @@ def _findings(
         centre = points.mean(axis=0)
         where = (float(centre[0]), float(centre[1]), float(centre[2]))
         findings.append(Finding(tracking, OPACITY, site, SIDES[site], where, tuple(values), n + 2))
-        shown.append((tracking, site, label, place.mask(whole)))
+        shown.append((tracking, site, label, place.mask(inside, box)))
     return tuple(findings), shown, max(0, count - alone - 1)
 
 
@@ -195,7 +195,9 @@ def _long_axis(place: _Place, points: npt.NDArray[np.float64]) -> float:
     stack = place.parts.stack
     edges = (*stack.pixel_spacing_mm, stack.spacing_mm)
     axial = stack.plane == "axial"
-    return long_axis_mm(points, stack.spacing_mm if axial else max(edges), float(np.mean(edges[:2])) if axial else min(edges))
+    return long_axis_mm(
+        points, stack.spacing_mm if axial else max(edges), float(np.mean(edges[:2])) if axial else min(edges)
+    )
 
 
 def _notes(parts: Parts, *, merged: int) -> tuple[Reason, ...]:

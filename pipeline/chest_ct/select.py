@@ -161,7 +161,7 @@ def _header_fits(rule: Mapping[str, Any], header: Dataset) -> bool:
     number = _years(header) if keyword == "PatientAge" else elements.number(header, keyword)
     if number is None:
         return False
-    return number < rule["below"] if "below" in rule else number > rule["above"]
+    return bool(number < rule["below"] if "below" in rule else number > rule["above"])
 
 
 def _years(header: Dataset) -> float | None:
@@ -169,7 +169,9 @@ def _years(header: Dataset) -> float | None:
     stated = re.fullmatch(r"(\d{1,3})([YMWD])", elements.text(header, "PatientAge").upper())
     if stated and int(stated[1]):
         return int(stated[1]) * _DAYS[stated[2]] / _DAYS["Y"]
-    born, studied = (re.fullmatch(r"(\d{4})(\d{2})(\d{2})", elements.text(header, k)) for k in ("PatientBirthDate", "StudyDate"))
+    born, studied = (
+        re.fullmatch(r"(\d{4})(\d{2})(\d{2})", elements.text(header, k)) for k in ("PatientBirthDate", "StudyDate")
+    )
     if not born or not studied:
         return None
     days = [int(d[1]) * 365.25 + (int(d[2]) - 1) * 30.44 + int(d[3]) for d in (born, studied)]

@@ -173,7 +173,9 @@ def complete(
     for side in (1, 2):
         box = bounding_box(aerated == side, round(p["fill_radius"] / spacing) + 1, aerated.shape)
         lung = aerated[box] == side
-        closed = lung | (morphology.close(lung, p["fill_radius"] / spacing) & (soft[box] < p["fill_bone"]) & ~lumen[box])
+        closed = lung | (
+            morphology.close(lung, p["fill_radius"] / spacing) & (soft[box] < p["fill_bone"]) & ~lumen[box]
+        )
         closed = enclosed(closed)
         out[box][closed & (aerated[box] != 3 - side)] = side
     centre = np.mean([np.argwhere(out == s).mean(axis=0) for s in (1, 2)], axis=0)
