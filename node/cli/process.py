@@ -100,7 +100,7 @@ def _tell(document: dict[str, Any], out: Path) -> None:
     """Print the outcome for a person."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False, highlight=False)
     for study in document["studies"]:
         console.print(
             f"Study {study['study_instance_uid']}: {study['instances']} instances in {study['series']} series"
@@ -145,4 +145,5 @@ def _value(measurement: dict[str, Any]) -> str:
     if measurement["value"] is None:
         return "not computable"
     mark = ">= " if measurement["status"] == "lower_bound" else ""
-    return f"{mark}{measurement['value']:.1f} {measurement['unit']}"
+    unit = {"[hnsf'U]": "HU"}.get(measurement["unit"], measurement["unit"])
+    return f"{mark}{measurement['value']:.1f} {unit}"
