@@ -23,6 +23,9 @@ from node.store.rows import Carrier, Planned, Process, Study
 
 _log = structlog.get_logger()
 
+_ODD_S = 30.0
+"""A study whose decision failed is looked at again after so long."""
+
 
 class Coordinator:
     """Decides when studies are complete and what is to be done with them.
@@ -49,16 +52,21 @@ class Coordinator:
         self._whole = {p.ae_title.strip() for p in settings.dicom.peer if p.sends == "study"}
         self._charsets = charsets(settings)
         self._continuous: dict[str, tuple[int, bool]] = {}
+        self._odd: dict[str, float] = {}
 
     def tick(self, now: float | None = None) -> None:
         """Index what is new, then look at every study that is not closed."""
         self._indexer.advance()
         processes = node_store.processes(self._db)
+        now = time.time() if now is None else now
         for study in studies.unfinished(self._db):
+            if self._odd.get(study.uid, 0.0) > now:
+                continue
             try:
-                self._look(study, processes, time.time() if now is None else now)
+                self._look(study, processes, now)
             except Exception:  # noqa: BLE001 - one odd study must not keep the others open
-                _log.exception("study not decided", study=study.hash)
+                self._odd[study.uid] = now + _ODD_S
+                _log.exception("study not decided", study=study.hash, again_in_s=_ODD_S)
 
     def _look(self, study: Study, processes: tuple[Process, ...], now: float) -> None:
         carriers = studies.carriers(self._db, study.uid)
@@ -90,7 +98,11 @@ class Coordinator:
                 continue
             carrier = by_association.get(row.association)
             calling, called = (carrier.calling, carrier.called) if carrier else ("", "")
-            header = read_instance(self._folder.spool / row.entry, self._charsets.get(calling)).header
+            try:
+                header = read_instance(self._folder.spool / row.entry, self._charsets.get(calling)).header
+            except UnreadableError as error:  # readable when it was indexed: the disk; the worker will say so
+                _log.error("image unreadable", study=study.hash, entry=row.entry, reason=error.reason.code)
+                continue
             first[row.series_uid] = route.SeriesFacts(row.series_uid, header, calling, called)
         plan = route.plan(self._settings.rule, tuple(first.values()))
         planned = tuple(
@@ -109,7 +121,7 @@ class Coordinator:
         known = self._continuous.get(study.uid)
         if known is None or known[0] != study.upto:
             known = (study.upto, self._measure(study))
-            self._continuous = {**self._continuous, study.uid: known}
+            self._continuous[study.uid] = known
         return known[1]
 
     def _measure(self, study: Study) -> bool:

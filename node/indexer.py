@@ -60,7 +60,9 @@ class Indexer:
             return 0
         pid = int(path.stem.rpartition("-")[2])
         changes = [change for change in (self._change(record, pid) for record in records) if change is not None]
-        store.index(self._db, path.name, after, changes, self._hashed)
+        if not store.index(self._db, path.name, (offset, after), changes, self._hashed):
+            self._offsets = store.offsets(self._db)
+            return 0
         self._offsets[path.name] = after
         return len(records)
 
@@ -68,6 +70,13 @@ class Indexer:
         return log.study_hash(self._installation_id, study_uid)
 
     def _change(self, record: Mapping[str, Any], pid: int) -> Change | None:
+        try:
+            return self._understood(record, pid)
+        except (KeyError, ValueError) as error:  # our own records: only a broken disk or another version writes others
+            _log.error("index.odd-record", kind=record["kind"], error=type(error).__name__)
+            return None
+
+    def _understood(self, record: Mapping[str, Any], pid: int) -> Change | None:
         kind, at = record["kind"], datetime.fromisoformat(record["utc"]).timestamp()
         if kind == "association-open":
             return AssociationOpened(

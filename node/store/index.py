@@ -26,8 +26,10 @@ def is_artifact(db: Database, sop_uid: str) -> bool:
         )
 
 
-def index(db: Database, file: str, offset: int, changes: Sequence[Change], hashed: Callable[[str], str]) -> None:
-    """Apply `changes`, read from `file` up to `offset`, and remember the offset, in one transaction.
+def index(
+    db: Database, file: str, span: tuple[int, int], changes: Sequence[Change], hashed: Callable[[str], str]
+) -> bool:
+    """Apply `changes`, read from a part of `file`, and remember how far it has been read, in one transaction.
 
     Parameters
     ----------
@@ -35,14 +37,24 @@ def index(db: Database, file: str, offset: int, changes: Sequence[Change], hashe
         Where to.
     file : str
         Name of the journal file.
-    offset : int
-        Byte after the last record that `changes` came from.
+    span : tuple[int, int]
+        First byte of what `changes` came from, and the byte after it.
     changes : Sequence[Change]
         In the order of the journal.
     hashed : Callable
         Gives the hash that stands for a study UID in logs.
+
+    Returns
+    -------
+    bool
+        False, and nothing is changed, if the file has been read from another place meanwhile (the coordinator of a node
+        that was killed may live a moment longer than its successor needs to start).
     """
+    begin, offset = span
     with db.write() as c:
+        found = c.execute(sa.select(t.journal.c.offset).where(t.journal.c.file == file)).scalar_one_or_none()
+        if (found or 0) != begin:
+            return False
         for change in changes:
             match change:
                 case AssociationOpened():
@@ -58,6 +70,7 @@ def index(db: Database, file: str, offset: int, changes: Sequence[Change], hashe
             insert(t.journal).values(file=file, offset=offset).on_conflict_do_update(["file"], set_={"offset": offset})
         )
         passing("index.before_commit")
+    return True
 
 
 def _opened(c: sa.Connection, x: AssociationOpened) -> None:

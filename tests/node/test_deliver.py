@@ -107,7 +107,7 @@ def ready(tmp_path: Path, ct: list[Path]) -> Iterator[Callable[[], tuple[Databas
         arrived = Arrived(
             "x", 1.0, uid, "1", "1.9", "1.2", "1", "d", 1, "e", "image", patient_id=str(instances[0].header.PatientID)
         )
-        index.index(db, "j", 1, [arrived], lambda _uid: "0" * 16)
+        index.index(db, "j", (0, 1), [arrived], lambda _uid: "0" * 16)
         seen = studies.study(db, uid)
         assert seen is not None
         plan = Planned("chest_ct", ("1",), {"pacs": ["result"]}, {})

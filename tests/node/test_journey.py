@@ -153,10 +153,11 @@ def test_children_end_with_the_supervisor_and_the_next_one_goes_on(rig: Any, ct:
     rig.until(lambda: any(j["state"] == "running" for j in jobs_of(rig, ct)), 20.0, "a running job")
     assert rig.process is not None
     pids = [p["pid"] for p in rig.status()["processes"] if p["role"] != "supervisor"]
+    port = rig.port
     rig.process.kill()
     rig.process.wait(10.0)
+    rig.start(PACS_AI_NODE__DICOM__PORT=str(port))  # at once, on the port that the orphan may still hold
     rig.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10.0, "the end of the children")
-    rig.start()
     rig.idle()
     shown = rig.show(study_of(ct))
     assert [j["outcome"] for j in shown["jobs"]] == ["result"]
@@ -173,3 +174,34 @@ def test_a_worker_killed_at_work_is_replaced(rig: Any, ct: list[Path]) -> None:
     assert jobs_of(rig, ct)[0]["attempts"] == 1
     rig.idle()
     assert [(j["outcome"], j["attempts"]) for j in jobs_of(rig, ct)] == [("result", 2)]
+
+
+def test_a_stop_in_the_middle_of_a_job_is_quick_and_costs_no_attempt(rig: Any, ct: list[Path]) -> None:
+    rig.start(PROBE_SECONDS="60")
+    rig.push(ct, "WHOLE")
+    rig.until(lambda: any(j["state"] == "running" for j in jobs_of(rig, ct)), 20.0, "a running job")
+    begin = time.monotonic()
+    assert rig.stop() == 0
+    assert time.monotonic() - begin < 10.0
+    assert [(j["state"], j["attempts"]) for j in jobs_of(rig, ct)] == [("waiting", 0)]
+    rig.start()
+    rig.idle()
+    assert [j["outcome"] for j in jobs_of(rig, ct)] == ["result"]
+
+
+def test_two_workers_share_the_jobs(rig: Any, ct: list[Path], tmp_path: Path) -> None:
+    rig.start(PACS_AI_NODE__WORKER__SLOTS="2", PROBE_SECONDS="1")
+    for n in range(3):
+        files = []
+        for k, file in enumerate(ct[24:40]):
+            ds = dcmread(file)
+            ds.StudyInstanceUID = f"1.2.3.{n}"
+            ds.SeriesInstanceUID = f"1.2.3.{n}.1"
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{n}.1.{k + 1}"
+            files.append(tmp_path / f"{n}-{k}.dcm")
+            ds.save_as(files[-1])
+        rig.push(files, "WHOLE")
+    rig.idle()
+    shown = [rig.show(f"1.2.3.{n}") for n in range(3)]
+    assert [[(j["outcome"], j["attempts"]) for j in s["jobs"]] for s in shown] == [[("result", 1)]] * 3
+    assert len({r.sop_instance_uid for r in rig.results()}) == len(rig.results())
