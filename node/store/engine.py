@@ -58,9 +58,12 @@ def open_database(file: Path) -> Database:
     sa.event.listen(engine, "begin", _begin)
     database = Database(engine)
     try:
-        with database.write() as connection:
+        with database.read() as connection:
             found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if found not in (0, tables.VERSION):
+        if found == tables.VERSION:
+            return database
+        with database.write() as connection:
+            if found:
                 raise StoreError(
                     f"{file} has tables of version {found}, this node reads {tables.VERSION}: run the newer node, or move the file away; "
                     "it is rebuilt from the spool"

@@ -149,7 +149,7 @@ class Rig:
         while not done():
             if time.monotonic() > deadline:
                 pytest.fail(f"not within {within_s} s: {what}\n{self.words()}")
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def idle(self, within_s: float = 40.0) -> None:
         """Wait until everything that was acknowledged has come to an end."""
