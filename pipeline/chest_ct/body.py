@@ -63,6 +63,12 @@ def inside(hu: torch.Tensor, padded: torch.Tensor | None, parameters: dict[str, 
     return filled
 
 
+def shifted(box: Box, by: Box) -> Box:
+    """Return where a box within the box `by` stands in the grid that `by` stands in."""
+    z, y, x = (slice(b.start + o.start, b.stop + o.start) for b, o in zip(box, by, strict=True))
+    return z, y, x
+
+
 def bounding_box(mask: Bool, margin: int, shape: tuple[int, ...]) -> Box:
     """Return the box around a non-empty mask, `margin` voxels wider where `shape` allows it."""
     found = []

@@ -167,6 +167,16 @@ class WorkingGrid:
         inverse = [self.axes.index(a) for a in range(3)]
         return field.permute(inverse).contiguous(), (where[0], where[1], where[2])
 
+    def nearest(self, array: npt.NDArray[Any], box: tuple[slice, slice, slice]) -> npt.NDArray[Any]:
+        """Take a working array, which stands at `box`, at the working voxels nearest to the source's; as `give` does."""
+        index = []
+        for k in range(3):
+            centre = self.centres[k] / self.spacing - 0.5
+            inside = centre[(centre > box[k].start - 1) & (centre < box[k].stop)]
+            at = np.clip(np.rint(inside).astype(np.int64), box[k].start, box[k].stop - 1) - box[k].start
+            index.append(at[::-1] if self.flip[k] else at)
+        return np.ascontiguousarray(array[np.ix_(*index)].transpose([self.axes.index(a) for a in range(3)]))
+
     def to_lps(self, zyx: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map working indices, shape (..., 3) in order [z, y, x], to LPS millimetres, shape (..., 3)."""
         index = np.asarray(zyx, dtype=np.float64)[..., ::-1]

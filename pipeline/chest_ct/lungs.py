@@ -99,8 +99,7 @@ def segment(hu: torch.Tensor, padded: torch.Tensor | None, spacing: float, param
     thick = morphology.dilate(torch.from_numpy(tubes.lumen), (wall,) * 3).numpy()
     aerated = _sides(air & ~thick, fine, spacing, parameters)
     near = body.bounding_box(aerated > 0, round(15 / spacing), aerated.shape)
-    shifted = [slice(b.start + n.start, b.start + n.stop) for b, n in zip(box, near, strict=True)]
-    box = (shifted[0], shifted[1], shifted[2])
+    box = body.shifted(near, box)
     hu, aerated, thick = hu[near].contiguous(), aerated[near], thick[near]
     label, restored = surface.complete(aerated, hu, tubes.lumen[near], spacing, parameters)
     for side in (RIGHT, LEFT):
@@ -192,11 +191,11 @@ def _loose(
     """Give parts that dense lung cut off to the lung that surrounds them."""
     if not parts:
         return
-    loose = np.isin(labels, parts)
-    near = [morphology.signed_distance(out == side) * -spacing for side in (RIGHT, LEFT)]
+    reach = (round(p["part_gap"] / spacing),) * 3
+    near = {side: morphology.dilate(torch.from_numpy(out == side), reach).numpy() for side in (RIGHT, LEFT)}
     for n in parts:
-        mine = loose & (labels == n)
-        gap = [float(d[mine].min()) for d in near]
-        side = RIGHT if gap[0] <= gap[1] else LEFT
-        if min(gap) <= p["part_gap"]:
+        mine = labels == n
+        overlap = {side: int(np.count_nonzero(near[side] & mine)) for side in (RIGHT, LEFT)}
+        side = max(overlap, key=lambda s: overlap[s])
+        if overlap[side] > p["part_share"] * np.count_nonzero(mine):
             out[mine] = side

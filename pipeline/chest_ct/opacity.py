@@ -22,6 +22,9 @@ from pipeline.chest_ct import morphology
 from pipeline.chest_ct.body import Bool
 from pipeline.chest_ct.lungs import Lungs
 
+FAR = 200.0
+"""HU; `Opacities.level` is cut off here, and is minus this where no opacity is near."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opacities:
@@ -79,14 +82,14 @@ def find(lungs: Lungs, spacing: float, slice_mm: tuple[float, float, float], p: 
     parenchyma = _spread(soft, around, p["around_sigma"] / spacing, normal)
     border = (plateau + parenchyma) / 2
     zone = morphology.dilate(core, (round(p["reach"] / spacing),) * 3) & inside
-    level = torch.where(zone, (sharp - border).clamp(-200, 200), torch.full_like(sharp, -200.0))
+    level = torch.where(zone, (sharp - border).clamp(-FAR, FAR), torch.full_like(sharp, -FAR))
     # a ball fits into an opacity but not into a vessel: what no ball reaches, and vessels that hang on, goes
     ball = max(p["ball"], p["ball_pixels"] * blur) / spacing
     body = morphology.open_ball(((soft > border) & zone).cpu().numpy(), ball) | (
         lungs.restored & (level > 0).cpu().numpy()
     )
     body = _without_hilum(body, soft.cpu().numpy(), lungs, spacing, p)
-    level[~morphology.dilate(torch.from_numpy(body).to(hu.device), (round(p["rough"] / spacing),) * 3)] = -200.0
+    level[~morphology.dilate(torch.from_numpy(body).to(hu.device), (round(p["rough"] / spacing),) * 3)] = -FAR
     return Opacities(level, sharp, normal, spread)
 
 

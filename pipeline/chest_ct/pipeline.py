@@ -14,7 +14,7 @@ from dicom_io.model import Series, Study
 from dicom_io.stack import Stack, build_stack
 from dicom_io.volume import Volume, load_volume
 from pipeline.api import Analysis, Progress, Selection
-from pipeline.chest_ct import checks, doubt, lungs, measure, morphology, opacity, quality, report, select
+from pipeline.chest_ct import body, checks, doubt, lungs, measure, morphology, opacity, quality, report, select
 from pipeline.chest_ct.body import Box
 from pipeline.chest_ct.grid import WorkingGrid
 from pipeline.chest_ct.parameters import data_digest, parameters
@@ -45,7 +45,7 @@ class OnSource:
     opacity : ndarray of uint16
         0, or the number of the opacity, 1 the largest.
     smooth_hu : ndarray of float32
-        Density without noise, read for the class of a voxel.
+        Density without noise, read for the class of a voxel; 0 far from any opacity.
     """
 
     box: Box
@@ -130,18 +130,25 @@ class ChestCt:
         self, grid: WorkingGrid, found: lungs.Lungs, dense: opacity.Opacities, volume: Volume, p: dict[str, Any]
     ) -> OnSource:
         """Bring the masks to the source grid: interpolate what they are the half level of, then compare."""
-        share, box = [], found.box
-        for side in (lungs.RIGHT, lungs.LEFT):
-            mask = torch.from_numpy((found.label == side).astype(np.float32)).to(self._device)
-            values, box = grid.give(morphology.gaussian(mask, 0.6), found.box)
-            share.append(values)
-        lung = torch.where(share[0] >= share[1], 1, 2).to(torch.uint8) * ((share[0] + share[1]) >= 0.5)
-        level, _ = grid.give(dense.level, found.box)
-        smooth, _ = grid.give(dense.sharp, found.box)
-        labels = lung.to(torch.uint8).cpu().numpy()
-        voxel = float(abs(np.linalg.det(volume.affine[:3, :3])))
-        numbered = opacity.label(level.cpu().numpy(), labels, voxel, p)
-        return OnSource(box, labels, numbered, smooth.cpu().numpy())
+        masks = [
+            torch.from_numpy((found.label == s).astype(np.float32)).to(self._device) for s in (lungs.RIGHT, lungs.LEFT)
+        ]
+        right, left = (morphology.gaussian(m, 0.6) for m in masks)
+        share, box = grid.give(right + left, found.box)
+        side = torch.where(right >= left, lungs.RIGHT, lungs.LEFT).to(torch.uint8).cpu().numpy()
+        lung = grid.nearest(side, found.box) * (share >= 0.5).cpu().numpy()
+        numbered = np.zeros(lung.shape, np.uint16)
+        smooth_hu = np.zeros(lung.shape, np.float32)
+        opaque = (dense.level > -opacity.FAR).cpu().numpy()
+        if opaque.any():
+            near = body.bounding_box(opaque, 2, opaque.shape)
+            within = body.shifted(near, found.box)
+            level, at = grid.give(dense.level[near], within)
+            inner = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(at, box, strict=True))
+            voxel = float(abs(np.linalg.det(volume.affine[:3, :3])))
+            numbered[inner] = opacity.label(level.cpu().numpy(), lung[inner], voxel, p)
+            smooth_hu[inner] = grid.give(dense.sharp[near], within)[0].cpu().numpy()
+        return OnSource(box, lung, numbered, smooth_hu)
 
     def _measures(self, stack: Stack, volume: Volume, parts: "report.Parts") -> dict[str, float]:
         """Everything that the grade rests on."""
