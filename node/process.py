@@ -4,7 +4,9 @@ import json
 import os
 import re
 import tempfile
+import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -71,8 +73,10 @@ def process(
     """
     installation_id = _installation(out)
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as scratch:
-        instances, quarantined, skipped = _read(paths, Path(scratch))
-        studies = [_study(s, out, installation_id, options, progress) for s in group(instances)]
+        instances, seconds, quarantined, skipped = _read(paths, Path(scratch))
+        studies = [
+            _study(s, out, installation_id, options, progress, seconds[s.study_instance_uid]) for s in group(instances)
+        ]
     return {
         "schema": SCHEMA, "version": options.version, "quarantined": quarantined, "skipped": skipped, "studies": studies,
     }  # fmt: skip
@@ -109,16 +113,20 @@ def _installation(out: Path) -> str:
         raise OutputFolderError(
             f"{out}: {os.strerror(error.errno or 0)}. Name a folder with --out that can be written."
         ) from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise OutputFolderError(
             f"{manifest}: not a manifest of this program. Name another folder with --out."
         ) from error
     return made
 
 
-def _read(paths: Iterable[Path], scratch: Path) -> tuple[list[Instance], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Read every header; say what was not DICOM, not wanted, or met twice."""
+def _read(
+    paths: Iterable[Path], scratch: Path
+) -> tuple[list[Instance], Mapping[str, float], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Read every header; count the seconds per study; say what was not DICOM, not wanted, or met twice."""
     kept: dict[str, Instance] = {}
+    seconds: dict[str, float] = defaultdict(float)
+    since = time.perf_counter()
     quarantined: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
 
@@ -130,6 +138,9 @@ def _read(paths: Iterable[Path], scratch: Path) -> tuple[list[Instance], list[di
             if found.reason is not None:
                 note(skipped if found.skipped else quarantined, found.display, found.reason)
             continue
+        now = time.perf_counter()
+        seconds[found.instance.study_instance_uid] += now - since
+        since = now
         first = kept.setdefault(found.instance.sop_instance_uid, found.instance)
         if first is found.instance:
             continue
@@ -137,7 +148,7 @@ def _read(paths: Iterable[Path], scratch: Path) -> tuple[list[Instance], list[di
             note(skipped, found.display, DICOM_REASONS("duplicate-instance"))
         else:
             note(quarantined, found.display, DICOM_REASONS("conflicting-instance"))
-    return list(kept.values()), quarantined, skipped
+    return list(kept.values()), seconds, quarantined, skipped
 
 
 def _study(
@@ -146,10 +157,11 @@ def _study(
     installation_id: str,
     options: ProcessOptions,
     progress: Callable[[Study, str], Progress | None],
+    read_s: float,
 ) -> dict[str, Any]:
     modalities = {s.modality for s in study.series}
     named = options.pipelines or tuple(n for n in registry.available() if registry.modalities(n) & modalities)
-    jobs = [_job(study, name, out, installation_id, options, progress) for name in named]
+    jobs = [_job(study, name, out, installation_id, options, progress, read_s) for name in named]
     if not jobs:
         jobs = [unfit(None, REASONS("no-pipeline-for-study", modalities=", ".join(sorted(modalities)) or "?"))]
     return {
@@ -168,6 +180,7 @@ def _job(
     installation_id: str,
     options: ProcessOptions,
     progress: Callable[[Study, str], Progress | None],
+    read_s: float,
 ) -> dict[str, Any]:
     try:
         pipeline = options.load(name)
@@ -179,5 +192,6 @@ def _job(
         now=options.now,
         writer=options.writer,
         progress=progress(study, name),
+        read_s=read_s,
     )
     return dict(execute(study, pipeline, context).document)
