@@ -33,6 +33,10 @@ ae_title = "WHOLE"
 host = "127.0.0.1"
 sends = "study"
 [[dicom.peer]]
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+sends = "study"
+[[dicom.peer]]
 ae_title = "SCANNER"
 host = "127.0.0.1"
 [study]
@@ -45,7 +49,7 @@ lease_s = 3.0
 name = "pacs"
 host = "127.0.0.1"
 port = {port}
-ae_title = "PACS"
+ae_title = "{pacs}"
 check_study = {check_study}
 [[rule]]
 name = "CT"
@@ -58,14 +62,23 @@ send_to = ["pacs"]
 class Rig:
     """One node and one PACS; the node can be killed and started again on its data."""
 
-    def __init__(self, folder: Path, pacs: LoopbackPacs, *, quiet_s: float = 2.0, check_study: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pacs: LoopbackPacs,
+        *,
+        quiet_s: float = 2.0,
+        check_study: bool = False,
+        elsewhere: tuple[str, int] | None = None,
+    ) -> None:
         self.folder, self.pacs = folder, pacs
         self.data = DataFolder(folder / "data")
         self.configuration = folder / "node.toml"
         text = CONFIGURATION.format(
             data_dir=json.dumps(str(self.data.path)),
             quiet_s=quiet_s,
-            port=pacs.port,
+            port=elsewhere[1] if elsewhere else pacs.port,
+            pacs=elsewhere[0] if elsewhere else pacs.ae_title,
             check_study=str(check_study).lower(),
         )
         self.configuration.write_text(text, encoding="utf-8")
