@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
 
+from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
@@ -16,7 +18,6 @@ from dicom_io.reason import Reason
 from dicom_io.volume import Volume
 from pipeline.result import Result
 from sr_writer import card, sc, seg, sr, summary
-from sr_writer.canvas import Canvas
 from sr_writer.considered import Considered
 from sr_writer.files import publish, write_dicom
 from sr_writer.header import Authorship
@@ -131,7 +132,7 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
         description="AI summary: key images with outlines, numbers",
     )
     artifacts.append(_write(picture, out, "sc"))
-    _preview(canvas, out)
+    _preview(artifacts[-1], out)
     _remove_others(out, artifacts)
     return tuple(artifacts)
 
@@ -208,14 +209,15 @@ def write_card(  # noqa: PLR0917 - as `write_result`
         variant=json.dumps(said, sort_keys=True),
     )  # fmt: skip
     artifacts = [_write(picture, out, "card")]
-    _preview(canvas, out)
+    _preview(artifacts[-1], out)
     _remove_others(out, artifacts)
     return tuple(artifacts)
 
 
-def _preview(canvas: Canvas, out: Path) -> None:
+def _preview(picture: Artifact, out: Path) -> None:
+    """Write the picture that stands in the object, whose first bytes are kept, as PNG."""
     temporary = out / ".preview.png.part"
-    canvas.image.save(temporary, "PNG", compress_level=6)
+    Image.fromarray(dcmread(picture.path).pixel_array).save(temporary, "PNG", compress_level=6)
     publish(temporary, out / "preview.png")
 
 
