@@ -126,7 +126,10 @@ def _image_library(images: Sequence[Instance]) -> sr.ContainerContentItem:
     """Return the key images (TID 1600); the evidence sequence names all inputs."""
     group = sr.ContainerContentItem(name=_IMAGE_LIBRARY_GROUP, relationship_type="CONTAINS")
     group.ContentSequence = sr.ContentSequence(
-        [sr.ImageContentItem(_SOURCE, i.sop_class_uid, i.sop_instance_uid, relationship_type="CONTAINS") for i in images]
+        [
+            sr.ImageContentItem(_SOURCE, i.sop_class_uid, i.sop_instance_uid, relationship_type="CONTAINS")
+            for i in images
+        ]
     )
     library = sr.ContainerContentItem(name=_IMAGE_LIBRARY, relationship_type="CONTAINS")
     library.ContentSequence = sr.ContentSequence([group])

@@ -9,7 +9,7 @@ from dicom_io import elements
 from dicom_io.volume import Volume
 from pipeline.result import Measurement, Result
 from sr_writer import codes
-from sr_writer.canvas import AMBER, BRIGHT, DARK, FAINT, GRADES, LINE, PANEL, SIZE, SOFT, Canvas
+from sr_writer.canvas import AMBER, BRIGHT, DARK, FAINT, GRADES, LINE, PANEL, SIZE, SOFT, Canvas, width_of, wrap
 from sr_writer.fonts import has_chinese
 from sr_writer.header import Authorship
 from sr_writer.narrative import conclusion, number
@@ -21,7 +21,10 @@ LEFT, GAP, TILE = 24, 10, 284
 TOP = 128
 PANEL_X = LEFT + 3 * TILE + 3 * GAP + 6
 PANEL_WIDTH = SIZE[0] - PANEL_X - LEFT
-MAX_FINDINGS = 5
+MAX_FINDINGS = 10
+MAX_QUALITY = 2
+FINDING_COLUMNS = ("volume", "long_axis", "mean_density")
+"""Numbers of a finding that the picture shows; the report has all."""
 COLUMNS = (
     "lung_volume",
     "opacity_volume",
@@ -40,10 +43,12 @@ def frame(title_name: str, by: Authorship, subtitle: str) -> Canvas:
     pipeline = by.identity.pipeline
     titles = [codes.text(title_name, tag, pipeline=codes.pipeline_label(pipeline, tag)) for tag in languages]
     canvas.box(0, 0, 8, 76, AMBER, 0)
-    at = LEFT + canvas.text(LEFT, 10, titles[0], 28) + 18
-    for title in titles[1:]:
-        canvas.text(at, 17, title, 20, SOFT)
-    canvas.text(LEFT, 48, subtitle, 14, SOFT)
+    # in the middle: viewers write into the corners
+    second = "   ".join(titles[1:])
+    at = (SIZE[0] - width_of(titles[0], 28) - (18 + width_of(second, 20) if second else 0)) / 2
+    at += canvas.text(at, 10, titles[0], 28) + 18
+    canvas.text(at, 17, second, 20, SOFT)
+    canvas.text(SIZE[0] / 2, 48, subtitle, 14, SOFT, align="middle")
     if by.options.research:
         canvas.text(
             SIZE[0] - LEFT, 16, "  ".join(codes.text("research", tag) for tag in languages), 15, AMBER, align="right"
@@ -104,7 +109,7 @@ def _tiles(canvas: Canvas, result: Result, volume: Volume, sources: Sources) -> 
         image = elements.text(header, "InstanceNumber")
         at = result.geometry.to_lps((view.index, (volume.array.shape[1] - 1) / 2, (volume.array.shape[2] - 1) / 2))
         axis = int(np.abs(result.geometry.affine[:3, 2]).argmax())
-        shown.append((view, f"Image {image} · {'xyz'[axis]} {at[axis]:.0f} mm"))
+        shown.append((view, f"Im {image} · {'xyz'[axis]} {at[axis]:.0f} mm"))
     shown.append((reformat_view(result), "Reformat"))
     for n, (view, caption) in enumerate(shown):
         tile = render(view, volume, result, TILE, caption)
@@ -118,20 +123,21 @@ def _impression(canvas: Canvas, result: Result, by: Authorship) -> None:
     canvas.box(LEFT, y, width, height, PANEL)
     y += 12
     languages = _languages(by)
-    lines = 8 // len(languages)
+    notes = 3 if len(languages) > 1 else 8
     for tag in languages:
         head = conclusion(result, tag) + (" " if tag == "en" else "") + result.summary.get(tag, "")
-        y = canvas.paragraph(LEFT + 16, y, width - 32, head, 16, BRIGHT, lines=max(1, lines - 2))
+        y = canvas.paragraph(LEFT + 16, y, width - 32, head, 15, BRIGHT, lines=2) + 2
         if result.notes:
-            notes = codes.text("limits", tag) + ": " + " ".join(n.text[tag] for n in result.notes)
-            y = canvas.paragraph(LEFT + 16, y, width - 32, notes, 13, SOFT, lines=2)
-        y += 8
+            said = codes.text("limits", tag) + ": " + " ".join(n.text[tag] for n in result.notes)
+            y = canvas.paragraph(LEFT + 16, y, width - 32, said, 12, SOFT, lines=notes)
+        y += 6
 
 
 def _quality(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
     languages = _languages(by)
-    found = result.quality.findings[:2]
-    height = 64 + 20 * len(found)
+    width = PANEL_WIDTH - 32
+    found = [wrap(f.reason.text[languages[0]], 13, width, 2) for f in result.quality.findings[:MAX_QUALITY]]
+    height = 64 + sum(19 * len(lines) + 3 for lines in found)
     canvas.box(PANEL_X, y, PANEL_WIDTH, height, PANEL)
     grade = result.quality.grade
     canvas.box(PANEL_X + 14, y + 12, 42, 42, GRADES[grade])
@@ -142,10 +148,12 @@ def _quality(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
         canvas.text(at, y + 13, codes.text("quality", tag), 14, SOFT)
     words = "  ".join(codes.concept_label(f"grade_{grade.lower()}", tag) for tag in languages)
     canvas.text(PANEL_X + 70, y + 34, words, 13, SOFT)
-    for n, finding in enumerate(found):
-        canvas.paragraph(
-            PANEL_X + 16, y + 62 + 20 * n, PANEL_WIDTH - 32, finding.reason.text[languages[0]], 13, SOFT, lines=1
-        )
+    at = y + 60
+    for lines in found:
+        for line in lines:
+            canvas.text(PANEL_X + 16, at, line, 13, SOFT)
+            at += 19
+        at += 3
     return y + height
 
 
@@ -172,13 +180,15 @@ def _table(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
     at = y + 70
     for site in sites:
         canvas.image.paste(LINE, (PANEL_X + 14, at, PANEL_X + PANEL_WIDTH - 14, at + 1))
-        canvas.text(PANEL_X + 16, at + 4, codes.site_label(site, languages[0]), 13)
+        part = codes.site_modifier(site) is not None
+        left = PANEL_X + (24 if part else 16)
+        canvas.text(left, at + 4, codes.site_label(site, languages[0]), 12 if part else 14, SOFT if part else BRIGHT)
         for tag in languages[1:]:
-            canvas.text(PANEL_X + 16, at + 20, codes.site_label(site, tag), 11, FAINT)
+            canvas.text(left, at + 20, codes.site_label(site, tag), 10 if part else 11, FAINT)
         for n, name in enumerate(names):
             m = values.get((site, name))
             if m is not None:
-                canvas.text(first + step * (n + 1), at + 8, _bare(m), 14, _tint(m), align="right")
+                canvas.text(first + step * (n + 1), at + 8, _bare(m), 13 if part else 14, _tint(m), align="right")
         at += row
     legend = [
         codes.text(k, languages[0])
@@ -202,10 +212,10 @@ def _findings(canvas: Canvas, result: Result, by: Authorship, y: int) -> None:
     for finding in result.findings[:room]:
         canvas.box(PANEL_X + 16, at + 2, 14, 14, colours.get(finding.segment_number or 0, SOFT), 3)
         canvas.text(PANEL_X + 40, at, finding.tracking_id, 14)
-        canvas.text(PANEL_X + 142, at, codes.site_label(finding.site, languages[0]), 13, SOFT)
-        numbers = [number(m) for m in finding.measurements[:2]]
-        for n, value in enumerate(reversed(numbers)):
-            canvas.text(PANEL_X + PANEL_WIDTH - 16 - 92 * n, at, value, 14, align="right")
+        canvas.text(PANEL_X + 136, at, codes.site_label(finding.site, languages[0]), 13, SOFT)
+        numbers = {m.name: number(m) for m in finding.measurements}
+        for n, name in enumerate(reversed(FINDING_COLUMNS)):
+            canvas.text(PANEL_X + PANEL_WIDTH - 16 - 80 * n, at, numbers.get(name, ""), 13, align="right")
         at += 26
     if len(result.findings) > room:
         canvas.text(

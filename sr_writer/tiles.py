@@ -20,7 +20,6 @@ WINDOW_HU = (-1350.0, 150.0)
 COUNT = 6
 _SCALE = 2
 _AXES = (("R", "L"), ("A", "P"), ("F", "H"))
-_MARGIN = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +63,20 @@ class View:
     def _turn(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
         plane = plane.T if self.swap else plane
         return plane[:: -1 if self.flip[0] else 1, :: -1 if self.flip[1] else 1]
+
+    def window(self, result: Result) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return first and last row, first and last column as shown, of what is worth showing: body and lungs."""
+        masks = (result.region("body").mask, _lungs(result))
+        axes = [k for k in range(3) if k != self.axis]
+        out = []
+        for axis, flip in zip(axes[::-1] if self.swap else axes, self.flip, strict=True):
+            size = result.geometry.shape[axis]
+            low = min(m.offset[axis] for m in masks)
+            high = max(m.offset[axis] + m.box.shape[axis] for m in masks)
+            margin = max(3, (high - low) // 20)
+            low, high = max(0, low - margin), min(size, high + margin)
+            out.append((size - high, size - low) if flip else (low, high))
+        return out[0], out[1]
 
     def spacing(self, volume: Volume) -> tuple[float, float]:
         """Return millimetres between rows and between columns as shown."""
@@ -121,7 +134,7 @@ def render(view: View, volume: Volume, result: Result, size: int, caption: str) 
     """Return a square tile of `size` pixels: the plane cropped to the body, outlines, orientation letters and a caption."""
     hu = np.asarray(view.plane(volume.array), np.float32)
     grey = np.clip((hu - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]) * 255, 0, 255).astype(np.uint8)
-    top, left, bottom, right = _crop(view.mask(result.region("body").mask))
+    (top, bottom), (left, right) = view.window(result)
     row_mm, column_mm = view.spacing(volume)
     height_mm, width_mm = (bottom - top) * row_mm, (right - left) * column_mm
     big = size * _SCALE
@@ -157,20 +170,10 @@ def _label(tile: Image.Image, letters: tuple[str, str, str, str], caption: str) 
     for letter, (x, y, anchor) in zip(letters, places, strict=True):
         _, font = next(runs(letter, 15))
         draw.text((x, y), letter, BRIGHT, font=font, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
-    for part, font in runs(caption, 12):
-        draw.text((6, 6), part, SOFT, font=font, anchor="lt", stroke_width=2, stroke_fill=(0, 0, 0))
-        break
-
-
-def _crop(body: npt.NDArray[np.uint8]) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of what is worth showing; the whole plane if the body is not on it."""
-    rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
-    if not rows.size:
-        return 0, 0, body.shape[0], body.shape[1]
-    return (
-        max(0, int(rows[0]) - _MARGIN), max(0, int(columns[0]) - _MARGIN),
-        min(body.shape[0], int(rows[-1]) + 1 + _MARGIN), min(body.shape[1], int(columns[-1]) + 1 + _MARGIN),
-    )  # fmt: skip
+    _, font = next(runs(caption, 11))
+    place = (6, size - 6)
+    draw.rectangle(draw.textbbox(place, caption, font=font, anchor="lb"), (0, 0, 0))
+    draw.text(place, caption, SOFT, font=font, anchor="lb")
 
 
 def _ends(direction: npt.NDArray[np.float64]) -> tuple[str, str]:

@@ -182,13 +182,17 @@ def positive(studies: Path) -> Case:
 
 @pytest.fixture(scope="session")
 def negative(studies: Path) -> Case:
-    made = phantom.build(4, slices=20, matrix=80, lesions="none", patient_name="M\u00fcller^J\u00fcrgen", charset="ISO_IR 100")
+    made = phantom.build(
+        4, slices=20, matrix=80, lesions="none", patient_name="M\u00fcller^J\u00fcrgen", charset="ISO_IR 100"
+    )
     return case(studies / "negative", made, negative=True)
 
 
 @pytest.fixture(scope="session")
 def coronal(studies: Path) -> Case:
-    made = phantom.build(5, plane="coronal", slices=24, matrix=(80, 104), patient_name="\u738b^\u5c0f\u4e1c", charset="GB18030")
+    made = phantom.build(
+        5, plane="coronal", slices=24, matrix=(80, 104), patient_name="\u738b^\u5c0f\u4e1c", charset="GB18030"
+    )
     return case(studies / "coronal", made)
 
 
@@ -221,7 +225,7 @@ def helpers() -> Helpers:
 
 
 @pytest.fixture(scope="session", params=["positive", "negative", "coronal", "tilted"])
-def written(request: pytest.FixtureRequest, studies: Path) -> "tuple[Case, dict[str, write.Artifact]]":
+def written(request: pytest.FixtureRequest) -> "tuple[Case, dict[str, write.Artifact]]":
     """Each case in turn with what was written for it, by kind."""
     c: Case = request.getfixturevalue(request.param)
     return c, {a.kind: a for a in Helpers.write(c, c.folder / "out")}

@@ -56,7 +56,10 @@ def _mirror(ds: Dataset) -> None:
 
 def _swap_labels(ds: Dataset) -> None:
     left, right = (s.SegmentedPropertyTypeCodeSequence for s in ds.SegmentSequence[:2])
-    ds.SegmentSequence[0].SegmentedPropertyTypeCodeSequence, ds.SegmentSequence[1].SegmentedPropertyTypeCodeSequence = right, left
+    ds.SegmentSequence[0].SegmentedPropertyTypeCodeSequence, ds.SegmentSequence[1].SegmentedPropertyTypeCodeSequence = (
+        right,
+        left,
+    )
 
 
 def _finding_on_the_other_side(ds: Dataset) -> None:

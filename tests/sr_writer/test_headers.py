@@ -66,7 +66,7 @@ NAMES = [
 
 def _encoded(name: str, codec: str) -> bytes:
     if codec == "iso2022":
-        return name.split("=")[0].encode() + b"=" + b"\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"
+        return name.split("=", maxsplit=1)[0].encode() + b"=" + b"\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"
     return name.encode(codec) + b" " * (len(name.encode(codec)) % 2)
 
 
@@ -100,7 +100,11 @@ def test_07_latin_names_keep_their_bytes_where_only_ascii_is_added(plain: Path, 
 
 @pytest.mark.parametrize(
     ("charset", "raw"),
-    [(None, "王^小东 ".encode("gb18030")), ("ISO_IR 192", "Müller^Anna".encode("latin-1")), ("KLINGON", "Müller".encode("latin-1"))],
+    [
+        (None, "王^小东 ".encode("gb18030")),
+        ("ISO_IR 192", "Müller^Anna".encode("latin-1")),
+        ("KLINGON", "Müller".encode("latin-1")),
+    ],
     ids=["undeclared", "declared wrongly", "unknown"],
 )
 def test_10_names_of_unknown_meaning_keep_their_bytes(
@@ -151,12 +155,16 @@ ODD = [
 
 
 @pytest.mark.parametrize(("keyword", "value"), ODD, ids=[o[0] for o in ODD])
-def test_11_odd_values_never_crash_a_writer(plain: Path, helpers: Any, tmp_path: Path, keyword: str, value: str) -> None:
+def test_11_odd_values_never_crash_a_writer(
+    plain: Path, helpers: Any, tmp_path: Path, keyword: str, value: str
+) -> None:
     def change(ds: pydicom.Dataset) -> None:
         tag = Tag(keyword)
         raw = value.encode() + b" " * (len(value) % 2)
         vr = pydicom.datadict.dictionary_VR(tag)
-        ds[tag] = pydicom.dataelem.RawDataElement(tag, vr, len(raw), raw, 0, is_implicit_VR=False, is_little_endian=True)
+        ds[tag] = pydicom.dataelem.RawDataElement(
+            tag, vr, len(raw), raw, 0, is_implicit_VR=False, is_little_endian=True
+        )
 
     case = helpers.from_folder(_copy(plain, tmp_path / "in", change))
     written = helpers.write(case, tmp_path / "out")

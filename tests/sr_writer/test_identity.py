@@ -12,11 +12,26 @@ from sr_writer.options import WriterOptions
 
 pytestmark = pytest.mark.unit
 
-BASE = AnalysisIdentity("home", "1.2.3", (("1.2.3.1", "aa"), ("1.2.3.2", "bb")), "chest_ct", "0.1.0", "sha256:w", "sha256:o")
+BASE = AnalysisIdentity(
+    "home", "1.2.3", (("1.2.3.1", "aa"), ("1.2.3.2", "bb")), "chest_ct", "0.1.0", "sha256:w", "sha256:o"
+)
 
 
 def test_the_formula_is_the_promised_one() -> None:
-    fields = ["object", "home", "1.2.3", "2", "1.2.3.1", "aa", "1.2.3.2", "bb", "chest_ct", "0.1.0", "sha256:w", "sha256:o"]
+    fields = [
+        "object",
+        "home",
+        "1.2.3",
+        "2",
+        "1.2.3.1",
+        "aa",
+        "1.2.3.2",
+        "bb",
+        "chest_ct",
+        "0.1.0",
+        "sha256:w",
+        "sha256:o",
+    ]
     data = b"".join(len(f).to_bytes(8, "big") + f.encode() for f in [*fields, "seg", "0", "binary"])
     expected = int.from_bytes(hashlib.sha256(data).digest()[:16], "big")
     assert BASE.uid("seg", 0, "binary") == f"2.25.{expected}"
@@ -40,7 +55,7 @@ def test_order_of_inputs_does_not_matter() -> None:
         {"weights_digest": "sha256:x"},
         {"options_digest": "sha256:p"},
     ],
-    ids=lambda c: "+".join(c),
+    ids="+".join,
 )
 def test_14_anything_changed_gives_other_uids(change: dict[str, object]) -> None:
     assert replace(BASE, **change).uid("seg") != BASE.uid("seg")  # type: ignore[arg-type]
@@ -99,7 +114,9 @@ def test_own_work_is_recognised_by_the_installation(header: Dataset, own: bool) 
     assert authored_by(header, "home") is own
 
 
-@pytest.mark.parametrize("wrong", [{"profile": "weasis"}, {"languages": ()}, {"languages": ("de",)}, {"languages": ("en", "en")}])
+@pytest.mark.parametrize(
+    "wrong", [{"profile": "weasis"}, {"languages": ()}, {"languages": ("de",)}, {"languages": ("en", "en")}]
+)
 def test_options_refuse_what_they_do_not_know(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         WriterOptions(**wrong)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 import itertools
 import re
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,10 @@ def test_22_23_everything_named_has_an_outline_and_its_numbers(objects: Any) -> 
         assert (points >= 0).all()
         assert (points <= (header.Columns, header.Rows)).all()
         # viewers take the first UIDREF of a tracking UID for the tracking UID
-        assert next(i for i in groups[0].ContentSequence if i.ValueType == "UIDREF").ConceptNameCodeSequence[0].CodeValue == "112040"
+        assert (
+            next(i for i in groups[0].ContentSequence if i.ValueType == "UIDREF").ConceptNameCodeSequence[0].CodeValue
+            == "112040"
+        )
 
 
 def test_22_a_negative_report_says_so(negative: Any, positive: Any, helpers: Any, tmp_path: Path) -> None:
@@ -165,8 +168,8 @@ def test_22_a_negative_report_says_so(negative: Any, positive: Any, helpers: Any
         states = [i.ConceptCodeSequence[0].CodeValue for g in _groups(sr) for i in _named(g, "112001")]
         assert states == [state]
         comments = [i.TextValue for i in _named(sr, "121106")]
-        assert ("nothing was found" in comments[0]) == (case is negative)
-        assert ("未发现异常" in comments[1]) == (case is negative)
+        assert ("nothing that this program looks for" in comments[0]) == (case is negative)
+        assert ("未发现本程序所检测的异常" in comments[1]) == (case is negative)
         assert "not for primary diagnosis" in comments[0]
         assert "chest_ct 0.1.0" in comments[0]
 
@@ -180,7 +183,7 @@ def test_22_a_missing_number_is_not_called_nothing_found(negative: Any, helpers:
     case = replace(negative, result=replace(negative.result, measurements=tuple(measurements)))
     sr = pydicom.dcmread(next(a.path for a in helpers.write(case, tmp_path) if a.kind == "sr"))
     assert [i.ConceptCodeSequence[0].CodeValue for g in _groups(sr) for i in _named(g, "112001")] == ["373068000"]
-    assert "nothing was found" not in _named(sr, "121106")[0].TextValue
+    assert "nothing that" not in _named(sr, "121106")[0].TextValue
 
 
 def test_24_every_reference_is_evidence(objects: Any) -> None:
@@ -206,7 +209,7 @@ def test_25_tracking_is_the_same_in_report_and_segmentation(objects: Any) -> Non
         assert {_named(g, "112039")[0].TextValue for g in groups} == {segment.TrackingID}
         (image,) = _named(groups[1], "121191")
         assert image.ReferencedSOPSequence[0].ReferencedSegmentNumber == segment.SegmentNumber
-        assert _named(groups[1], "121232")[0].UID == case.series.series_instance_uid
+        assert case.series.series_instance_uid == _named(groups[1], "121232")[0].UID
     assert {f.tracking_id for f in case.result.findings} <= {s.TrackingID for s in written["seg"].SegmentSequence}
     for finding in case.result.findings:
         assert case.identity.tracking_uid(finding.tracking_id) in tracked
@@ -279,7 +282,9 @@ def test_32_33_34_the_segmentation_lies_on_its_slices(objects: Any) -> None:
     headers = {i.sop_instance_uid: i.header for i in case.series.instances}
     assert seg.FrameOfReferenceUID == case.result.geometry.frame_of_reference_uid
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == case.series.series_instance_uid
-    assert {r.ReferencedSOPInstanceUID for r in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence} == set(headers)
+    assert {r.ReferencedSOPInstanceUID for r in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence} == set(
+        headers
+    )
     assert [s.SegmentNumber for s in seg.SegmentSequence] == list(range(1, len(case.result.segments) + 1))
     first = case.series.instances[0].header
     shared = seg.SharedFunctionalGroupsSequence[0]
@@ -378,13 +383,16 @@ def test_times_are_written_in_the_sources_zone(helpers: Any, tmp_path: Path) -> 
         ds.TimezoneOffsetFromUTC = "+0830"
         ds.save_as(path)
     case = helpers.from_folder(tmp_path)
-    now = datetime(2026, 3, 4, 20, 0, tzinfo=timezone.utc)
+    now = datetime(2026, 3, 4, 20, 0, tzinfo=UTC)
     sr = pydicom.dcmread(next(a.path for a in helpers.write(case, tmp_path / "out", now=now) if a.kind == "sr"))
     assert (sr.ContentDate, sr.ContentTime, sr.TimezoneOffsetFromUTC) == ("20260305", "043000", "+0830")
 
 
 def test_a_revision_names_the_reports_before_it(negative: Any, helpers: Any, tmp_path: Path) -> None:
-    before = [Predecessor(a.sop_class_uid, a.sop_instance_uid, a.series_instance_uid) for a in helpers.write(negative, tmp_path / "1")]
+    before = [
+        Predecessor(a.sop_class_uid, a.sop_instance_uid, a.series_instance_uid)
+        for a in helpers.write(negative, tmp_path / "1")
+    ]
     identity = negative.identified(weights_digest="sha256:" + "99" * 32)
     written = helpers.write(negative, tmp_path / "2", identity=identity, revision=2, predecessors=before)
     for artifact in written:
