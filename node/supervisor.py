@@ -3,6 +3,7 @@
 import importlib
 import json
 import multiprocessing
+import os
 import random
 import signal
 import sys
@@ -216,6 +217,7 @@ def serve(settings: Settings, out: TextIO = sys.stderr) -> int:
     ServeError
         If the port cannot be had.
     """
+    os.umask(0o077)  # everything in the data folder is about patients
     folder = DataFolder(settings.node.data_dir)
     folder.prepare()
     lock = folder.lock()

@@ -16,7 +16,7 @@ from node.cli.common import common_options, print_json, settings_of
 def command(
     study: str | None, job: int | None, config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bool
 ) -> int:
-    """Run dead and cancelled jobs of STUDY or of --job again, and send failed deliveries again."""
+    """Run jobs of STUDY, or --job, that have no result again, and send failed deliveries again."""
     from node.store import operator
 
     del verbose

@@ -67,7 +67,7 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
 
 
 def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int | None = None) -> int:
-    """Let dead and cancelled jobs of the present revision run again, and their deliveries go again; return how many."""
+    """Let jobs of the present revision without a result run again, and failed deliveries go again; return how many."""
     with db.write() as c:
         jobs = c.execute(sa.select(t.job).where(_chosen(_j.study_uid, _j.id, study_uid, job_id))).all()
         present = {uid: _revision(c, uid) for uid in {job.study_uid for job in jobs}}
@@ -75,7 +75,9 @@ def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int
         for job in jobs:
             if job.revision != present[job.study_uid]:
                 continue
-            if job.state in ("dead", "cancelled"):
+            if job.state in ("dead", "cancelled") or (
+                job.outcome == "not_analysed" and job.pipeline and job.state == "done"
+            ):
                 fresh = {
                     "state": "waiting",
                     "attempts": 0,
