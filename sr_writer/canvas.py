@@ -84,7 +84,8 @@ def wrap(text: str, size: int, width: int, lines: int) -> Sequence[str]:
         else:
             words.append(character)
     out = [""]
-    for word in (part for word in words for part in ([word] if width_of(word, size) <= width else word)):
+    # a word too long for any line is broken anywhere
+    for word in (part for whole in words for part in ([whole] if width_of(whole, size) <= width else whole)):
         if out[-1] and width_of((out[-1] + word).rstrip(), size) > width:
             out.append("")
         out[-1] += word

@@ -17,7 +17,7 @@ Points = npt.NDArray[np.float64]
 
 TOLERANCE_PX = 0.4
 """How far a simplified outline may stray from the exact one."""
-MAX_POINTS = 160
+MAX_POINTS = 300
 MIN_POINTS = 6
 """Distinct points. With fewer, OHIF takes an outline for a measurement of its own and recomputes the numbers."""
 SMALLEST_PART = 0.1

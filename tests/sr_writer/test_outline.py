@@ -76,11 +76,11 @@ def test_key_slice_is_the_largest_and_others_are_spread() -> None:
     assert spread_slices(mask, 99) == tuple(z for z in range(3, 18) if z != 7)
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), size=st.integers(8, 120), smooth=st.floats(0.5, 6))
-def test_any_blob_is_outlined_closely(seed: int, size: int, smooth: float) -> None:
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000), size=st.integers(8, 120), smooth=st.floats(0.5, 6), share=st.floats(0.6, 0.97))
+def test_any_blob_is_outlined_closely(seed: int, size: int, smooth: float, share: float) -> None:
     noise = gaussian_filter(np.random.default_rng(seed).normal(size=(size, size + 9)), smooth)
-    parts, _ = label(noise > noise.max() * 0.4)
+    parts, _ = label(noise > np.quantile(noise, share))
     plane = (parts == np.bincount(parts[parts > 0]).argmax()).astype(np.uint8)
     points = outline(_mask(plane), 2).points
     assert MIN_POINTS < len(points) <= MAX_POINTS + 1
@@ -92,5 +92,5 @@ def test_any_blob_is_outlined_closely(seed: int, size: int, smooth: float) -> No
     ImageDraw.Draw(image).polygon([tuple(p * scale) for p in points], fill=1)
     inside = np.asarray(image)[scale // 2 :: scale, scale // 2 :: scale].astype(bool)
     filled = binary_fill_holes(plane)
-    assert not (inside & ~binary_dilation(filled)).any()
-    assert not (binary_erosion(filled) & ~inside).any()
+    assert not (inside & ~binary_dilation(filled, iterations=2)).any()
+    assert not (binary_erosion(filled, iterations=2) & ~inside).any()
