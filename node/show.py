@@ -48,6 +48,7 @@ def listing(db: Database, found: Sequence[Study], version: str) -> dict[str, Any
 def status(db: Database, folder: DataFolder, version: str) -> dict[str, Any]:
     """Return ``pacs-ai-node/status/1``: what the node is doing."""
     running = folder.in_use()
+    lagging = _lagging(db, folder)  # before the counts: what is indexed in between is counted
     counts = store.counts(db)
     processes = store.processes(db) if running else ()
     open_studies = counts.studies.get("open", 0) + counts.studies.get("early", 0)
@@ -67,7 +68,7 @@ def status(db: Database, folder: DataFolder, version: str) -> dict[str, Any]:
         "deliveries": sends,
         "quarantine": sum(1 for path in folder.quarantine.rglob("*.dcm")),
         "disk": {"free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize},
-        "idle": not pending and not (running and counts.associations) and not _lagging(db, folder),
+        "idle": not pending and not (running and counts.associations) and not lagging,
     }
 
 
