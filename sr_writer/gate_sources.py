@@ -100,8 +100,10 @@ def both(ds: Dataset, keyword: str, charset: object = None) -> set[str | bytes]:
 
 def _slice(ds: Dataset) -> Slice:
     def numbers(keyword: str) -> tuple[float, ...]:
-        value = ds.get(keyword)
-        return () if not value else tuple(float(v) for v in value)
+        try:
+            return tuple(float(v) for v in ds.get(keyword) or ())
+        except (TypeError, ValueError):
+            return ()  # a slice without a place fits no segmentation; a picture does not need one
 
     return Slice(
         str(ds.SOPClassUID), str(ds.SeriesInstanceUID), str(ds.get("FrameOfReferenceUID") or ""),

@@ -9,6 +9,7 @@ C.12.1 (SOP Common).
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from unicodedata import normalize
 
 from pydicom.charset import python_encoding
 from pydicom.dataset import Dataset
@@ -79,7 +80,9 @@ class Authorship:
 
     def text(self, text: str) -> str:
         """Return free text as it may be written: folded to ASCII where nothing else is allowed."""
-        return text.translate(_FOLD) if self.ascii_only else text
+        if not self.ascii_only:
+            return text
+        return normalize("NFKD", text.translate(_FOLD)).encode("ascii", "ignore").decode()
 
     @property
     def date(self) -> str:

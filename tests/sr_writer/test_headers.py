@@ -173,6 +173,23 @@ def test_11_odd_values_never_crash_a_writer(
         assert {pydicom.dcmread(a.path).PatientSex for a in written} == {""}
 
 
+def test_33_positions_longer_than_a_decimal_string_may_be(plain: Path, helpers: Any, tmp_path: Path) -> None:
+    def change(ds: pydicom.Dataset) -> None:
+        raw = "\\".join(f"{float(v):.18f}" for v in ds.ImagePositionPatient).encode()
+        raw += b" " * (len(raw) % 2)
+        tag = Tag("ImagePositionPatient")
+        ds[tag] = pydicom.dataelem.RawDataElement(
+            tag, "DS", len(raw), raw, 0, is_implicit_VR=False, is_little_endian=True
+        )
+
+    case = helpers.from_folder(_copy(plain, tmp_path / "in", change))
+    written = helpers.write(case, tmp_path / "out")
+    assert gate.check(written, case.series.instances) == ()
+    seg = pydicom.dcmread(next(a.path for a in written if a.kind == "seg"))
+    for group in seg.PerFrameFunctionalGroupsSequence:
+        assert all(len(str(v)) <= 16 for v in group.PlanePositionSequence[0].ImagePositionPatient)
+
+
 def test_32_no_frame_of_reference_in_the_source_none_in_the_result(plain: Path, helpers: Any, tmp_path: Path) -> None:
     case = helpers.from_folder(_copy(plain, tmp_path / "in", lambda ds: ds.pop("FrameOfReferenceUID", None)))
     written = helpers.write(case, tmp_path / "out")
