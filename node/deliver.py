@@ -101,15 +101,20 @@ class Courier:
         self._db, self._root, self._destination = db, root, destination
         self._peer = Peer(destination.host, destination.port, destination.ae_title, calling)
         self._unknown: dict[int, int] = {}
+        self._unsettled = False
 
     def step(self) -> bool:
         """Try the delivery that is due longest; False if none is."""
         name = self._destination.name
+        if self._unsettled:  # the last attempt could not be written down (a full disk): nobody else sends to this place
+            deliveries.interrupted(self._db, time.time(), name)
+            self._unsettled = False
         if not deliveries.due(self._db, name, time.time()):
             return False
         delivery = deliveries.take(self._db, name, time.time())
         if delivery is None:
             return False
+        self._unsettled = True
         verdict = self._attempt(delivery)
         now = time.time()
         reason: Mapping[str, Any] | None = None if verdict.reason is None else verdict.reason.as_json()
@@ -118,6 +123,7 @@ class Courier:
             attempts=delivery.attempts if verdict.counts else delivery.attempts - 1,
             next_attempt=None if verdict.wait_s is None else now + verdict.wait_s, error=reason,
         )  # fmt: skip
+        self._unsettled = False
         study = studies.study(self._db, delivery.study_uid)
         tell = _log.error if verdict.state in ("dead", "quarantined") else _log.info
         code = None if verdict.reason is None else verdict.reason.code

@@ -70,8 +70,13 @@ def settle(
     return True
 
 
-def interrupted(db: Database, now: float) -> int:
-    """Queue again what a deliverer that is gone was sending; storing twice is harmless, the objects are the same."""
+def interrupted(db: Database, now: float, destination: str | None = None) -> int:
+    """Queue again what was being sent, to one destination or to all, by somebody who is gone.
+
+    Sending twice is harmless, the objects are the same.
+    """
+    lost = t.delivery.update().where(_d.state == "sending")
+    if destination is not None:
+        lost = lost.where(_d.destination == destination)
     with db.write() as c:
-        done = c.execute(t.delivery.update().where(_d.state == "sending").values(state="waiting", next_attempt=now))
-        return done.rowcount
+        return c.execute(lost.values(state="waiting", next_attempt=now)).rowcount

@@ -83,11 +83,12 @@ class Rig:
         )
         self.configuration.write_text(text, encoding="utf-8")
         self.log = folder / "node.log"
+        self.program = [str(HERE / "probe_node.py")]
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, str(HERE / "probe_node.py"), *arguments, "--config", str(self.configuration)]
+        return [sys.executable, *self.program, *arguments, "--config", str(self.configuration)]
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("PACS_AI_NODE")}

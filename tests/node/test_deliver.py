@@ -206,3 +206,20 @@ def test_what_a_dead_deliverer_was_sending_is_sent_again(ready: Any) -> None:
     assert deliveries.take(db, "pacs", 10.0) is None
     assert deliveries.interrupted(db, 11.0) == 1
     assert state_of(db, seen.uid) == ("waiting", 1, None)
+
+
+@pytest.mark.sockets
+def test_an_attempt_that_could_not_be_written_down_is_made_again(
+    ready: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, seen = ready()
+    with LoopbackPacs(tmp_path / "pacs", "PACS") as pacs:
+        sender = courier(db, tmp_path, pacs.port, check=False)
+        with monkeypatch.context() as broken:
+            broken.setattr(deliveries, "settle", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+            with pytest.raises(OSError, match="disk full"):
+                sender.step()
+        assert state_of(db, seen.uid)[0] == "sending"
+        assert sender.step()
+        assert state_of(db, seen.uid) == ("delivered", 2, None)
+        assert len({r.sop_instance_uid for r in pacs.received}) == 2

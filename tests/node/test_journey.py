@@ -62,6 +62,13 @@ def test_a_study_goes_in_and_results_come_back(rig: Any, ct: list[Path]) -> None
     assert sorted(r.sop_instance_uid for r in rig.results()) == sorted(artifacts)
     assert all((rig.data.path / a["path"]).is_file() for a in shown["jobs"][0]["artifacts"])
 
+    header = dcmread(ct[0], stop_before_pixels=True)
+    words = rig.log.read_text(encoding="utf-8")
+    assert shown["hash"] in words
+    for secret in (header.PatientID, header.PatientName, header.AccessionNumber, header.StudyInstanceUID):
+        assert str(secret)
+        assert str(secret) not in words
+
     code, status = ask(rig, "status")
     assert code == 0
     valid(status)
@@ -205,3 +212,21 @@ def test_two_workers_share_the_jobs(rig: Any, ct: list[Path], tmp_path: Path) ->
     shown = [rig.show(f"1.2.3.{n}") for n in range(3)]
     assert [[(j["outcome"], j["attempts"]) for j in s["jobs"]] for s in shown] == [[("result", 1)]] * 3
     assert len({r.sop_instance_uid for r in rig.results()}) == len(rig.results())
+
+
+def test_only_workers_load_torch_and_what_is_written_is_private(rig: Any) -> None:
+    pytest.importorskip("torch")
+    rig.program = ["-m", "node"]
+    rig.start()
+
+    def heavy() -> set[str]:
+        maps = {
+            p["role"]: Path(f"/proc/{p['pid']}/maps").read_text(encoding="utf-8") for p in rig.status()["processes"]
+        }
+        return {role for role, mapped in maps.items() if "libtorch" in mapped}
+
+    rig.until(lambda: heavy() == {"worker"}, 30.0, "torch in the worker, and nowhere else")
+    rig.until(lambda: len(rig.status()["processes"]) == 5, 10.0, "every process")
+    assert heavy() == {"worker"}
+    loose = [p for p in [rig.data.path, *rig.data.path.rglob("*")] if p.stat().st_mode & 0o077 and not p.is_symlink()]
+    assert loose == []
