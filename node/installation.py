@@ -2,11 +2,15 @@
 
 import fcntl
 import os
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from node.spool import sync_folder
+
+_LOCK_S = 1.0
+"""Whoever asks for the `status` holds the lock for an instant: it is tried for so long."""
 
 
 class DataFolderError(Exception):
@@ -88,14 +92,19 @@ class DataFolder:
             If another node holds it.
         """
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            raise DataFolderError(
-                f"{self.path}: another node works on this folder. Stop it, or give this one its own node.data_dir."
-            ) from error
-        return descriptor
+        deadline = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(_LOCK_S / 20)
+                    continue
+                os.close(descriptor)
+                raise DataFolderError(
+                    f"{self.path}: another node works on this folder. Stop it, or give this one its own node.data_dir."
+                ) from error
+            return descriptor
 
     def in_use(self) -> bool:
         """Say whether a node works here now."""

@@ -1,10 +1,12 @@
 """The operator's commands, called as an operator calls them."""
 
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import node
+from node.installation import DataFolder
 from node.loopback_pacs import LoopbackPacs
 from node.store import StoreError, open_database
 
@@ -114,3 +117,16 @@ def test_a_pacs_that_was_away_gets_everything_when_it_is_back(rig: Any, ct: Any)
     rig.pacs = LoopbackPacs(rig.folder / "pacs", "PACS", port)
     rig.idle()
     assert len(rig.results()) >= 2
+
+
+def test_asking_for_the_status_does_not_keep_a_node_from_starting(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path)
+    folder.prepare()
+    assert not folder.in_use()
+    asking = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    threading.Timer(0.2, os.close, [asking]).start()
+    held = folder.lock()
+    assert folder.in_use()
+    os.close(held)
+    assert not folder.in_use()
