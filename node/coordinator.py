@@ -157,7 +157,7 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     every = retry.policy()["clock"]
     ticks = clock({
         "studies": (every["index_s"], coordinator.tick),
-        "leases": (every["leases_s"], lambda: recover.expired(db, time.time())),
+        "leases": (every["leases_s"], lambda: recover.expired(db, time.time(), settings.worker.attempts)),
     })  # fmt: skip
     ticks.start()
     stop.wait()

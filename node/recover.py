@@ -6,36 +6,45 @@ from collections.abc import Iterable
 import structlog
 
 from node import retry
+from node.reasons import REASONS
 from node.store import Database, jobs
 from node.store.rows import Job
 
 _log = structlog.get_logger()
 
 
-def expired(db: Database, now: float) -> int:
+def expired(db: Database, now: float, limit: int) -> int:
     """Give back the jobs whose lease has run out."""
-    return _give_back(db, jobs.running(db, expired=now), "lease", now)
+    return _give_back(db, jobs.running(db, expired=now), "lease", now, limit)
 
 
-def after_boot(db: Database, now: float) -> int:
+def after_boot(db: Database, now: float, limit: int) -> int:
     """Give back every job that an earlier run of the node was working on: on one machine nobody else can be."""
-    return _give_back(db, jobs.running(db), "tree", now)
+    return _give_back(db, jobs.running(db), "tree", now, limit)
 
 
-def worker_ended(db: Database, owner: str, now: float, *, planned: bool) -> int:
+def worker_ended(db: Database, owner: str, now: float, limit: int, *, planned: bool) -> int:
     """Give back the jobs of a worker that has ended."""
-    return _give_back(db, jobs.running(db, owner=owner), "planned" if planned else "worker", now)
+    return _give_back(db, jobs.running(db, owner=owner), "planned" if planned else "worker", now, limit)
 
 
-def _give_back(db: Database, lost: Iterable[Job], loss: retry.Loss, now: float) -> int:
+def _give_back(db: Database, lost: Iterable[Job], loss: retry.Loss, now: float, limit: int) -> int:
     count = 0
     for job in lost:
-        back = retry.after_loss(loss, job.attempts, job.losses, random.random())  # noqa: S311 - spreads waits
+        back = retry.after_loss(loss, job.attempts, job.losses, limit, random.random())  # noqa: S311 - spreads waits
+        owner = job.owner or ""
+        if back is None:
+            _log.error("job.dead", job=job.id, why=loss, attempts=job.attempts)
+            reason = REASONS("worker-lost", count=limit).as_json()
+            count += jobs.finish(
+                db, job, owner, now, state="dead", outcome="failed", reason=reason, document=job.document or {}
+            )
+            continue
+        _log.warning("job.given-back", job=job.id, why=loss, attempts=back.attempts)
         count += jobs.give_back(
-            db, job, job.owner or "", now,
+            db, job, owner, now,
             attempts=back.attempts, losses=back.losses, not_before=now + back.wait_s, why=loss,
         )  # fmt: skip
-        _log.warning("job.given-back", job=job.id, why=loss, attempts=back.attempts)
     return count
 
 

@@ -48,28 +48,25 @@ class Back:
     wait_s: float
 
 
-def after_loss(loss: Loss, attempts: int, losses: int, chance: float) -> Back:
-    """Decide about a job whose worker is gone.
+def after_loss(loss: Loss, attempts: int, losses: int, limit: int, chance: float) -> Back | None:
+    """Decide about a job whose worker is gone; None if it is dead.
 
     A planned stop gives the attempt back. So does the loss of the whole process tree (a power cut is not the study's
-    fault), but not for ever: it may be.
+    fault), but not for ever: it may be. After `limit` attempts that ended so, one more is granted for the card that says
+    so, see `only_card`.
     """
     if loss == "planned":
         return Back(max(attempts - 1, 0), losses, 0.0)
     if loss == "tree" and losses < policy()["job"]["tree_losses"]:
         return Back(max(attempts - 1, 0), losses + 1, 0.0)
-    return Back(attempts, losses, Backoff.of("job").wait(attempts, chance))
+    if attempts > limit:
+        return None
+    return Back(attempts, losses, 0.0 if attempts == limit else Backoff.of("job").wait(attempts, chance))
 
 
-def on_claim(attempt: int, limit: int) -> Literal["run", "card", "bury"]:
-    """Decide what the `attempt`-th claim of a job is for.
-
-    After `limit` attempts that killed their worker the next one only writes the card that says so; if even that kills
-    it, the one after ends the job without a card.
-    """
-    if attempt <= limit:
-        return "run"
-    return "card" if attempt == limit + 1 else "bury"
+def only_card(attempt: int, limit: int) -> bool:
+    """Say whether the `attempt`-th claim of a job is only for the card that says why there is no result."""
+    return attempt > limit
 
 
 def after_failure(attempts: int, limit: int, chance: float, *, retryable: bool) -> float | None:

@@ -78,7 +78,7 @@ class Supervisor:
         signal.signal(signal.SIGINT, self._told)
         store.no_processes(self._db)
         store.process_started(self._db, multiprocessing.current_process().pid or 0, "supervisor", self._boot)
-        recover.after_boot(self._db, self._boot)
+        recover.after_boot(self._db, self._boot, self._settings.worker.attempts)
         try:
             self._bind()
             while not self._stop:
@@ -165,7 +165,8 @@ class Supervisor:
         self._note(lambda: store.process_ended(self._db, pid))
         if child.role == "worker":
             owner = recover.owner_of(self._boot, pid)
-            self._note(lambda: recover.worker_ended(self._db, owner, time.time(), planned=False))
+            limit = self._settings.worker.attempts
+            self._note(lambda: recover.worker_ended(self._db, owner, time.time(), limit, planned=False))
         process.close()
         child.process = None
         self._forget(child)

@@ -151,10 +151,7 @@ class Worker:
 
     def _work(self, job: Job) -> bool:
         name = job.pipeline or ""
-        purpose = retry.on_claim(job.attempts, self._settings.worker.attempts)
-        reason = REASONS("worker-lost", count=self._settings.worker.attempts)
-        if purpose == "bury":
-            return self._end(job, "failed", reason, {**unfit(name, reason), "outcome": "failed"})
+        limit = self._settings.worker.attempts
         try:
             pipeline = self.pipeline(name)
         except PipelineError as error:
@@ -164,8 +161,8 @@ class Worker:
             study, key = self._study(job)
         except UnreadableError as error:
             return self._end(job, "failed", error.reason, {**unfit(name, error.reason), "outcome": "failed"})
-        if purpose == "card":
-            p = pipeline
+        if retry.only_card(job.attempts, limit):
+            p, reason = pipeline, REASONS("worker-lost", count=limit)
             pipeline = _Refusing(p.name, p.version, p.weights_digest, p.options_digest, reason)
         else:
             base = self._unchanged(job, study, pipeline)
@@ -247,8 +244,10 @@ class Worker:
         quarantined: dict[str, Mapping[str, Any]] = {}
         if outcome.refusals:
             _log.error("job.quarantined", job=job.id, reasons=sorted({r.reason.code for r in outcome.refusals}))
-            quarantined = dict.fromkeys(job.send_to, outcome.refusals[0].reason.as_json())
         told = _told(job, outcome.outcome, reason) if outcome.artifacts else ()
+        if outcome.refusals:  # where a card tells of the failure, the card is the delivery
+            error = outcome.refusals[0].reason.as_json()
+            quarantined = {name: error for name in job.send_to if name not in told}
         return self._commit(job, outcome.outcome, reason, outcome.document, outcome.artifacts, told, quarantined, now)
 
     def _end(self, job: Job, outcome: str, reason: Reason, document: Mapping[str, Any]) -> bool:
@@ -291,7 +290,7 @@ def run_worker(settings: Settings, connection: Connection, boot: float) -> None:
     threading.Thread(target=_live, args=(worker, settings, stop), daemon=True, name="jobs").start()
     stop.wait()
     # the job's thread may be inside a long computation: its row is given back here and the process ends without it
-    recover.worker_ended(db, worker.owner, time.time(), planned=True)
+    recover.worker_ended(db, worker.owner, time.time(), settings.worker.attempts, planned=True)
     os._exit(0)
 
 

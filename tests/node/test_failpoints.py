@@ -42,3 +42,14 @@ def test_killed_there_and_started_again(name: str, rig: Any, ct: list[Path]) -> 
     assert set(there) == artifacts
     assert len({(r.sop_instance_uid, r.digest) for r in rig.results()}) == len(artifacts), "one UID, two contents"
     assert before.items() <= there.items()
+
+
+def test_a_study_that_kills_every_worker_ends_as_a_card_at_the_pacs(rig: Any, ct: list[Path]) -> None:
+    rig.start(PACS_AI_NODE_FAILPOINT="job.worked", PACS_AI_NODE_TESTING="1", PACS_AI_NODE__WORKER__ATTEMPTS="2")
+    rig.push(ct[20:44], "WHOLE")
+    rig.until(lambda: rig.status()["jobs"]["dead"] == 1, 60.0, "a dead job")
+    rig.idle()
+    (job,) = rig.show(str(dcmread(ct[0]).StudyInstanceUID))["jobs"]
+    assert (job["outcome"], job["reason"]["code"], job["attempts"]) == ("failed", "worker-lost", 3)
+    assert [r.sop_instance_uid for r in rig.results()] == [a["sop_instance_uid"] for a in job["artifacts"]]
+    assert rig.log.read_text(encoding="utf-8").count("process.died") == 2

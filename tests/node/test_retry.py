@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.retry import Back, Backoff, after_failed_delivery, after_failure, after_loss, on_claim, policy
+from node.retry import Back, Backoff, after_failed_delivery, after_failure, after_loss, only_card, policy
 
 pytestmark = pytest.mark.unit
 
@@ -12,24 +12,28 @@ FIRST = policy()["job"]["first_s"]
 
 LOSSES = [
     ("planned", 1, 0, Back(0, 0, 0.0)),
-    ("planned", 3, 5, Back(2, 5, 0.0)),
+    ("planned", 4, 5, Back(3, 5, 0.0)),
     ("tree", 1, 0, Back(0, 1, 0.0)),
-    ("tree", 2, 19, Back(1, 20, 0.0)),
+    ("tree", 4, 19, Back(3, 20, 0.0)),
     ("tree", 2, 20, Back(2, 20, 2 * FIRST)),
+    ("tree", 4, 20, None),
     ("worker", 1, 0, Back(1, 0, FIRST)),
-    ("worker", 3, 0, Back(3, 0, 4 * FIRST)),
+    ("worker", 2, 0, Back(2, 0, 2 * FIRST)),
+    ("worker", 3, 0, Back(3, 0, 0.0)),
+    ("worker", 4, 0, None),
     ("lease", 2, 1, Back(2, 1, 2 * FIRST)),
+    ("lease", 4, 1, None),
 ]
 
 
 @pytest.mark.parametrize(("loss", "attempts", "losses", "back"), LOSSES)
-def test_loss(loss: str, attempts: int, losses: int, back: Back) -> None:
-    assert after_loss(loss, attempts, losses, 0.5) == back  # type: ignore[arg-type]  # the table names only real losses
+def test_loss(loss: str, attempts: int, losses: int, back: Back | None) -> None:
+    assert after_loss(loss, attempts, losses, 3, 0.5) == back  # type: ignore[arg-type]  # the table names only real losses
 
 
-@pytest.mark.parametrize(("attempt", "purpose"), [(1, "run"), (3, "run"), (4, "card"), (5, "bury"), (9, "bury")])
-def test_claim(attempt: int, purpose: str) -> None:
-    assert on_claim(attempt, 3) == purpose
+@pytest.mark.parametrize(("attempt", "card"), [(1, False), (3, False), (4, True)])
+def test_the_claim_after_the_last_attempt_is_for_the_card(attempt: int, card: bool) -> None:
+    assert only_card(attempt, 3) is card
 
 
 FAILURES = [(1, True, FIRST), (2, True, 2 * FIRST), (3, True, None), (1, False, None)]

@@ -102,7 +102,7 @@ class Bench:
     def die(self, n: int) -> None:
         """Let a worker claim job `n` and die."""
         assert jobs.claim(self.db, n, "killed", self.now, 30.0) is not None
-        assert recover.worker_ended(self.db, "killed", self.now, planned=False) == 1
+        assert recover.worker_ended(self.db, "killed", self.now, self.settings.worker.attempts, planned=False) == 1
         self.now += 1000.0
 
     def show(self, uid: str) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def test_a_job_is_finished_only_by_its_owner(bench: Bench, ct: list[Path], uid: 
     assert first is not None
     assert jobs.claim(bench.db, n, "w1", bench.now, 30.0) is None
     bench.now += 31.0
-    assert recover.expired(bench.db, bench.now) == 1
+    assert recover.expired(bench.db, bench.now, 3) == 1
     bench.now += 60.0
     assert bench.work() == [True]
     late = {"state": "done", "outcome": "result", "reason": None, "document": {}, "send_to": ["pacs"]}
@@ -266,15 +266,18 @@ def test_a_study_that_kills_its_worker_ends_dead_with_a_card(bench: Bench, ct: l
     assert operator.retry(bench.db, bench.now, study_uid=uid) == 1
     for _ in range(bench.settings.worker.attempts + 1):
         bench.die(n)
-    assert bench.work() == [True]
-    assert bench.show(uid)["jobs"][0]["artifacts"] == []
+    (job,) = bench.show(uid)["jobs"]
+    assert (job["state"], job["reason"]["code"], job["artifacts"]) == ("dead", "worker-lost", [])
 
 
 def test_a_planned_stop_and_a_power_cut_cost_no_attempt(bench: Bench, ct: list[Path], uid: str) -> None:
     bench.arrive(ct)
     bench.after(61.0)
     (n,) = jobs.due(bench.db, bench.now)
-    for back in (lambda: recover.worker_ended(bench.db, "w", 0, planned=True), lambda: recover.after_boot(bench.db, 0)):
+    for back in (
+        lambda: recover.worker_ended(bench.db, "w", 0, 3, planned=True),
+        lambda: recover.after_boot(bench.db, 0, 3),
+    ):
         assert jobs.claim(bench.db, n, "w", bench.now, 30.0) is not None
         assert back() == 1
         assert [(j.attempts, j.state) for j in bench.rows(uid)] == [(0, "waiting")]
@@ -401,3 +404,35 @@ def test_an_aborted_association_is_no_evidence(bench: Bench, ct: list[Path], uid
     bench.arrive(ct)  # the sender comes back with everything
     bench.after(1.2)
     assert [j.upto for j in bench.rows(uid)] == [len(ct)]
+
+
+def test_a_job_waits_for_the_one_that_it_depends_on(bench: Bench, ct: list[Path]) -> None:
+    bench.arrive(ct)
+    bench.after(61.0)
+    with bench.db.write() as c:
+        c.exec_driver_sql(
+            "INSERT INTO job (study_uid, revision, upto, subject, depends_on, pipeline, series, send_to, state, attempts,"
+            " losses, not_before, created) SELECT study_uid, revision, upto, subject, id, 'second', series, send_to, state,"
+            " attempts, losses, not_before, created FROM job"
+        )
+    assert jobs.due(bench.db, bench.now, 9) == (1,)
+    assert jobs.claim(bench.db, 2, "w1", bench.now, 30.0) is None
+    assert bench.work() == [True]
+    assert jobs.due(bench.db, bench.now, 9) == (2,)
+
+
+def test_a_series_that_only_one_rule_wants_is_no_candidate_of_the_other(
+    tmp_path: Path, probe: Any, ct: list[Path], other_series: list[Path], uid: str
+) -> None:
+    header = dcmread(ct[0], stop_before_pixels=True)
+    rules = RULES.replace('{ Modality = "CT" }', f'{{ SeriesInstanceUID = "{header.SeriesInstanceUID}" }}')
+    bench = Bench(tmp_path, probe, rules=rules)
+    bench.arrive([*ct, *other_series])
+    bench.after(61.0)
+    (job,) = bench.rows(uid)
+    assert job.series == [header.SeriesInstanceUID]
+    assert bench.work() == [True]
+    (shown,) = bench.show(uid)["jobs"]
+    assert [c["series_instance_uid"] for c in shown["series_considered"]] == [header.SeriesInstanceUID]
+    (routed,) = [e for e in bench.show(uid)["timeline"] if e["event"] == "routed"]
+    assert [s["matched"] for s in routed["rules"][0]["series"]].count(True) == 1
