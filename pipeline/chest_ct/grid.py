@@ -105,13 +105,17 @@ class WorkingGrid:
         )
 
     def _weights(self, axis: int, device: torch.device) -> torch.Tensor:
-        """Triangle filter as wide as the coarser of both grids, or as a gap in the source: [working, source]."""
-        centres = self.centres[axis]
+        """Triangle filter as wide as the coarser of both grids; straight lines across gaps: [working, source]."""
+        centres, step = self.centres[axis], self.source_spacing[axis]
         at = (np.arange(self.shape[axis]) + 0.5) * self.spacing
-        after = np.clip(np.searchsorted(centres, at), 1, max(1, centres.size - 1))
-        gap = centres[after] - centres[after - 1] if centres.size > 1 else np.full(at.shape, self.source_spacing[axis])
-        width = np.maximum(self.spacing, gap)
-        weight = np.clip(1 - np.abs(centres[None, :] - at[:, None]) / width[:, None], 0, None)
+        weight = np.clip(1 - np.abs(centres[None, :] - at[:, None]) / max(self.spacing, step), 0, None)
+        if centres.size > 1:
+            after = np.clip(np.searchsorted(centres, at), 1, centres.size - 1)
+            gap = centres[after] - centres[after - 1]
+            for row in np.flatnonzero(gap > 1.5 * step):
+                share = np.clip((at[row] - centres[after[row] - 1]) / gap[row], 0, 1)
+                weight[row] = 0
+                weight[row, after[row] - 1], weight[row, after[row]] = 1 - share, share
         return _normalised(weight, device)
 
     def take(self, array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:

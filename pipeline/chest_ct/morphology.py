@@ -49,6 +49,10 @@ def _extreme(
             low, high = (axis, 0, size - step), (axis, step, size - step)
             out.narrow(*high).copy_(pick(out.narrow(*high), volume.narrow(*low)))
             out.narrow(*low).copy_(pick(out.narrow(*low), volume.narrow(*high)))
+            # nearer to an edge than the step, the outermost voxel stands for what the shift lost
+            for first, edge in ((0, 0), (size - step, size - 1)):
+                rim = out.narrow(axis, first, step)
+                rim.copy_(pick(rim, volume.narrow(axis, edge, 1).expand_as(rim)))
             volume, done = out, done + step
     return volume
 
@@ -107,10 +111,14 @@ def keep_large(mask: Bool, least: int) -> Bool:
 
 
 def signed_distance(mask: Bool) -> npt.NDArray[np.float32]:
-    """Return the distance in voxels to the boundary of `mask`, positive inside."""
+    """Return the distance in voxels from voxel centres to the surface of `mask`, positive inside.
+
+    The filter measures to the outermost voxel inside; the surface lies half a voxel beyond.
+    """
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     field = sitk.SignedMaurerDistanceMap(image, insideIsPositive=True, squaredDistance=False, useImageSpacing=False)
     distance: npt.NDArray[np.float32] = sitk.GetArrayFromImage(field).astype(np.float32, copy=False)
+    distance += np.float32(0.5)
     return distance
 
 

@@ -1,0 +1,151 @@
+"""Lungs and opacities against the phantoms' truth."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from pipeline.result import Measurement, Result
+
+pytestmark = pytest.mark.unit
+
+CASES = [
+    (1, {"lesions": "standard"}),
+    (2, {"lesions": "clear"}),
+    (3, {"lesions": "standard", "plane": "coronal", "feet_first": True}),
+    (5, {"lesions": "none", "thickness_mm": 5.0}),
+]
+IDS = ["axial", "clear", "coronal feet first", "nothing, 5 mm"]
+
+
+def measured(result: Result, name: str, site: str) -> Measurement:
+    return next(m for m in result.measurements if (m.name, m.site) == (name, site))
+
+
+@pytest.mark.parametrize(("seed", "parameters"), CASES, ids=IDS)
+def test_lungs_agree_with_truth_on_their_own_side(case: Callable, seed: int, parameters: dict) -> None:
+    one = case(seed, **parameters)
+    for side in (1, 2):
+        mine, truth = one.lungs == side, one.phantom.lung == side
+        assert 2 * np.count_nonzero(mine & truth) / (mine.sum() + truth.sum()) >= 0.97
+    assert not np.any((one.lungs == 1) & (one.phantom.lung == 2))
+
+
+@pytest.mark.parametrize(("seed", "parameters"), CASES, ids=IDS)
+def test_every_opacity_of_ten_cm3_is_measured_within_ten_percent(case: Callable, seed: int, parameters: dict) -> None:
+    one = case(seed, **parameters)
+    voxel = one.analysis.result.geometry.voxel_volume_mm3 / 1000
+    used = set()
+    for number, planted in enumerate(one.phantom.objects, 1):
+        if planted.kind == "effusion":
+            continue
+        seen = np.bincount(one.opacities[one.phantom.lesion == number], minlength=1)
+        seen[0] = 0
+        found = int(seen.argmax()) if seen.any() else 0
+        used.add(found)
+        if planted.volume_cm3 < 10 or planted.touches_chest_wall:
+            continue
+        assert found, planted
+        mine, truth = one.opacities == found, one.phantom.lesion == number
+        assert mine.sum() * voxel == pytest.approx(planted.volume_cm3, rel=0.10), planted
+        # errors may not cancel
+        assert 2 * np.count_nonzero(mine & truth) / (mine.sum() + truth.sum()) > 0.9, planted
+    assert set(np.unique(one.opacities)) - {0} <= used, "marked where nothing was planted"
+
+
+def test_lobar_consolidation_is_kept_and_its_shares_are_a_bound(case: Callable) -> None:
+    one = case(*CASES[0][:1], **CASES[0][1])
+    number, lobar = next((n, o) for n, o in enumerate(one.phantom.objects, 1) if o.lobar)
+    inside = one.phantom.lesion == number
+    assert np.count_nonzero(one.lungs[inside]) >= 0.8 * inside.sum()
+    share = measured(one.analysis.result, "opacity_percent", lobar.site)
+    assert share.status != "ok"
+    assert share.reason is not None
+    assert share.reason.code in {"dense-lung-at-wall", "lung-mask-doubtful"}
+
+
+def test_effusion_is_not_lung(case: Callable) -> None:
+    one = case(*CASES[0][:1], **CASES[0][1])
+    fluid = one.phantom.lesion == 1 + next(n for n, o in enumerate(one.phantom.objects) if o.kind == "effusion")
+    assert np.count_nonzero(one.lungs[fluid]) < 0.1 * fluid.sum()
+
+
+def test_clear_lungs_print_percentages(case: Callable) -> None:
+    for seed, parameters in (CASES[1], CASES[3]):
+        result = case(seed, **parameters).analysis.result
+        assert {m.status for m in result.measurements if m.name.endswith("percent")} == {"ok"}
+
+
+def test_nothing_is_found_in_healthy_lungs(case: Callable) -> None:
+    result = case(*CASES[3][:1], **CASES[3][1]).analysis.result
+    assert result.findings == ()
+    assert measured(result, "opacity_percent", "lungs").value == 0
+    assert [f.reason.code for f in result.quality.findings] == ["thick-slices"]
+    assert result.quality.grade == "B"
+
+
+@pytest.mark.parametrize(("seed", "parameters"), CASES, ids=IDS)
+def test_numbers_follow_from_the_segments(case: Callable, seed: int, parameters: dict) -> None:
+    one = case(seed, **parameters)
+    result = one.analysis.result
+    cm3 = result.geometry.voxel_volume_mm3 / 1000
+    opaque = sum(s.mask.voxels for s in result.segments[2:])
+    lung = sum(s.mask.voxels for s in result.segments[:2])
+    assert measured(result, "lung_volume", "lungs").value == pytest.approx(lung * cm3)
+    assert measured(result, "opacity_volume", "lungs").value == pytest.approx(opaque * cm3)
+    assert measured(result, "opacity_percent", "lungs").value == pytest.approx(100 * opaque / lung)
+    for site in ("left_lung", "right_lung", "lungs"):
+        parts = [measured(result, n, site).value for n in ("ground_glass_percent", "dense_percent", "opacity_percent")]
+        assert parts[0] + parts[1] == pytest.approx(parts[2])
+        if site != "lungs":
+            each = [measured(result, "lung_volume", f"{site}_{t}_third").value for t in ("upper", "middle", "lower")]
+            assert sum(each) == pytest.approx(measured(result, "lung_volume", site).value)
+
+
+@pytest.mark.parametrize(("seed", "parameters"), CASES, ids=IDS)
+def test_findings_are_in_order_and_where_they_say(case: Callable, seed: int, parameters: dict) -> None:
+    result = case(seed, **parameters).analysis.result
+    assert [s.site for s in result.segments[:2]] == ["left_lung", "right_lung"]
+    assert [f.segment_number for f in result.findings] == [s.number for s in result.segments[2:]]
+    volumes = [f.measurements[0].value for f in result.findings]
+    assert all(a >= b for a, b in pairwise(volumes))
+    for finding, segment in zip(result.findings, result.segments[2:], strict=True):
+        assert finding.tracking_id == segment.tracking_id
+        assert (finding.centroid_mm[0] > 0) == (finding.site == "left_lung")
+        at = np.argwhere(segment.mask.box) + segment.mask.offset
+        assert np.allclose(result.geometry.to_lps(at.mean(axis=0)), finding.centroid_mm, atol=0.5)
+
+
+def test_thirds_are_stacked_from_head_to_feet(case: Callable) -> None:
+    for seed, parameters in (CASES[0], CASES[2]):
+        result = case(seed, **parameters).analysis.result
+        for side in ("left_lung", "right_lung"):
+            heights = []
+            for part in ("upper", "middle", "lower"):
+                mask = result.region(f"{side}_{part}_third").mask
+                z = result.geometry.to_lps(np.argwhere(mask.box) + mask.offset)[:, 2]
+                heights.append((z.min(), z.max()))
+            assert heights[0][0] >= heights[1][1] - 0.01
+            assert heights[1][0] >= heights[2][1] - 0.01
+
+
+def test_densities_are_those_of_the_phantom(case: Callable) -> None:
+    one = case(*CASES[1][:1], **CASES[1][1])
+    value = measured(one.analysis.result, "mean_lung_density", "lungs").value
+    assert value == pytest.approx(float(one.phantom.array[one.phantom.lung > 0].mean()), abs=12)
+
+
+def test_the_same_series_gives_the_same_masks(case: Callable, analyse: Callable) -> None:
+    del analyse
+    one, again = (case(*CASES[3][:1], **CASES[3][1], accession=a) for a in ("A", "B"))
+    assert np.array_equal(one.lungs, again.lungs)
+    assert one.analysis.result.measurements == again.analysis.result.measurements
+
+
+def test_summary_speaks_both_languages(case: Callable) -> None:
+    result = case(*CASES[0][:1], **CASES[0][1]).analysis.result
+    assert "Opacities marked" in result.summary["en"]
+    assert "标出致密影" in result.summary["zh-CN"]
+    assert "pneumonia" not in result.summary["en"].lower()
+    assert "{" not in "".join(result.summary.values())
