@@ -106,9 +106,15 @@ class Stack:
 
     @property
     def displacement_mm(self) -> Vector:
-        """Mean LPS step from one slice to the next, shape (3,); along the normal only if there is no tilt."""
+        """LPS step from one slice to the next, shape (3,); along the normal only if there is no tilt.
+
+        The mean, which rounded positions leave exact; the median where slices are missing, so that a slice keeps its volume.
+        """
         if len(self.instances) == 1:
             return self.normal * self.spacing_mm
+        if self.gaps:
+            middle: Vector = np.median(np.diff(self.origins_mm, axis=0), axis=0)
+            return middle
         step: Vector = (self.origins_mm[-1] - self.origins_mm[0]) / (len(self.instances) - 1)
         return step
 

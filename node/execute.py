@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -180,17 +180,17 @@ class _Job:
         between = time.perf_counter()
         artifacts, refusals = self._gated(written, chosen.instances)
         after = time.perf_counter()
-        reason = None
         if refusals:
             reason = REASONS("refused-by-gate", codes=", ".join(sorted({r.reason.code for r in refusals})))
+            return replace(self.ended("failed", reason), refusals=refusals)
         timings = {
             **result.timings_s,
             "write": between - before,
             "gate": after - between,
-            "total": after - self.started,
+            "total": after - self.started + context.read_s,
         }
         document = {
-            **self._base(identity, "failed" if refusals else "result", reason, artifacts, timings),
+            **self._base(identity, "result", None, artifacts, timings),
             "device": result.device,
             "series_instance_uid": result.series_instance_uid,
             "quality": result.quality.as_json(),
@@ -200,8 +200,7 @@ class _Job:
             "summary": dict(result.summary),
         }
         self._describe(document)
-        outcome: Outcome = "failed" if refusals else "result"
-        return JobOutcome(outcome, reason, retryable=False, artifacts=artifacts, refusals=refusals, document=document)
+        return JobOutcome("result", None, retryable=False, artifacts=artifacts, refusals=(), document=document)
 
     def ended(self, outcome: Outcome, reason: Reason, *, retryable: bool = False, card: bool = True) -> JobOutcome:
         """Say why there is no result; on a card too, unless the study is not this pipeline's or nobody knows whose."""

@@ -218,3 +218,9 @@ def test_a_scout_inside_a_real_sagittal_series_is_seen(real_data: Path, tmp_path
     found = [f.instance for f in discover([real_data / "ct" / "RICORD-1A-000906"], tmp_path) if f.instance]
     assert refusal(found) == "mixed-orientation"
     assert build_stack([i for i in found if i.header.ImageOrientationPatient[0] == 0]).plane == "sagittal"
+
+
+def test_a_slice_keeps_its_volume_where_others_are_missing(make_slice: Make) -> None:
+    whole = [5.0 * n for n in range(30)]
+    holed = [z for n, z in enumerate(whole) if n not in {10, 11, 12}]
+    np.testing.assert_allclose(build_stack(at(make_slice, holed)).displacement_mm, (0, 0, 5), atol=1e-9)

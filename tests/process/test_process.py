@@ -21,6 +21,8 @@ import phantom
 from config.settings import Pipelines
 from node.process import OutputFolderError, ProcessOptions, exit_code, folder_of, process
 from pipeline import registry
+from sr_writer import gate
+from sr_writer.reasons import REASONS as WRITER_REASONS
 
 pytestmark = pytest.mark.unit
 
@@ -164,6 +166,33 @@ def test_a_study_of_two_patients_is_a_failure_and_nothing_is_written(run: Run, c
     assert only_job(document)["reason"]["code"] == "several-patients-in-study"
     assert exit_code(document) == 1
     assert not list((tmp_path / "out").rglob("*.dcm"))
+
+
+def test_a_result_that_the_gate_refuses_arrives_as_a_card_that_says_so(
+    run: Run, chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = gate.check
+
+    def strict(written: Any, *more: Any) -> Any:
+        refused = tuple(gate.Refusal(a, WRITER_REASONS["position-differs"]) for a in written if a.kind == "seg")
+        return refused or judge(written, *more)
+
+    monkeypatch.setattr(gate, "check", strict)
+    document = run(chest, out=tmp_path / "out")
+    job = only_job(document)
+    assert (job["outcome"], job["reason"]["code"], exit_code(document)) == ("failed", "refused-by-gate", 1)
+    assert [a["kind"] for a in job["artifacts"]] == ["card"]
+    left = {p.name for p in (tmp_path / "out").rglob("*.dcm")}
+    assert left == {"card.dcm", "seg.dcm", "sr.dcm", "sc.dcm"}
+    assert {p.parent.name for p in (tmp_path / "out").rglob("seg.dcm")} == {"refused"}
+
+
+def test_a_study_with_missing_slices_gets_numbers_that_are_bounds(run: Run, tmp_path: Path) -> None:
+    made = phantom.build(10, thickness_mm=5.0, matrix=128, gaps=(28, 29, 30))
+    job = only_job(run(phantom.write(made, tmp_path / "p") / "dicom", out=tmp_path / "out"))
+    assert job["outcome"] == "result", job["reason"]
+    assert {m["status"] for m in job["measurements"] if m["name"] == "lung_volume"} == {"lower_bound"}
+    assert job["quality"]["findings"]
 
 
 def test_a_study_that_no_pipeline_is_meant_for_says_so(run: Run, chest: Path, tmp_path: Path) -> None:
