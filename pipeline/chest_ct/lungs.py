@@ -115,6 +115,8 @@ def _sides(air: Bool, hu: npt.NDArray[np.float32], spacing: float, parameters: d
     labels, sizes = morphology.components(air)
     count = int(np.count_nonzero(sizes * voxel >= p["part_least"])) + 1
     mean = np.bincount(labels.ravel(), weights=hu.ravel())[:count] / np.maximum(sizes[:count], 1)
+    if count > 1 and mean[1] <= p["gas"] and sizes[1] * voxel >= p["lungs_least"]:
+        raise NoLungs("lungs-not-tissue", value=f"{mean[1]:.0f}")
     candidates = [n for n in range(1, count) if mean[n] > p["gas"]]
     if not candidates or sizes[candidates[0]] * voxel < p["lung_least"]:
         raise NoLungs("no-lungs")

@@ -85,9 +85,9 @@ def find(lungs: Lungs, spacing: float, slice_mm: tuple[float, float, float], p: 
     level = torch.where(zone, (sharp - border).clamp(-FAR, FAR), torch.full_like(sharp, -FAR))
     # a ball fits into an opacity but not into a vessel: what no ball reaches, and vessels that hang on, goes
     ball = max(p["ball"], p["ball_pixels"] * blur) / spacing
-    body = morphology.open_ball(((soft > border) & zone).cpu().numpy(), ball) | (
-        lungs.restored & (level > 0).cpu().numpy()
-    )
+    body = morphology.open_ball(((soft > border) & zone).cpu().numpy(), ball)
+    at_wall = lungs.restored & (level > 0).cpu().numpy()
+    body |= morphology.keep_large(body | at_wall, round(p["wall_least"] * 1000 / spacing**3)) & at_wall
     body = _without_hilum(body, soft.cpu().numpy(), lungs, spacing, p)
     level[~morphology.dilate(torch.from_numpy(body).to(hu.device), (round(p["rough"] / spacing),) * 3)] = -FAR
     return Opacities(level, sharp, normal, spread)

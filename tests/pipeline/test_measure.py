@@ -167,7 +167,7 @@ def test_ball_opening_drops_a_rod_and_keeps_a_ball() -> None:
     opened = morphology.open_ball(ball | rod, 4.0)
     assert opened[20, 20, 20]
     assert not opened[:9].any()
-    assert opened[ball].sum() > 0.8 * ball.sum()
+    assert opened[ball].sum() > 0.75 * ball.sum()
 
 
 DIRECTIONS = {

@@ -51,7 +51,7 @@ def test_one_lung(chest: Phantom, refusal: Callable) -> None:
 
 
 def test_lungs_of_plain_air(chest: Phantom, refusal: Callable) -> None:
-    assert refusal(lambda a: np.where(chest.lung > 0, -995, a)) in {"lungs-not-tissue", "no-lungs"}
+    assert refusal(lambda a: np.where(chest.lung > 0, -995, a)) == "lungs-not-tissue"
 
 
 def test_only_bases(chest: Phantom, refusal: Callable) -> None:
@@ -64,7 +64,7 @@ def test_upper_half(chest: Phantom, refusal: Callable) -> None:
     assert refusal(lambda a: a, range(height[0] + 20, len(chest.array))) == "lungs-cut"
 
 
-def test_one_sided_crop(chest: Phantom, refusal: Callable) -> None:
+def test_one_sided_crop(refusal: Callable) -> None:
     def crop(array: np.ndarray) -> np.ndarray:
         array[:, :, : array.shape[2] // 2 - 4] = 40
         return array
