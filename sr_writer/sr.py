@@ -11,6 +11,7 @@ PS3.3 section A.35.13 (Comprehensive 3D SR IOD), C.17; PS3.16 TID 1500, 1410, 14
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from highdicom import sr
@@ -220,9 +221,10 @@ def _measurement(m: Measurement, by: Authorship) -> sr.Measurement:
         "not_computable": _MEASUREMENT_FAILURE,
     }
     value = 0.0 if m.value is None else float(m.value)
-    item = sr.Measurement(
-        name=_code(term.code), value=value, unit=_code(codes.unit(m.unit)), qualifier=qualifiers[m.status]
-    )
+    name = term.code
+    if m.status == "lower_bound":  # viewers that show no qualifier show the meaning of the name
+        name = replace(name, meaning=f"{name.meaning}, {codes.text('at_least', 'en')}")
+    item = sr.Measurement(name=_code(name), value=value, unit=_code(codes.unit(m.unit)), qualifier=qualifiers[m.status])
     if m.value is None:
         item[0].MeasuredValueSequence = []
     if m.reason is not None:

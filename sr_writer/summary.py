@@ -1,6 +1,7 @@
 """The summary picture of a result: key slices with outlines, numbers, quality, and what it must not be used for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -168,10 +169,8 @@ def _table(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
     height = 74 + row * len(sites) + 22
     canvas.box(PANEL_X, y, PANEL_WIDTH, height, PANEL)
     _heading(canvas, "measurements", languages, y + 10)
-    first = PANEL_X + 122
-    step = (PANEL_X + PANEL_WIDTH - 14 - first) / len(names)
-    for n, name in enumerate(names):
-        right = first + step * (n + 1)
+    rights = _columns(names, values, PANEL_X + 122, PANEL_X + PANEL_WIDTH - 14)
+    for name, right in rights.items():
         term = codes.measurement(name)
         label = term.label.get("short", term.label[languages[0]])
         canvas.text(right, y + 36, label, 11, SOFT, align="right")
@@ -185,10 +184,10 @@ def _table(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
         canvas.text(left, at + 4, codes.site_label(site, languages[0]), 12 if part else 14, SOFT if part else BRIGHT)
         for tag in languages[1:]:
             canvas.text(left, at + 20, codes.site_label(site, tag), 10 if part else 11, FAINT)
-        for n, name in enumerate(names):
+        for name, right in rights.items():
             m = values.get((site, name))
             if m is not None:
-                canvas.text(first + step * (n + 1), at + 8, _bare(m), 13 if part else 14, _tint(m), align="right")
+                canvas.text(right, at + 8, _bare(m), 13 if part else 14, _tint(m), align="right")
         at += row
     legend = [
         codes.text(k, languages[0])
@@ -197,6 +196,16 @@ def _table(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
     ]
     canvas.text(PANEL_X + 16, at + 4, "   ".join(legend), 11, FAINT)
     return y + height
+
+
+def _columns(
+    names: Sequence[str], values: Mapping[tuple[str, str], Measurement], left: int, right: int
+) -> dict[str, float]:
+    """Return where each column of numbers ends: as wide as its widest number, the rest shared evenly."""
+    widths = {k: max(width_of(_bare(m), 14) for (_, name), m in values.items() if name == k) for k in names}
+    gap = (right - left - sum(widths.values())) / len(names)
+    ends = accumulate(width + gap for width in widths.values())
+    return dict(zip(names, (left + end for end in ends), strict=True))
 
 
 def _findings(canvas: Canvas, result: Result, by: Authorship, y: int) -> None:

@@ -273,6 +273,7 @@ def test_31_what_cannot_be_given_has_a_qualifier_and_a_reason(objects: Any) -> N
     assert dense.ContentSequence[1].ContentSequence[0].ConceptCodeSequence[0].CodeValue == "zh-CN"
     (bound,) = [i for i in numbers if i.MeasuredValueSequence and "NumericValueQualifierCodeSequence" in i]
     assert bound.NumericValueQualifierCodeSequence[0].CodeValue == "LOWER_BOUND"
+    assert bound.ConceptNameCodeSequence[0].CodeMeaning.endswith(", at least")  # OHIF shows no qualifier
     assert all(np.isfinite(float(i.MeasuredValueSequence[0].NumericValue)) for i in numbers if i.MeasuredValueSequence)
 
 
