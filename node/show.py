@@ -130,7 +130,7 @@ def _artifact(a: StoredArtifact) -> dict[str, Any]:
 
 def _delivery(d: Delivery) -> dict[str, Any]:
     return {
-        "destination": d.destination, "job": d.job_id, "revision": d.revision, "state": d.state, "attempts": d.attempts,
+        "destination": d.destination, "what": d.what, "job": d.job_id, "revision": d.revision, "state": d.state, "attempts": d.attempts,
         "next_attempt": _optional(d.next_attempt), "last_error": d.last_error, "created": utc(d.created),
         "ended": _optional(d.ended),
     }  # fmt: skip

@@ -242,12 +242,10 @@ class Worker:
                     attempts=job.attempts, losses=job.losses, not_before=now + wait_s, why=outcome.reason.code,
                 )  # fmt: skip
         quarantined: dict[str, Mapping[str, Any]] = {}
-        if outcome.refusals:
+        if outcome.refusals:  # the destinations miss something, even where a card tells them so
             _log.error("job.quarantined", job=job.id, reasons=sorted({r.reason.code for r in outcome.refusals}))
+            quarantined = dict.fromkeys(job.send_to, outcome.refusals[0].reason.as_json())
         told = _told(job, outcome.outcome, reason) if outcome.artifacts else ()
-        if outcome.refusals:  # where a card tells of the failure, the card is the delivery
-            error = outcome.refusals[0].reason.as_json()
-            quarantined = {name: error for name in job.send_to if name not in told}
         return self._commit(job, outcome.outcome, reason, outcome.document, outcome.artifacts, told, quarantined, now)
 
     def _end(self, job: Job, outcome: str, reason: Reason, document: Mapping[str, Any]) -> bool:

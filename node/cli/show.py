@@ -37,6 +37,8 @@ def _tell(document: dict[str, Any]) -> None:
     for entry in document["timeline"]:
         rest = {k: v for k, v in entry.items() if k not in ("utc", "event", "rules") and v is not None}
         click.echo(f"  {entry['utc']}  {entry['event']:22} {' '.join(f'{k}={v}' for k, v in rest.items())}")
+        for rule in entry.get("rules", ()):
+            click.echo(f"      rule {rule['rule']}: {_verdict(rule)}")
     for job in document["jobs"]:
         reason = job["reason"] and job["reason"]["text"]["en"]
         click.echo(
@@ -48,3 +50,16 @@ def _tell(document: dict[str, Any]) -> None:
     for d in document["deliveries"]:
         error = d["last_error"] and d["last_error"]["text"]["en"]
         click.echo(f"  to {d['destination']}  job {d['job']}  {d['state']}  attempts {d['attempts']}  {error or ''}")
+
+
+def _verdict(rule: dict[str, Any]) -> str:
+    """Say in one line why a rule fired or not."""
+    if rule["matched"]:
+        hits = [s["series_instance_uid"] for s in rule["series"] if s["matched"]]
+        return f"fires for {len(hits)} of {len(rule['series'])} series ({rule['mode']})"
+    tests = {
+        f"{key} is {', '.join(t['found']) or 'absent'}, wanted {t['wanted']}"
+        for s in rule["series"]
+        for key, t in s["failed"].items()
+    }
+    return "does not fire: " + "; ".join(sorted(tests))

@@ -50,7 +50,7 @@ def open_database(file: Path) -> Database:
     Raises
     ------
     StoreError
-        If a newer version of the node wrote it, or it is no database.
+        If another version of the node wrote it, or it is no database.
     """
     # parameters are hidden because they hold patient data, and errors end in the log
     engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": _BUSY_S}, hide_parameters=True)
@@ -65,8 +65,8 @@ def open_database(file: Path) -> Database:
         with database.write() as connection:
             if found:
                 raise StoreError(
-                    f"{file} has tables of version {found}, this node reads {tables.VERSION}: run the newer node, or move the file away; "
-                    "it is rebuilt from the spool"
+                    f"{file} has tables of version {found}, this node reads {tables.VERSION}: run the version that wrote it, or move "
+                    "the file away; it is rebuilt from spool and journals, and results are sent again with the same bytes"
                 )
             tables.metadata.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {tables.VERSION}")

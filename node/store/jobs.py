@@ -118,6 +118,8 @@ def finish(
         first = _first_state(c, done)
         for destination in send_to:
             _queue(c, done, destination, now, first, None)
+        kept = sa.and_(t.delivery.c.job_id == done.id, t.delivery.c.what == "refused")
+        c.execute(t.delivery.update().where(kept).values(state="superseded"))  # of an earlier attempt
         for destination, error in (quarantined or {}).items():
             _queue(c, done, destination, now, "quarantined", error)
         _say(c, done, now, outcome, reason, artifacts, quarantined or {}, carried_from)
@@ -243,6 +245,9 @@ def _queue(
         "study_uid": done.study_uid,
         "revision": done.revision,
         "destination": destination,
+        "what": "refused" if state == "quarantined" else "objects",
         "created": now,
     }
-    c.execute(insert(t.delivery).values(**key, **fresh).on_conflict_do_update(["job_id", "destination"], set_=fresh))
+    c.execute(
+        insert(t.delivery).values(**key, **fresh).on_conflict_do_update(["job_id", "destination", "what"], set_=fresh)
+    )

@@ -54,11 +54,12 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
                     "revision": job.revision,
                     "destination": place,
                     "created": now,
+                    "what": "objects",
                 }
                 c.execute(
                     insert(t.delivery)
                     .values(**key, **fresh)
-                    .on_conflict_do_update(["job_id", "destination"], set_=fresh)
+                    .on_conflict_do_update(["job_id", "destination", "what"], set_=fresh)
                 )
                 queued.add(place)
         if queued:

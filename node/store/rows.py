@@ -196,13 +196,14 @@ class StoredArtifact:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One job's artifacts on their way to one destination."""
+    """One job's artifacts on their way to one destination; ``refused``: what the gate keeps back from it."""
 
     id: int
     job_id: int
     study_uid: str
     revision: int
     destination: str
+    what: Literal["objects", "refused"]
     state: DeliveryState
     attempts: int
     next_attempt: float | None

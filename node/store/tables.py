@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-VERSION = 1
+VERSION = 2
 """Counts up with every change of the tables."""
 
 metadata = sa.MetaData()
@@ -142,13 +142,14 @@ delivery = sa.Table(
     sa.Column("study_uid", sa.String, nullable=False, index=True),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("destination", sa.String, nullable=False),
+    sa.Column("what", sa.String, nullable=False, default="objects"),  # or "refused": what the gate keeps back
     sa.Column("state", sa.String, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("next_attempt", sa.Float),
     sa.Column("last_error", sa.JSON(none_as_null=True)),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("ended", sa.Float),
-    sa.UniqueConstraint("job_id", "destination"),
+    sa.UniqueConstraint("job_id", "destination", "what"),
     sa.Index("ix_delivery_due", "destination", "state", "next_attempt"),
 )
 

@@ -5,6 +5,7 @@ import os
 import runpy
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -436,3 +437,37 @@ def test_a_series_that_only_one_rule_wants_is_no_candidate_of_the_other(
     assert [c["series_instance_uid"] for c in shown["series_considered"]] == [header.SeriesInstanceUID]
     (routed,) = [e for e in bench.show(uid)["timeline"] if e["event"] == "routed"]
     assert [s["matched"] for s in routed["rules"][0]["series"]].count(True) == 1
+
+
+def test_what_the_gate_refuses_is_quarantined_and_visible(bench: Bench, ct: list[Path], uid: str, probe: Any) -> None:
+    class Lying:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(probe, name)
+
+        def run(self, *given: Any) -> Analysis:
+            told = probe.run(*given)
+            wrong = replace(told.result.measurements[0], value=told.result.measurements[0].value * 2)
+            return Analysis(replace(told.result, measurements=(wrong, *told.result.measurements[1:])), told.volume)
+
+    bench.pipeline = Lying()  # type: ignore[assignment]  # everything else is the probe's
+    bench.arrive(ct)
+    bench.after(61.0)
+    assert bench.work() == [True]
+    shown = bench.show(uid)
+    (job,) = shown["jobs"]
+    assert (job["outcome"], job["reason"]["code"]) == ("failed", "refused-by-gate")
+    assert [a["kind"] for a in job["artifacts"]] == ["card"]
+    assert len(shown["deliveries"]) == 2, shown["deliveries"]
+    card, refused = shown["deliveries"]
+    assert (card["what"], card["state"]) == ("objects", "waiting")
+    assert (refused["what"], refused["state"]) == ("refused", "quarantined")
+    (gated,) = [e for e in shown["timeline"] if e["event"] == "gated"]
+    assert gated["refused"] == [refused["last_error"]["code"]] == ["number-differs"]
+    # put right and run again: the result goes where the card went, nothing refused remains
+    bench.pipeline = probe
+    assert operator.retry(bench.db, bench.now, study_uid=uid) == 1
+    assert bench.work() == [True]
+    assert [(d["what"], d["state"]) for d in bench.show(uid)["deliveries"]] == [
+        ("objects", "waiting"),
+        ("refused", "superseded"),
+    ]
