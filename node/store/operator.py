@@ -9,7 +9,7 @@ from node.store import tables as t
 from node.store.engine import Database
 from node.store.events import tell
 
-_d, _j = t.delivery.c, t.job.c
+_d, _j, _s = t.delivery.c, t.job.c, t.study.c
 
 
 def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -31,9 +31,10 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
     tuple[str, ...]
         The destinations that something was queued for.
     """
-    newest = sa.select(sa.func.max(_j.id)).where(
-        _j.study_uid == study_uid, _j.state.in_(("done", "dead")), _j.pipeline.is_not(None)
-    )
+    # early work is not published, whoever asks
+    published = sa.exists().where(_s.uid == _j.study_uid, sa.or_(_s.state == "closed", _s.revision > _j.revision))
+    standing = sa.and_(_j.study_uid == study_uid, _j.state.in_(("done", "dead")), _j.pipeline.is_not(None), published)
+    newest = sa.select(sa.func.max(_j.id)).where(standing)
     queued: set[str] = set()
     fresh = {"state": "waiting", "attempts": 0, "next_attempt": now, "last_error": None, "ended": None}
     with db.write() as c:

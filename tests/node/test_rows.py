@@ -158,6 +158,7 @@ def test_early_work_is_held_until_the_quiet_time(bench: Bench, ct: list[Path], u
     assert bench.work() == [True]
     assert bench.sends(uid) == [(1, "held")]
     bench.after(57.0)
+    assert operator.resend(bench.db, uid, bench.now, ["pacs"]) == (), "early work is not published, whoever asks"
     assert bench.sends(uid) == [(1, "held")]
     bench.after(3.0)
     assert bench.sends(uid) == [(1, "waiting")]
