@@ -3,7 +3,7 @@
 import importlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def _existing(folder: Path) -> Path:
 
 def _data_folder(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
     folder = settings.node.data_dir
-    if not os.access(_existing(folder), os.W_OK | os.X_OK):
+    place = _existing(folder)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         return False, f"{folder} cannot be written: change node.data_dir or its permissions"
     return True, str(folder.absolute())
 
@@ -75,8 +76,9 @@ def _decoders(_settings: Any) -> tuple[bool, str]:  # noqa: ANN401
 def _torch(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
     if not _importable("torch"):
         return False, "torch is not installed: pip install 'pacs-ai-node[ai]'; without it nothing is analysed"
-    device: Callable[[str], Any] = importlib.import_module("pipeline.device").pick
-    return True, f"torch {importlib.import_module('torch').__version__} on {device(settings.worker.device)}"
+    from pipeline.device import pick
+
+    return True, f"torch on {pick(settings.worker.device)}"
 
 
 def _importable(name: str) -> bool:
@@ -88,8 +90,8 @@ def _importable(name: str) -> bool:
 
 
 def _font() -> tuple[bool, str]:
-    fonts = importlib.import_module("sr_writer.fonts")
-    found = fonts.chinese()
-    if found is None:
+    from sr_writer.fonts import has_chinese
+
+    if not has_chinese():
         return False, "none found: pictures are written in English only; on Debian: apt-get install fonts-wqy-microhei"
-    return True, str(found)
+    return True, "found"

@@ -1,0 +1,72 @@
+"""The operator's hands that need no running node."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dicom_io.read import read_instance
+from dicom_io.stack import build_stack
+from dicom_io.volume import load_volume
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "node", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, **environ})
+
+
+def answer(*arguments: str, **environ: str) -> tuple[int, dict[str, Any]]:
+    ended = run(*arguments, "--json", **environ)
+    return ended.returncode, json.loads(ended.stdout)
+
+
+def test_doctor_looks_at_everything_the_node_needs(tmp_path: Path) -> None:
+    code, document = answer("doctor", PACS_AI_NODE__NODE__DATA_DIR=str(tmp_path))
+    rows = {row["check"]: row for row in document["checks"]}
+    assert set(rows) == {"data folder", "disk", "pixel decoders", "pipelines", "Chinese font"}
+    assert rows["pixel decoders"]["ok"]
+    assert rows["pipelines"]["ok"]
+    assert code == (0 if all(row["ok"] for row in rows.values()) else 1)
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, document = answer("doctor", PACS_AI_NODE__NODE__DATA_DIR=str(tmp_path / "file" / "data"))
+    row = next(row for row in document["checks"] if row["check"] == "data folder")
+    assert (code, row["ok"]) == (1, False)
+    assert "node.data_dir" in row["says"]
+
+
+def test_models_names_what_each_pipeline_rests_on() -> None:
+    code, document = answer("models")
+    (row,) = (m for m in document["models"] if m["pipeline"] == "chest_ct")
+    assert (code, row["installed"], row["modalities"]) == (0, True, ["CT"])
+    assert row["weights_digest"].startswith("sha256:")
+
+
+def test_phantom_writes_images_that_agree_with_their_truth(tmp_path: Path) -> None:
+    code, document = answer("phantom", "--out", str(tmp_path), "--seed", "3", "--slices", "12", "--matrix", "64")
+    assert code == 0
+    assert document == json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
+    stack = build_stack([read_instance(p) for p in (tmp_path / "dicom").iterdir()])
+    with np.load(tmp_path / "truth.npz") as truth:
+        volume = load_volume(stack)
+        assert volume.array.shape == truth["lung"].shape
+        np.testing.assert_allclose(volume.affine, truth["affine"], atol=1e-4)
+        assert volume.array[truth["lung"] > 0].mean() < -600 < volume.array[truth["lung"] == 0].max()
+
+
+@pytest.mark.parametrize("arguments", [["phantom"], ["phantom", "--out", "x", "--plane", "up"], ["nothing"], []])
+def test_wrong_use_is_exit_code_2_or_the_help(arguments: list[str]) -> None:
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert "Usage" in ended.stderr
