@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, Len
-from pipeline.options import ChestCtOptions
 
+from pipeline.options import ChestCtOptions
 from sr_writer.options import WriterOptions
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}

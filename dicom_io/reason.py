@@ -46,7 +46,9 @@ class Reason:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Reason":
         """Read back what `as_json` wrote."""
-        return cls(data["code"], data["class"], MappingProxyType(dict(data["text"])), MappingProxyType(dict(data["hint"])))
+        return cls(
+            data["code"], data["class"], MappingProxyType(dict(data["text"])), MappingProxyType(dict(data["hint"]))
+        )
 
 
 class ReasonTable(Mapping[str, Reason]):
@@ -85,9 +87,13 @@ class ReasonTable(Mapping[str, Reason]):
 
 def _row(package: str, code: str, row: Mapping[str, Any]) -> Reason:
     if row.get("class") not in get_args(ReasonClass):
-        raise ValueError(f"{package}/reasons.toml: {code}: class {row.get('class')!r} is none of {get_args(ReasonClass)}")
+        raise ValueError(
+            f"{package}/reasons.toml: {code}: class {row.get('class')!r} is none of {get_args(ReasonClass)}"
+        )
     missing = [tag for tag in LANGUAGES if not row.get(tag)]
     if missing:
         raise ValueError(f"{package}/reasons.toml: {code}: no text in {', '.join(missing)}")
     text = {tag: row[tag] for tag in LANGUAGES}
-    return Reason(code, cast("ReasonClass", row["class"]), MappingProxyType(text), MappingProxyType(dict(row.get("hint", {}))))
+    return Reason(
+        code, cast("ReasonClass", row["class"]), MappingProxyType(text), MappingProxyType(dict(row.get("hint", {})))
+    )
