@@ -31,8 +31,7 @@ port = 0
 [[dicom.peer]]
 ae_title = "{scanner}"
 host = "127.0.0.1"
-sends = "study"
-
+{sends}
 [study]
 settle_s = 0.5
 quiet_s = {quiet_s}
@@ -75,13 +74,18 @@ class Rehearsal:
         Gets ``pacs/``, ``node/``, ``node.toml`` and ``node.log``.
     quiet_s : float
         The node's quiet time in seconds.
+    whole : bool
+        Whether the scanner is declared to send whole studies.
     environ : Mapping or None
         Environment of the node; None for this process's.
     """
 
-    def __init__(self, folder: Path, *, quiet_s: float = 10.0, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, quiet_s: float = 10.0, whole: bool = True, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self._quiet_s = quiet_s
+        self._sends = 'sends = "study"\n' if whole else ""
         self._environ = environ
         self._log: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -114,7 +118,7 @@ class Rehearsal:
         """Start ``serve`` and wait for its ready line."""
         self.configuration.write_text(
             _CONFIGURATION.format(
-                data_dir=json.dumps(str((self.folder / "node").absolute())), scanner=SCANNER, quiet_s=self._quiet_s,
+                data_dir=json.dumps(str((self.folder / "node").absolute())), scanner=SCANNER, quiet_s=self._quiet_s, sends=self._sends,
                 port=self.pacs.port, pacs=self.pacs.ae_title,
             ),
             encoding="utf-8",
