@@ -83,7 +83,7 @@ def segment(hu: torch.Tensor, padded: torch.Tensor | None, spacing: float, param
     hollow = morphology.keep_large(hollow, round(p["part_least"] * 1000 / (2 * spacing) ** 3))
     if not hollow.any():
         raise NoLungs("no-lungs")
-    small = body.bounding_box(hollow, round(18 / (2 * spacing)), hollow.shape)
+    small = body.bounding_box(hollow, round((p["margin"] + 3) / (2 * spacing)), hollow.shape)
     box = (
         slice(small[0].start * 2, min(small[0].stop * 2, hu.shape[0])),
         slice(small[1].start * 2, min(small[1].stop * 2, hu.shape[1])),
@@ -94,11 +94,13 @@ def segment(hu: torch.Tensor, padded: torch.Tensor | None, spacing: float, param
     fine = hu.cpu().numpy()
     smooth = morphology.gaussian(hu, p["smooth"] / spacing).cpu().numpy()
     air = (smooth < p["aerated"]) & within
+    if padded is not None:  # blurred with its surroundings, the edge of the reconstruction looks like lung
+        air &= ~morphology.dilate(padded[box], (0, 3, 3)).cpu().numpy()
     tubes = airway.find(fine, within, spacing, parameters["airway"])
     wall = max(1, round(parameters["airway"]["wall"] / spacing))
     thick = morphology.dilate(torch.from_numpy(tubes.lumen), (wall,) * 3).numpy()
     aerated = _sides(air & ~thick, fine, spacing, parameters)
-    near = body.bounding_box(aerated > 0, round(15 / spacing), aerated.shape)
+    near = body.bounding_box(aerated > 0, round(p["margin"] / spacing), aerated.shape)
     box = body.shifted(near, box)
     hu, aerated, thick = hu[near].contiguous(), aerated[near], thick[near]
     label, restored = surface.complete(aerated, hu, tubes.lumen[near], spacing, parameters)

@@ -204,7 +204,10 @@ def _first(rows: list[tuple[bool, Status, str]]) -> Worth:
 
 
 def _doubtful(doubts: list[Doubt], p: dict[str, Any]) -> bool:
-    return any(d.lacking > p["lacking_most"] or d.restored > p["restored_most"] for d in doubts)
+    return any(
+        d.lacking > p["lacking_most"] or d.held_off > p["held_off_most"] or d.restored > p["restored_most"]
+        for d in doubts
+    )
 
 
 def _cut(doubts: list[Doubt], p: dict[str, Any], *, part: bool) -> bool:

@@ -84,7 +84,7 @@ def find(lungs: Lungs, spacing: float, slice_mm: tuple[float, float, float], p: 
     zone = morphology.dilate(core, (round(p["reach"] / spacing),) * 3) & inside
     level = torch.where(zone, (sharp - border).clamp(-FAR, FAR), torch.full_like(sharp, -FAR))
     # a ball fits into an opacity but not into a vessel: what no ball reaches, and vessels that hang on, goes
-    ball = max(p["ball"], p["ball_pixels"] * blur) / spacing
+    ball = max(p["ball"] + p["ball_blur"] * max(0.0, blur - 1.0), p["ball_pixels"] * blur) / spacing
     body = morphology.open_ball(((soft > border) & zone).cpu().numpy(), ball)
     at_wall = lungs.restored & (level > 0).cpu().numpy()
     body |= morphology.keep_large(body | at_wall, round(p["wall_least"] * 1000 / spacing**3)) & at_wall
@@ -108,11 +108,13 @@ def _without_hilum(body: Bool, soft: npt.NDArray[np.float32], lungs: Lungs, spac
 
 
 def _normal(values: torch.Tensor) -> tuple[float, float]:
-    """Return mode and airy-side spread of the density of air-holding lung."""
+    """Return airiest mode and airy-side spread of the density of air-holding lung."""
     counts = torch.histc(values, bins=120, min=-1000.0, max=-400.0).double().cpu().numpy()
     counts = np.convolve(counts, np.hanning(9) / np.hanning(9).sum(), mode="same")
     centres = np.arange(-997.5, -400, 5.0)
-    mode = float(centres[int(counts.argmax())])
+    # of several modes the airiest: ground glass that fills one lung may outweigh the healthy other
+    top = (counts >= np.roll(counts, 1)) & (counts >= np.roll(counts, -1)) & (counts > 0.25 * counts.max())
+    mode = float(centres[int(np.flatnonzero(top)[0])])
     below = counts * (centres <= mode)
     spread = float(np.sqrt((below * (centres - mode) ** 2).sum() / max(below.sum(), 1.0)))
     return mode, spread

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,13 +108,14 @@ class ChestCt:
         tell("lungs", 0.15)
         found = lungs.segment(hu, padded, spacing, p)
         edges = checks.plausible(found, grid.shape, spacing, p)
-        if padded is not None and bool(
-            (morphology.dilate(padded[found.box], (0, 1, 1)).cpu().numpy() & (found.label > 0)).any()
-        ):
-            edges = doubt.Cuts(edges.top, edges.bottom, max(edges.side, 1e-3))
         tell("opacities", 0.5)
         dense = opacity.find(found, spacing, grid.source_spacing, p["opacity"])
-        doubts = doubt.judge(found, grid.shape, p)
+        doubts = doubt.judge(found, grid.shape, spacing, p)
+        if padded is not None:
+            circle = morphology.dilate(padded[found.box], (0, 5, 5)).cpu().numpy()
+            for side in (s for s in doubts if (circle & (found.label == s)).any()):
+                doubts[side] = replace(doubts[side], cut=max(doubts[side].cut, p["doubt"]["cut_circle"]))
+                edges = replace(edges, side=max(edges.side, p["doubt"]["cut_circle"]))
         tell("measure", 0.7)
         masks = self._on_source(grid, found, dense, volume, p["opacity"])
         now = measure.Circumstances(

@@ -59,6 +59,7 @@ def test_values() -> None:
 WORTH = [
     (FINE, CALM, ("ok", ""), ("ok", "")),
     (Doubt(0.3, 0, 0, small=False), CALM, ("lower_bound", "lung-mask-doubtful"), ("not_computable", "lung-mask-doubtful")),
+    (Doubt(0, 0, 0, small=False, held_off=0.1), CALM, ("lower_bound", "lung-mask-doubtful"), ("not_computable", "lung-mask-doubtful")),
     (Doubt(0, 0.4, 0, small=False), CALM, ("lower_bound", "lung-mask-doubtful"), ("not_computable", "lung-mask-doubtful")),
     (Doubt(0, 0.05, 0, small=False), CALM, ("ok", ""), ("lower_bound", "dense-lung-at-wall")),
     (Doubt(0, 0, 0.05, small=False), CALM, ("lower_bound", "lung-cut-off"), ("ok", "")),
