@@ -135,13 +135,13 @@ def test_one_association_per_slice_gives_one_result_and_late_slices_a_revision(r
 
 
 def test_early_work_on_a_growing_study_is_dropped_unseen(make_rig: Callable[..., Any], ct: list[Path]) -> None:
-    rig = make_rig(quiet_s=10.0)
+    rig = make_rig(quiet_s=600.0)
     rig.start()
     rig.push(ct[:30])
     rig.until(lambda: any(j["outcome"] == "result" for j in jobs_of(rig, ct)), 20.0, "an early result")
     assert [d["state"] for d in rig.show(study_of(ct))["deliveries"]] == ["held"]
     assert rig.results() == []
-    rig.push(ct[30:])
+    rig.push(ct[30:], "WHOLE")  # strong evidence: nobody waits for the quiet time
     rig.idle()
     shown = rig.show(study_of(ct))
     assert [(j["revision"], j["outcome"]) for j in shown["jobs"]] == [(1, "superseded"), (1, "result")]
