@@ -221,9 +221,9 @@ def _measurement(m: Measurement, by: Authorship) -> sr.Measurement:
         "not_computable": _MEASUREMENT_FAILURE,
     }
     value = 0.0 if m.value is None else float(m.value)
-    name = term.code
-    if m.status == "lower_bound":  # viewers that show no qualifier show the meaning of the name
-        name = replace(name, meaning=f"{name.meaning}, {codes.text('at_least', 'en')}")
+    # OHIF shows no qualifier, and nothing at all where a value is exactly 0; the meaning of the name it does show
+    said = [codes.text("at_least", "en")] * (m.status == "lower_bound") + [codes.text("zero", "en")] * (m.value == 0)
+    name = replace(term.code, meaning=", ".join([term.code.meaning, " ".join(said)])) if said else term.code
     item = sr.Measurement(name=_code(name), value=value, unit=_code(codes.unit(m.unit)), qualifier=qualifiers[m.status])
     if m.value is None:
         item[0].MeasuredValueSequence = []

@@ -273,7 +273,11 @@ def test_31_what_cannot_be_given_has_a_qualifier_and_a_reason(objects: Any) -> N
     assert dense.ContentSequence[1].ContentSequence[0].ConceptCodeSequence[0].CodeValue == "zh-CN"
     (bound,) = [i for i in numbers if i.MeasuredValueSequence and "NumericValueQualifierCodeSequence" in i]
     assert bound.NumericValueQualifierCodeSequence[0].CodeValue == "LOWER_BOUND"
-    assert bound.ConceptNameCodeSequence[0].CodeMeaning.endswith(", at least")  # OHIF shows no qualifier
+    for item in numbers:  # OHIF shows no qualifier, and a value of 0 as nothing: the meaning of the name says both
+        value = item.MeasuredValueSequence and float(item.MeasuredValueSequence[0].NumericValue)
+        expected = " ".join(["at least"] * (item is bound) + ["zero"] * (value == 0))
+        said = item.ConceptNameCodeSequence[0].CodeMeaning.partition(", ")[2]
+        assert said == ("" if item is dense else expected), item.ConceptNameCodeSequence[0].CodeMeaning
     assert all(np.isfinite(float(i.MeasuredValueSequence[0].NumericValue)) for i in numbers if i.MeasuredValueSequence)
 
 
