@@ -89,7 +89,7 @@ def find(lungs: Lungs, spacing: float, slice_mm: tuple[float, float, float], p: 
     at_wall = lungs.restored & (level > 0).cpu().numpy()
     body |= morphology.keep_large(body | at_wall, round(p["wall_least"] * 1000 / spacing**3)) & at_wall
     body = _without_hilum(body, soft.cpu().numpy(), lungs, spacing, p)
-    level[~morphology.dilate(torch.from_numpy(body).to(hu.device), (round(p["rough"] / spacing),) * 3)] = -FAR
+    level[torch.from_numpy(morphology.signed_distance(body) < -p["rough"] / spacing).to(hu.device)] = -FAR
     return Opacities(level, sharp, normal, spread)
 
 
