@@ -157,6 +157,7 @@ class Worker:
         except PipelineError as error:
             outcome = "failed" if error.reason.klass == "error" else "not_analysed"
             return self._end(job, outcome, error.reason, {**unfit(name, error.reason), "outcome": outcome})
+        begin = time.perf_counter()
         try:
             study, key = self._study(job)
         except UnreadableError as error:
@@ -178,6 +179,7 @@ class Worker:
             revision=job.revision,
             predecessors=tuple(Predecessor(a.sop_class, a.sop_uid, a.series_uid) for a in old),
             progress=self._progress,
+            read_s=read_s,
         )
         return self._conclude(job, execute(study, pipeline, context))
 
