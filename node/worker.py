@@ -162,6 +162,7 @@ class Worker:
             study, key = self._study(job)
         except UnreadableError as error:
             return self._end(job, "failed", error.reason, {**unfit(name, error.reason), "outcome": "failed"})
+        read_s = time.perf_counter() - begin
         if retry.only_card(job.attempts, limit):
             p, reason = pipeline, REASONS("worker-lost", count=limit)
             pipeline = _Refusing(p.name, p.version, p.weights_digest, p.options_digest, reason)
