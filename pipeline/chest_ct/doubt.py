@@ -28,6 +28,8 @@ class Doubt:
         Much smaller than the other lung.
     held_off : float
         Dense space between this lung and its ribs, as a share of this lung.
+    at_rim : bool
+        An opacity reaches the surface of this lung, where the outline may leave part of it out.
     """
 
     lacking: float
@@ -35,6 +37,7 @@ class Doubt:
     cut: float
     small: bool
     held_off: float = 0.0
+    at_rim: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,16 @@ def _one(name: str, site: str, value: float, unit: str, worth: Worth) -> Measure
     return Measurement(name, site, None if status == "not_computable" else float(value), unit, status, reason)
 
 
+def finding_worth(now: Circumstances, *, at_rim: bool) -> Worth:
+    """Return what the volume and the length of one opacity are worth."""
+    return _first(
+        [
+            (at_rim, "lower_bound", "opacity-at-surface"),
+            (now.slices_missing, "lower_bound", "volume-between-slices-missing"),
+        ]
+    )
+
+
 def _volume_worth(doubts: list[Doubt], now: Circumstances, p: dict[str, Any], *, part: bool) -> Worth:
     rows: list[tuple[bool, Status, str]] = [
         (part and any(d.cut > p["cut_more"] for d in doubts), "not_computable", "lung-cut-off"),
@@ -185,6 +195,7 @@ def _share_worth(doubts: list[Doubt], now: Circumstances, p: dict[str, Any], *, 
         (now.slices_missing, "not_computable", "volume-between-slices-missing"),
         (now.no_normal_lung, "lower_bound", "no-normal-lung"),
         (any(d.restored > p["restored_some"] for d in doubts), "lower_bound", "dense-lung-at-wall"),
+        (any(d.at_rim for d in doubts), "lower_bound", "opacity-at-surface"),
     ]
     return _first(rows)
 

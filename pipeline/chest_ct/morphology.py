@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - the name its makers use
 import torch
+from scipy import ndimage
 
 Bool = npt.NDArray[np.bool_]
+_FACES_IN_SLICE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[:, None, None]
 
 
 def gaussian(volume: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -144,4 +146,16 @@ def open_ball(mask: Bool, radius: float) -> Bool:
 def fill_holes(mask: Bool) -> Bool:
     """Fill what a mask encloses in 3-D."""
     filled: Bool = sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(mask.astype(np.uint8)))) != 0
+    return filled
+
+
+def fill_slices(mask: Bool) -> Bool:
+    """Fill what a mask encloses in each slice along the first axis."""
+    # the frame joins all that reaches the border of a slice
+    holes = ~np.pad(mask, ((0, 0), (1, 1), (1, 1)))
+    labels, count = ndimage.label(holes, _FACES_IN_SLICE)
+    outside = np.zeros(count + 1, bool)
+    outside[np.unique(labels[:, 0])] = True
+    outside[0] = False
+    filled: Bool = ~outside[labels][:, 1:-1, 1:-1]
     return filled

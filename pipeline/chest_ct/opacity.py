@@ -36,6 +36,9 @@ class Opacities:
         HU above the local border; positive inside an opacity.
     sharp : Tensor, float32
         Working volume without noise, HU.
+    rim : ndarray of bool
+        Lung at the chest wall, mediastinum or diaphragm or at the edge of the images: an opacity there may go on beyond
+        the outline of the lung.
     normal_hu : float
         Most frequent density of air-holding lung in this patient.
     spread_hu : float
@@ -44,6 +47,7 @@ class Opacities:
 
     level: torch.Tensor
     sharp: torch.Tensor
+    rim: Bool
     normal_hu: float
     spread_hu: float
 
@@ -81,16 +85,28 @@ def find(lungs: Lungs, spacing: float, slice_mm: tuple[float, float, float], p: 
     around = inside & (soft < limit) & ~morphology.dilate(core, (2, 2, 2))
     parenchyma = _spread(soft, around, p["around_sigma"] / spacing, normal)
     border = (plateau + parenchyma) / 2
-    zone = morphology.dilate(core, (round(p["reach"] / spacing),) * 3) & inside
+    # one voxel beyond the lung, so that interpolation keeps an opacity up to the lung's surface
+    zone = morphology.dilate(core, (round(p["reach"] / spacing),) * 3) & morphology.dilate(inside, (1, 1, 1))
     level = torch.where(zone, (sharp - border).clamp(-FAR, FAR), torch.full_like(sharp, -FAR))
     # a ball fits into an opacity but not into a vessel: what no ball reaches, and vessels that hang on, goes
     ball = max(p["ball"] + p["ball_blur"] * max(0.0, blur - 1.0), p["ball_pixels"] * blur) / spacing
-    body = morphology.open_ball(((soft > border) & zone).cpu().numpy(), ball)
+    body = morphology.open_ball(((soft > border) & zone & inside).cpu().numpy(), ball)
     at_wall = lungs.restored & (level > 0).cpu().numpy()
     body |= morphology.keep_large(body | at_wall, round(p["wall_least"] * 1000 / spacing**3)) & at_wall
     body = _without_hilum(body, soft.cpu().numpy(), lungs, spacing, p)
     level[torch.from_numpy(morphology.signed_distance(body) < -p["rough"] / spacing).to(hu.device)] = -FAR
-    return Opacities(level, sharp, normal, spread)
+    opaque = (level > 0).cpu().numpy()
+    holes = (morphology.fill_slices(opaque) | morphology.fill_holes(opaque)) & ~opaque
+    # what an opacity encloses is part of it if it is no cavity, bronchus or spared lung
+    level[torch.from_numpy(holes).to(hu.device) & inside & (soft > limit)] = 1.0
+    return Opacities(level, sharp, _rim(lungs, spacing, p), normal, spread)
+
+
+def _rim(lungs: Lungs, spacing: float, p: dict[str, Any]) -> Bool:
+    known = np.pad((lungs.label > 0) | lungs.airway.lumen, 1)
+    depth = morphology.signed_distance(known)[1:-1, 1:-1, 1:-1] * spacing
+    rim: Bool = ((depth < p["rim"]) | lungs.restored) & (lungs.label > 0)
+    return rim
 
 
 def _without_hilum(body: Bool, soft: npt.NDArray[np.float32], lungs: Lungs, spacing: float, p: dict[str, Any]) -> Bool:
@@ -126,6 +142,24 @@ def _spread(value: torch.Tensor, where: torch.Tensor, sigma: float, default: flo
     total = morphology.gaussian(weight, sigma)
     carried = morphology.gaussian(value * weight, sigma)
     return torch.where(total > 1e-4, carried / total.clamp(min=1e-4), torch.full_like(value, default))
+
+
+def at_rim(found: npt.NDArray[np.uint16], rim: Bool, voxel_mm3: float, p: dict[str, Any]) -> frozenset[int]:
+    """Return the numbers of the opacities that lie on the rim of the lung with more than a touch.
+
+    Parameters
+    ----------
+    found : ndarray of uint16
+        From `label`.
+    rim : ndarray of bool
+        `Opacities.rim` at the source voxels.
+    voxel_mm3 : float
+        Volume of a source voxel.
+    p : dict
+        Table ``opacity``.
+    """
+    area = np.bincount(found[rim & (found > 0)]) * voxel_mm3 / p["rim"]
+    return frozenset(int(n) for n in np.flatnonzero(area >= p["rim_area"]))
 
 
 def label(

@@ -46,12 +46,15 @@ class OnSource:
         0, or the number of the opacity, 1 the largest.
     smooth_hu : ndarray of float32
         Density without noise, read for the class of a voxel; 0 far from any opacity.
+    at_rim : frozenset of int
+        Numbers of the opacities that reach the surface of the lung.
     """
 
     box: Box
     lung: npt.NDArray[np.uint8]
     opacity: npt.NDArray[np.uint16]
     smooth_hu: npt.NDArray[np.float32]
+    at_rim: frozenset[int]
 
 
 class ChestCt:
@@ -118,14 +121,18 @@ class ChestCt:
                 edges = replace(edges, side=max(edges.side, p["doubt"]["cut_circle"]))
         tell("measure", 0.7)
         masks = self._on_source(grid, found, dense, volume, p["opacity"])
+        for side in doubts:
+            reaches = bool(np.isin(masks.opacity[masks.lung == side], [*masks.at_rim]).any())
+            doubts[side] = replace(doubts[side], at_rim=reaches)
         now = measure.Circumstances(
             slices_missing=bool(stack.gaps),
             contrast=checks.contrast(found, stack.instances[0].header, p),
             no_normal_lung=dense.normal_hu > p["doubt"]["normal_most"],
         )
         return report.Parts(
-            masks.box, masks.lung, masks.opacity, masks.smooth_hu, doubts, edges, now, dense.normal_hu, stack
-        )
+            masks.box, masks.lung, masks.opacity, masks.smooth_hu, masks.at_rim, doubts, edges, now, dense.normal_hu,
+            stack,
+        )  # fmt: skip
 
     def _on_source(
         self, grid: WorkingGrid, found: lungs.Lungs, dense: opacity.Opacities, volume: Volume, p: dict[str, Any]
@@ -140,6 +147,7 @@ class ChestCt:
         lung = grid.nearest(side, found.box) * (share >= 0.5).cpu().numpy()
         numbered = np.zeros(lung.shape, np.uint16)
         smooth_hu = np.zeros(lung.shape, np.float32)
+        at_rim: frozenset[int] = frozenset()
         opaque = (dense.level > -opacity.FAR).cpu().numpy()
         if opaque.any():
             near = body.bounding_box(opaque, 2, opaque.shape)
@@ -149,7 +157,8 @@ class ChestCt:
             voxel = float(abs(np.linalg.det(volume.affine[:3, :3])))
             numbered[inner] = opacity.label(level.cpu().numpy(), lung[inner], voxel, p)
             smooth_hu[inner] = grid.give(dense.sharp[near], within)[0].cpu().numpy()
-        return OnSource(box, lung, numbered, smooth_hu)
+            at_rim = opacity.at_rim(numbered[inner], grid.nearest(dense.rim[near], within), voxel, p)
+        return OnSource(box, lung, numbered, smooth_hu, at_rim)
 
     def _measures(self, stack: Stack, volume: Volume, parts: "report.Parts") -> dict[str, float]:
         """Everything that the grade rests on."""

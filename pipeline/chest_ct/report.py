@@ -21,6 +21,7 @@ from pipeline.chest_ct.measure import (
     THIRD_NAMES,
     Circumstances,
     count_sites,
+    finding_worth,
     long_axis_mm,
     measurements,
     thirds,
@@ -56,6 +57,7 @@ class Parts:
     lung: npt.NDArray[np.uint8]
     opacity: npt.NDArray[np.uint16]
     smooth_hu: npt.NDArray[np.float32]
+    at_rim: frozenset[int]
     doubts: Mapping[int, Doubt]
     edges: Cuts
     now: Circumstances
@@ -175,15 +177,16 @@ def _findings(
         tracking = "opacity, other" if other else f"opacity {n}"
         label = {t: named["other"][t] if other else named["opacity"][t].format(n=n) for t in LANGUAGES}
         points = place.lps(at)
+        worth = finding_worth(parts.now, at_rim=not parts.at_rim.isdisjoint(numbers))
         values = [
-            Measurement("volume", site, len(at) * place.geometry.voxel_volume_mm3 / 1000, "cm3"),
+            Measurement("volume", site, len(at) * place.geometry.voxel_volume_mm3 / 1000, "cm3", *worth),
             Measurement("mean_density", site, float(hu[box][inside].mean()), "[hnsf'U]"),
             Measurement(
                 "ground_glass_percent", site, 100 * float((parts.smooth_hu[box][inside] < p["dense"]).mean()), "%"
             ),
         ]
         if not other:
-            values.append(Measurement("long_axis", site, _long_axis(place, points), "mm"))
+            values.append(Measurement("long_axis", site, _long_axis(place, points), "mm", *worth))
         centre = points.mean(axis=0)
         where = (float(centre[0]), float(centre[1]), float(centre[2]))
         findings.append(Finding(tracking, OPACITY, site, SIDES[site], where, tuple(values), n + 2))
@@ -220,10 +223,12 @@ def _summary(numbers: tuple[Measurement, ...], findings: tuple[Finding, ...], co
             parts.append(said["none"][tag])
         else:
             kind = {"ok": "share", "lower_bound": "share_bound", "not_computable": "share_none"}[share.status]
-            total = sum(f.measurements[0].value or 0 for f in findings)
+            sizes = [f.measurements[0] for f in findings]
+            bound = [said["at_least"][tag] * any(m.status != "ok" for m in some) for some in (sizes, sizes[:1])]
             parts.append(
                 said["found"][tag].format(
-                    count=count, volume=f"{total:.0f}", largest=f"{findings[0].measurements[0].value or 0:.0f}",
+                    count=count, volume=f"{bound[0]}{sum(m.value or 0 for m in sizes):.0f}",
+                    largest=f"{bound[1]}{sizes[0].value or 0:.0f}",
                     side=site[findings[0].site][tag], share=said[kind][tag].format(percent=f"{share.value or 0:.1f}"),
                 )
             )  # fmt: skip

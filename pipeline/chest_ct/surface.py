@@ -190,6 +190,10 @@ def complete(
             joined &= morphology.signed_distance(dent[box]) > -2 * q["join"] / spacing
             out[box][joined] = side
             restored[box] |= joined
+    for side in (1, 2):
+        inner = bracketed(out == side, round(q["height"] / spacing)) & (out == 0) & ~lumen & (soft < q["dense"][1])
+        out[inner] = side
+        restored |= _solid(inner, soft, spacing, q)
     return out, restored
 
 
@@ -200,13 +204,28 @@ def enclosed(mask: Bool) -> Bool:
     """
     votes = np.zeros(mask.shape, np.uint8)
     for axis in range(3):
-        turned = np.pad(np.moveaxis(mask, axis, 0), ((0, 0), (1, 1), (1, 1)))
-        labels, count = ndimage.label(~turned, IN_PLANE)
-        outside = np.zeros(count + 1, bool)
-        outside[np.unique(labels[:, 0])] = True
-        outside[0] = False
-        votes += np.moveaxis(~outside[labels][:, 1:-1, 1:-1], 0, axis)
+        votes += np.moveaxis(morphology.fill_slices(np.moveaxis(mask, axis, 0)), 0, axis)
     return morphology.fill_holes(votes >= 2) | mask
+
+
+def bracketed(mask: Bool, reach: int) -> Bool:
+    """Return what the mask encloses in axial slices and bounds above and below, at most `reach` slices away.
+
+    The middle of a mass that a lower slice joins to the mediastinum is bounded so; the dome of the diaphragm has no lung
+    below, and a great vessel none above. A hole is taken whole or not at all, by its larger part.
+    """
+    holes = morphology.fill_slices(mask) & ~mask
+    if not holes.any():
+        return holes
+    labels, count = ndimage.label(holes, IN_PLANE)
+    z = np.arange(mask.shape[0])[:, None, None]
+    below = z - np.maximum.accumulate(np.where(mask, z, -mask.shape[0]), axis=0) <= reach
+    above = np.minimum.accumulate(np.where(mask, z, 2 * mask.shape[0])[::-1], axis=0)[::-1] - z <= reach
+    whole, bounded = (np.bincount(labels[m], minlength=count + 1) for m in (holes, holes & below & above))
+    taken = 2 * bounded > whole
+    taken[0] = False
+    out: Bool = taken[labels]
+    return out
 
 
 def _dents(lung: Bool, polar: Polar, soft: Floats, spacing: float, q: dict[str, Any]) -> Bool:
