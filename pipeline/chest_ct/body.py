@@ -53,7 +53,11 @@ def inside(hu: torch.Tensor, padded: torch.Tensor | None, parameters: dict[str, 
     outer = np.zeros(tissue.shape, bool)
     if padded is not None:
         outer = padded.cpu().numpy()
-        frame |= ndimage.binary_dilation(outer, IN_PLANE)
+        rim = ndimage.binary_dilation(outer, IN_PLANE, iterations=2) & ~outer
+        # at the edge of the reconstruction lung is averaged with padding: the densest neighbour tells it from air
+        densest = ndimage.maximum_filter(np.where(outer, np.float32(-1024), smooth), (1, 3, 3))
+        wall |= rim & (densest > parameters["open_air"])
+        frame |= rim
     wall |= frame & (smooth > parameters["open_air"]) & ~outer
     labels, count = ndimage.label(~wall, IN_PLANE)
     reached = np.zeros(count + 1, bool)

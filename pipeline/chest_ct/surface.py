@@ -23,6 +23,7 @@ from pipeline.chest_ct import morphology
 from pipeline.chest_ct.body import IN_PLANE, Bool, bounding_box
 
 Floats = npt.NDArray[np.float32]
+_FAR = 1_000_000  # slices; no image is as high
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,8 +220,8 @@ def bracketed(mask: Bool, reach: int) -> Bool:
         return holes
     labels, count = ndimage.label(holes, IN_PLANE)
     z = np.arange(mask.shape[0])[:, None, None]
-    below = z - np.maximum.accumulate(np.where(mask, z, -mask.shape[0]), axis=0) <= reach
-    above = np.minimum.accumulate(np.where(mask, z, 2 * mask.shape[0])[::-1], axis=0)[::-1] - z <= reach
+    below = z - np.maximum.accumulate(np.where(mask, z, -_FAR), axis=0) <= reach
+    above = np.minimum.accumulate(np.where(mask, z, _FAR)[::-1], axis=0)[::-1] - z <= reach
     whole, bounded = (np.bincount(labels[m], minlength=count + 1) for m in (holes, holes & below & above))
     taken = 2 * bounded > whole
     taken[0] = False

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import phantom
+from phantom import Phantom, datasets
+from phantom.dicom import save
 from pipeline.result import Measurement, Result
 
 pytestmark = pytest.mark.unit
+
+PADDING = -2000
 
 CASES = [
     (1, {"lesions": "standard"}),
@@ -69,6 +75,28 @@ def test_effusion_is_not_lung(case: Callable) -> None:
     one = case(*CASES[0][:1], **CASES[0][1])
     fluid = one.phantom.lesion == 1 + next(n for n, o in enumerate(one.phantom.objects) if o.kind == "effusion")
     assert np.count_nonzero(one.lungs[fluid]) < 0.1 * fluid.sum()
+
+
+@pytest.mark.parametrize(("seed", "parameters"), CASES[:3], ids=IDS[:3])
+def test_an_opacity_at_the_wall_is_a_lower_bound_and_others_are_not(
+    case: Callable, seed: int, parameters: dict
+) -> None:
+    one = case(seed, **parameters)
+    seen = {"ok": 0, "lower_bound": 0}
+    for number, finding in enumerate(one.analysis.result.findings, 1):
+        volume = finding.measurements[0]
+        planted = np.unique(one.phantom.lesion[one.opacities == number])
+        mine = [one.phantom.objects[n - 1] for n in planted[planted > 0]]
+        at_wall = any(o.touches_chest_wall for o in mine)
+        if sum(o.volume_cm3 for o in mine) >= 10:
+            seen[volume.status] += 1
+            assert (volume.status, volume.reason and volume.reason.code) == (
+                ("lower_bound", "opacity-at-surface") if at_wall else ("ok", None)
+            )
+            if at_wall:
+                assert volume.value <= 1.1 * sum(o.volume_cm3 for o in mine)
+    assert seen["ok"]
+    assert bool(seen["lower_bound"]) == (parameters["lesions"] == "standard")
 
 
 def test_clear_lungs_print_percentages(case: Callable) -> None:
@@ -149,3 +177,53 @@ def test_summary_speaks_both_languages(case: Callable) -> None:
     assert "标出致密影" in result.summary["zh-CN"]
     assert "pneumonia" not in result.summary["en"].lower()
     assert "{" not in "".join(result.summary.values())
+
+
+def changed(one: Phantom, folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+    """Write the phantom with changed densities, which may be padding."""
+    array = change(one.array.astype(np.float32))
+    for z, ds in enumerate(datasets(one)):
+        ds.PixelRepresentation, ds.RescaleIntercept = 1, 0
+        ds.PixelPaddingValue = PADDING
+        ds.PixelData = np.clip(array[z], PADDING, 3000).astype("<i2").tobytes()
+        save(ds, folder / f"{z}.dcm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def healthy() -> Phantom:
+    return phantom.build(6, lesions="none", matrix=128, thickness_mm=4.0)
+
+
+def test_consolidation_of_both_dependent_parts_gives_no_small_share(
+    healthy: Phantom, analyse: Callable, read: Callable, tmp_path: Path
+) -> None:
+    """Both sides alike: comparing them shows nothing, their distance from the ribs does."""
+    back = np.argwhere(healthy.lung > 0)[:, 1]
+    limit = back.min() + 0.72 * np.ptp(back)
+    low = (healthy.lung > 0) & (np.arange(healthy.lung.shape[1])[:, None] > limit)
+    share = low.sum() / (healthy.lung > 0).sum()
+    assert 0.1 < share < 0.3
+    result = analyse(read(changed(healthy, tmp_path, lambda a: np.where(low, 30, a)))).result
+    for site in ("lungs", "right_lung", "left_lung"):
+        assert measured(result, "opacity_percent", site).status == "not_computable"
+        assert measured(result, "lung_volume", site).status == "lower_bound"
+
+
+def test_lungs_cut_by_the_reconstruction_circle_withhold_shares_and_invent_nothing(
+    healthy: Phantom, analyse: Callable, read: Callable, tmp_path: Path
+) -> None:
+    at = np.argwhere(healthy.lung > 0)
+    middle, reach = (at.max(axis=0) + at.min(axis=0)) / 2, np.ptp(at[:, 2]) / 2
+    y, x = np.mgrid[: healthy.lung.shape[1], : healthy.lung.shape[2]]
+    outside = np.hypot(y - middle[1], x - middle[2]) > 0.96 * reach
+    assert 0 < (outside & (healthy.lung > 0)).sum() < 0.05 * (healthy.lung > 0).sum()
+    result = analyse(read(changed(healthy, tmp_path, lambda a: np.where(outside, PADDING, a)))).result
+    assert result.findings == ()
+    assert measured(result, "opacity_percent", "lungs").status == "not_computable"
+    assert measured(result, "lung_volume", "lungs").status == "lower_bound"
+    assert "lung-cut-side" in {f.reason.code for f in result.quality.findings}
+    mine = np.zeros(healthy.lung.shape, np.uint8)
+    result.region("lungs").mask.paint(mine)
+    kept = (healthy.lung > 0) & ~outside
+    assert np.count_nonzero(mine[kept]) >= 0.95 * kept.sum()

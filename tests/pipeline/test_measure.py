@@ -62,6 +62,7 @@ WORTH = [
     (Doubt(0, 0, 0, small=False, held_off=0.1), CALM, ("lower_bound", "lung-mask-doubtful"), ("not_computable", "lung-mask-doubtful")),
     (Doubt(0, 0.4, 0, small=False), CALM, ("lower_bound", "lung-mask-doubtful"), ("not_computable", "lung-mask-doubtful")),
     (Doubt(0, 0.05, 0, small=False), CALM, ("ok", ""), ("lower_bound", "dense-lung-at-wall")),
+    (Doubt(0, 0, 0, small=False, at_rim=True), CALM, ("ok", ""), ("lower_bound", "opacity-at-surface")),
     (Doubt(0, 0, 0.05, small=False), CALM, ("lower_bound", "lung-cut-off"), ("ok", "")),
     (Doubt(0, 0, 0.3, small=False), CALM, ("lower_bound", "lung-cut-off"), ("not_computable", "lung-cut-off")),
     (Doubt(0, 0, 0, small=True), CALM, ("lower_bound", "lungs-uneven"), ("not_computable", "lungs-uneven")),
@@ -87,6 +88,14 @@ def test_worth(doubt: Doubt, now: measure.Circumstances, volume: tuple[str, str]
         assert (row["opacity_volume"][0] == "ok") == (volume[0] == share[0] == "ok")
     if now == CALM:
         assert {status for status, *_ in values(doubts, now, "right_lung").values()} == {"ok"}
+
+
+def test_an_opacity_is_worth_less_at_the_surface_and_between_lacking_slices() -> None:
+    gaps = measure.Circumstances(slices_missing=True, contrast=False, no_normal_lung=False)
+    assert measure.finding_worth(CALM, at_rim=False) == ("ok", None)
+    for now, at_rim, code in ((CALM, True, "opacity-at-surface"), (gaps, False, "volume-between-slices-missing")):
+        status, reason = measure.finding_worth(now, at_rim=at_rim)
+        assert (status, reason and reason.code) == ("lower_bound", code)
 
 
 def test_contrast_withholds_the_mean_density_only() -> None:
@@ -235,6 +244,35 @@ def test_a_dome_is_not_enclosed_but_a_mass_is() -> None:
     lung = np.ones((20, 20, 20), bool)
     lung[8:14, 8:14, 8:14] = False
     assert surface.enclosed(lung)[10, 10, 10]
+
+
+def test_the_middle_of_a_mass_is_lung_and_what_has_no_lung_below_is_not() -> None:
+    lung = np.ones((30, 20, 20), bool)
+    lung[12:15, 6:14, 6:14] = False
+    lung[10:12, 6:14, 6:] = False  # below, the mass reaches the mediastinum
+    inner = surface.bracketed(lung, 10)
+    assert inner[12:15, 6:14, 6:14].all()
+    assert not inner[10:12].any()
+    assert not surface.bracketed(lung, 2).any(), "no lung near enough below"
+    lung[:12, 6:14, 6:14] = False
+    assert not surface.bracketed(lung, 30).any(), "a dome"
+
+
+def test_holes_are_filled_slice_by_slice() -> None:
+    mask = np.zeros((3, 9, 9), bool)
+    mask[1, 2:7, 2:7] = True
+    mask[1, 4, 4] = False
+    assert morphology.fill_slices(mask)[1, 4, 4]
+    mask[1, 4, 4:] = False
+    assert not morphology.fill_slices(mask)[1, 4, 4]
+
+
+def test_an_opacity_on_the_rim_is_named_and_one_that_touches_it_is_not() -> None:
+    p = parameters()["opacity"]
+    found, rim = np.zeros((20, 30, 30), np.uint16), np.zeros((20, 30, 30), bool)
+    rim[:, :, :2] = True
+    found[2:12, 2:22, 0:8], found[15:19, 4:8, 1:9], found[2:12, 2:22, 15:25] = 1, 2, 3
+    assert opacity.at_rim(found, rim, 1.0, p) == frozenset({1})
 
 
 def test_opacities_are_numbered_by_size_and_small_ones_dropped() -> None:
