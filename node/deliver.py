@@ -125,7 +125,8 @@ class Courier:
         )  # fmt: skip
         self._unsettled = False
         study = studies.study(self._db, delivery.study_uid)
-        tell = _log.error if verdict.state in ("dead", "quarantined") else _log.info
+        levels = {"dead": _log.error, "quarantined": _log.error, "waiting": _log.warning, "held": _log.warning}
+        tell = levels.get(verdict.state, _log.info)
         code = None if verdict.reason is None else verdict.reason.code
         tell(
             f"delivery.{verdict.state}", destination=name, study=study and study.hash, job=delivery.job_id, reason=code

@@ -55,7 +55,7 @@ def status(db: Database, folder: DataFolder, version: str) -> dict[str, Any]:
     work = {state: counts.jobs.get(state, 0) for state in ("waiting", "running", "dead")}
     sends = {state: counts.deliveries.get(state, 0) for state in _DELIVERY_STATES}
     disk = os.statvfs(folder.path)
-    pending = open_studies + work["waiting"] + work["running"] + sends["waiting"] + sends["sending"]
+    pending = open_studies + work["waiting"] + work["running"] + sum(sends[k] for k in ("held", "waiting", "sending"))
     return {
         "schema": "pacs-ai-node/status/1",
         "version": version,

@@ -259,6 +259,8 @@ class Worker:
         artifacts: tuple[Artifact, ...], told: tuple[str, ...], quarantined: Mapping[str, Mapping[str, Any]], now: float,
     ) -> bool:  # fmt: skip
         rows = [_row(a, job, self._folder.path) for a in artifacts]
+        tell = _log.error if outcome == "failed" else _log.info
+        tell("job.outcome", job=job.id, pipeline=job.pipeline, outcome=outcome, reason=(reason or {}).get("code"))
         return jobs.finish(
             self._db, job, self.owner, now, state="dead" if outcome == "failed" else "done", outcome=outcome, reason=reason,
             document=document, artifacts=rows, send_to=told, quarantined=quarantined,

@@ -9,8 +9,6 @@ MODEL_NAME = "PACS AI node"
 SOFTWARE_VERSION = "0.1.0"
 IMPLEMENTATION_CLASS_UID = "2.25.110945085154731799522136674507524418133"
 IMPLEMENTATION_VERSION = "PACS_AI_NODE_010"
-WRITER_FORMAT = "1"
-"""Counts up whenever the same result would be written differently, so that new bytes get new UIDs."""
 
 
 def contributing_device_uids(header: Dataset) -> Iterator[str]:

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Literal, get_args
 
 from dicom_io.reason import LANGUAGES
-from sr_writer.device import SOFTWARE_VERSION, WRITER_FORMAT
+from sr_writer.device import SOFTWARE_VERSION
 
 Profile = Literal["ohif"]
 """Sets of encodings that a kind of viewer is known to show; ``ohif``: SEG BINARY uncompressed, SR with SCOORD outlines,
@@ -47,7 +48,17 @@ class WriterOptions:
 
     @property
     def digest(self) -> str:
-        """Digest, as ``sha256:...``, of everything here that changes bytes: options, private codes, writer format."""
-        fields = {"options": asdict(self), "software": SOFTWARE_VERSION, "format": WRITER_FORMAT}
-        codes = files("sr_writer").joinpath("codes.toml").read_bytes()
-        return "sha256:" + hashlib.sha256(json.dumps(fields, sort_keys=True).encode() + codes).hexdigest()
+        """Digest, as ``sha256:...``, of everything here that changes bytes: the options, and the writer's code and tables."""
+        fields = json.dumps({"options": asdict(self), "software": SOFTWARE_VERSION}, sort_keys=True)
+        return "sha256:" + hashlib.sha256(fields.encode() + _writer()).hexdigest()
+
+
+@cache
+def _writer() -> bytes:
+    """Digest of every code and data file of this package: changed code must not speak under the UIDs of the old."""
+    parts = [part for part in files("sr_writer").iterdir() if part.name.endswith((".py", ".toml"))]
+    total = hashlib.sha256()
+    for part in sorted(parts, key=lambda p: p.name):
+        content = part.read_bytes()
+        total.update(f"{part.name} {len(content)}\n".encode() + content)
+    return total.digest()

@@ -145,14 +145,14 @@ def _authorship(
 
 
 def _reports(predecessors: Sequence[Predecessor], identity: AnalysisIdentity) -> list[Dataset]:
-    """Return the reports among the predecessors; only reports name what they follow (PS3.3 section C.17.2)."""
+    """Return what the report follows (PS3.3 section C.17.2): the earlier report, or the card that stood in its place."""
+    reports = [p for p in predecessors if p.sop_class_uid == Comprehensive3DSRStorage]
     out = []
-    for predecessor in predecessors:
-        if predecessor.sop_class_uid == Comprehensive3DSRStorage:
-            ds = Dataset()
-            ds.StudyInstanceUID, ds.SeriesInstanceUID = identity.study_instance_uid, predecessor.series_instance_uid
-            ds.SOPClassUID, ds.SOPInstanceUID = predecessor.sop_class_uid, predecessor.sop_instance_uid
-            out.append(ds)
+    for predecessor in reports or predecessors:
+        ds = Dataset()
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = identity.study_instance_uid, predecessor.series_instance_uid
+        ds.SOPClassUID, ds.SOPInstanceUID = predecessor.sop_class_uid, predecessor.sop_instance_uid
+        out.append(ds)
     return out
 
 

@@ -4,6 +4,7 @@
 """
 
 import importlib
+import json
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -68,16 +69,21 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; an interruption ends with 130."""
+    """Run the command line; an interruption ends with 130, wrong use with 2, both with a document where one was asked for."""
     try:
         code = cli.main(prog_name="pacs-ai-node", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
+        _document("interrupted", "interrupted; nothing half-written is left behind")
         sys.exit(130)
     except click.ClickException as error:
         error.show()
+        _document("wrong-use", error.format_message())
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _document(code: str, text: str) -> None:
+    """Print the error as the one JSON document of a command that was called with ``--json``."""
+    if "--json" in sys.argv[1:]:
+        click.echo(json.dumps({"error": {"code": code, "text": {"en": text}}}, ensure_ascii=False))

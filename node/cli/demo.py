@@ -79,7 +79,7 @@ def _run(out: Path, seed: int, console: Any) -> dict[str, Any]:  # noqa: ANN401 
         "first_run": not again,
         "sent_now": len(after) - len(before),
         "sent_twice": twice,
-        "seconds_from_first_image_to_results": round(took, 2),
+        "seconds_from_first_image_to_results": None if again else round(took, 2),
         "objects": sorted({r.path.name for r in mine}),
         "pictures": [str(p.relative_to(out)) for p in pictures],
         "comparison": comparison.as_json(),

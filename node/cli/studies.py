@@ -1,5 +1,6 @@
 """``pacs-ai-node studies``: what the node has."""
 
+import re
 from pathlib import Path
 
 import click
@@ -29,6 +30,8 @@ def command(
     from node.store import studies
 
     del verbose
+    if date is not None and not re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", date):
+        raise click.UsageError(f"--date {date!r}: a study date is YYYYMMDD or YYYY-MM-DD")
     with opened(settings_of(config_file)) as (db, _):
         found = studies.find(db, accession=accession, patient_id=patient_id, date=date and date.replace("-", ""))
         document = listing(db, found, installed_version())
@@ -38,6 +41,6 @@ def command(
         for line in document["studies"]:
             outcomes = ", ".join(f"{j['pipeline'] or '-'}: {j['outcome']}" for j in line["jobs"])
             click.echo(
-                f"{line['study_instance_uid']}  {line['state']:6} revision {line['revision']}  {line['instances']} images  {outcomes}"
+                f"{line['hash']}  {line['accession'] or '-':16}  {line['state']:6} revision {line['revision']}  {line['instances']} images  {outcomes}"
             )
     return 0 if found else 3

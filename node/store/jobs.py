@@ -175,13 +175,13 @@ def artifacts(db: Database, of: Job) -> tuple[StoredArtifact, ...]:
 
 
 def predecessor(db: Database, of: Job) -> Job | None:
-    """Return the result of the same pipeline in an earlier revision that left the node, if there is one."""
+    """Return the same pipeline's job in an earlier revision whose result or card left the node, if there is one."""
     d = t.delivery.c
     left = sa.exists().where(d.job_id == _j.id, d.state.in_(("sending", "delivered", "confirmed")))
     none_planned = ~sa.exists().where(d.job_id == _j.id)
     query = sa.select(t.job).where(
-        _j.study_uid == of.study_uid, _j.pipeline == of.pipeline, _j.revision < of.revision, _j.outcome == "result",
-        _j.state == "done", sa.or_(left, none_planned),
+        _j.study_uid == of.study_uid, _j.pipeline == of.pipeline, _j.revision < of.revision,
+        _j.state.in_(("done", "dead")), sa.or_(left, sa.and_(none_planned, _j.outcome == "result")),
     )  # fmt: skip
     with db.read() as c:
         row = c.execute(query.order_by(_j.id.desc()).limit(1)).first()

@@ -46,7 +46,7 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
                 is None
             ):
                 continue  # nothing was written, or the gate refused it
-            before = sa.select(_d.destination).where(_d.job_id.in_((job.id, job.carried_from)), _d.state != "held")
+            before = sa.select(_d.destination).where(_d.job_id.in_((job.id, job.carried_from)))
             places = list(destinations) if destinations is not None else list(c.execute(before.distinct()).scalars())
             for place in places:
                 key = {

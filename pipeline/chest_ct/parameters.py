@@ -6,8 +6,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-DATA_FILES = ("parameters.toml", "quality.toml", "series_rules.toml", "texts.toml")
-
 
 @cache
 def parameters() -> dict[str, Any]:
@@ -23,9 +21,14 @@ def texts() -> dict[str, Any]:
 
 @cache
 def data_digest() -> str:
-    """Return ``sha256:`` and the digest of the data files, each preceded by its name and length."""
+    """Return ``sha256:`` and the digest of every code and data file of this pipeline, each after its name and length.
+
+    There are no weights: the code is what decides, and changed code must not speak under the UIDs of the old.
+    """
+    package = files("pipeline.chest_ct")
+    parts = [part for part in package.iterdir() if part.name.endswith((".py", ".toml"))]
     total = hashlib.sha256()
-    for name in DATA_FILES:
-        content = files("pipeline.chest_ct").joinpath(name).read_bytes()
-        total.update(f"{name} {len(content)}\n".encode() + content)
+    for part in [*sorted(parts, key=lambda p: p.name), files("pipeline").joinpath("reasons.toml")]:
+        content = part.read_bytes()
+        total.update(f"{part.name} {len(content)}\n".encode() + content)
     return "sha256:" + total.hexdigest()

@@ -279,6 +279,14 @@ def test_wrong_use_is_exit_code_2_and_says_what_is_wrong(
     assert ended.returncode == 2, ended.stderr
     assert says in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_an_error_is_one_document_too_where_one_was_asked_for(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    ended = command("process", "/does/not/exist", "--out", str(tmp_path), "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["error"]["code"]) == (2, "wrong-use")
 
 
 def test_interrupted_is_130_and_leaves_nothing_half_written(chest: Path, tmp_path: Path) -> None:
@@ -292,7 +300,7 @@ def test_interrupted_is_130_and_leaves_nothing_half_written(chest: Path, tmp_pat
         started.send_signal(signal.SIGINT)
         stdout, stderr = started.communicate(timeout=60)
     assert started.returncode == 130, stderr
-    assert stdout == b""
+    assert json.loads(stdout)["error"]["code"] == "interrupted"
     left = {p.name for p in out.rglob("*") if p.is_file()}
     assert left <= {"manifest.json", "seg.dcm", "sr.dcm", "sc.dcm", "preview.png", "result.json"}
     for path in out.rglob("*.dcm"):

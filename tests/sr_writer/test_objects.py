@@ -447,3 +447,11 @@ def test_result_and_series_must_belong_together(negative: Any, positive: Any, he
 def test_palette_colours_are_distinct() -> None:
     colours = [codes.site_colour("left_lung"), codes.site_colour("right_lung"), *codes.FINDING_COLOURS]
     assert all(sum(abs(x - y) for x, y in zip(a, b, strict=True)) > 60 for a, b in itertools.combinations(colours, 2))
+
+
+def test_a_report_names_the_card_that_stood_in_its_place(negative: Any, helpers: Any, tmp_path: Path) -> None:
+    card = Predecessor("1.2.840.10008.5.1.4.1.1.7", "2.25.11", "2.25.12")
+    written = helpers.write(negative, tmp_path, revision=2, predecessors=[card])
+    (report,) = (pydicom.dcmread(a.path) for a in written if a.kind == "sr")
+    named = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert named.ReferencedSOPInstanceUID == card.sop_instance_uid
