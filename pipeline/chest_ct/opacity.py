@@ -71,7 +71,7 @@ def find(lungs: Lungs, spacing: float, slice_mm: tuple[float, float, float], p: 
     soft = morphology.gaussian(hu, p["smooth"] / spacing)
     normal, spread = _normal(soft[torch.from_numpy(lungs.aerated > 0).to(hu.device)])
     limit = max(p["lower"], normal + p["above_normal"])
-    blur = max(slice_mm[1:])
+    blur = sorted(slice_mm)[1]  # whatever the plane: a thick slice blurs across it, and vessels stay thin within it
     radius = [max(round(p["radius"] / spacing), round(p["radius_voxels"] * s / spacing)) for s in slice_mm]
     opened = morphology.opening(torch.where(inside, soft, normal), radius)
     restored = torch.from_numpy(lungs.restored).to(hu.device) & (soft > limit)
