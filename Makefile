@@ -26,13 +26,13 @@ demo: $(BIN)/pacs-ai-node
 test: unit sockets conformance
 
 unit: $(BIN)/pacs-ai-node
-	$(BIN)/python -m pytest -q -n 2 -m "unit" $(PYTEST)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "unit" $(PYTEST)
 
 sockets: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "sockets" $(PYTEST)
 
 conformance: $(BIN)/pacs-ai-node
-	$(BIN)/python -m pytest -q -n 2 -m "conformance" $(PYTEST)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "conformance" $(PYTEST)
 
 static: $(BIN)/pacs-ai-node
 	$(BIN)/ruff check .

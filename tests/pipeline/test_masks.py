@@ -21,8 +21,9 @@ CASES = [
     (2, {"lesions": "clear"}),
     (3, {"lesions": "standard", "plane": "coronal", "feet_first": True}),
     (5, {"lesions": "none", "thickness_mm": 5.0}),
+    (780156854, {"lesions": "clear", "plane": "coronal", "thickness_mm": 5.0}),
 ]
-IDS = ["axial", "clear", "coronal feet first", "nothing, 5 mm"]
+IDS = ["axial", "clear", "coronal feet first", "nothing, 5 mm", "clear, coronal 5 mm"]
 
 
 def measured(result: Result, name: str, site: str) -> Measurement:
