@@ -88,7 +88,8 @@ class ChestCt:
         with _timed(timings, "volume"):
             tell("volume", 0.0)
             stack = build_stack(series.instances)
-            volume = load_volume(stack, allow_gaps=True)
+            # a missing slice takes its volume with it; uneven slices would give every other one a wrong volume
+            volume = load_volume(stack, allow_gaps=bool(stack.gaps))
         with _timed(timings, "work"), torch.inference_mode():
             try:
                 parts = self._work(stack, volume, tell)

@@ -195,6 +195,19 @@ def test_a_study_with_missing_slices_gets_numbers_that_are_bounds(run: Run, tmp_
     assert job["quality"]["findings"]
 
 
+def test_uneven_slices_are_refused_with_a_reason_that_a_person_can_act_on(
+    run: Run, chest: Path, tmp_path: Path
+) -> None:
+    def stretch(_: int, ds: Any) -> None:
+        x, y, z = (float(v) for v in ds.ImagePositionPatient)
+        ds.ImagePositionPatient = [x, y, z if z < 0 else 1.4 * z]
+
+    document = run(changed(chest, tmp_path / "uneven", stretch), out=tmp_path / "out")
+    job = only_job(document)
+    assert (job["outcome"], job["reason"]["code"], exit_code(document)) == ("not_analysed", "uneven-spacing", 3)
+    assert [a["kind"] for a in job["artifacts"]] == ["card"]
+
+
 def test_a_study_that_no_pipeline_is_meant_for_says_so(run: Run, chest: Path, tmp_path: Path) -> None:
     others = changed(chest, tmp_path / "mr", lambda _n, ds: setattr(ds, "Modality", "MR"))
     document = run(others, out=tmp_path / "out")
