@@ -84,7 +84,8 @@ def _load(name: str, options: object, device: str = "auto") -> Probe:
     return Probe()
 
 
-registry.load = _load
+if __name__ in {"__main__", "__mp_main__"}:  # the node and its spawned children, not a test that borrows the probe
+    registry.load = _load
 
 if __name__ == "__main__":
     from node.cli import main
