@@ -16,7 +16,8 @@ TOLERANCE_COSINE = 1e-4
 SAMPLED_FRAMES = 32
 """Frames per segment from which its centre is estimated."""
 
-_LUNG, _LEFT, _RIGHT = "39607008", "7771000", "24028007"
+LUNG, LEFT, RIGHT = "39607008", "7771000", "24028007"
+_WORDS = {LEFT: "left", RIGHT: "right"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,10 +149,14 @@ def _segments(ds: Dataset, frames: Frames) -> Iterator[Reason]:
 
 def _sides(ds: Dataset, frames: Frames, raw: Sources) -> Iterator[Reason]:
     """Left lung must lie further left (+x) than right lung; what overlaps a lung must not claim the other side."""
-    sides = {int(s.SegmentNumber): _side(s) for s in ds.SegmentSequence}
-    lungs = {sides[n]: n for s in ds.SegmentSequence if _kind(s) == _LUNG and sides[n := int(s.SegmentNumber)]}
-    if set(lungs) >= {_LEFT, _RIGHT}:
-        left, right = (_centre_x(lungs[side], frames, raw) for side in (_LEFT, _RIGHT))
+    sides = {int(s.SegmentNumber): side_of(s) for s in ds.SegmentSequence}
+    for segment in ds.SegmentSequence:  # viewers show the label
+        words = set(str(segment.SegmentLabel).lower().split())
+        if any(word in words and side != side_of(segment) for side, word in _WORDS.items()):
+            yield REASONS("side-differs")
+    lungs = {sides[n]: n for s in ds.SegmentSequence if kind_of(s) == LUNG and sides[n := int(s.SegmentNumber)]}
+    if set(lungs) >= {LEFT, RIGHT}:
+        left, right = (_centre_x(lungs[side], frames, raw) for side in (LEFT, RIGHT))
         if left <= right:
             yield REASONS("side-differs")
         for number, side in sides.items():
@@ -159,19 +164,21 @@ def _sides(ds: Dataset, frames: Frames, raw: Sources) -> Iterator[Reason]:
                 continue
             mine, other = (
                 _shared(number, lungs[side], frames),
-                _shared(number, lungs[_RIGHT if side == _LEFT else _LEFT], frames),
+                _shared(number, lungs[RIGHT if side == LEFT else LEFT], frames),
             )
             if other > mine:
                 yield REASONS("side-differs")
 
 
-def _kind(segment: Dataset) -> str:
+def kind_of(segment: Dataset) -> str:
+    """Return the code value of a segment's property type."""
     return str(segment.SegmentedPropertyTypeCodeSequence[0].CodeValue)
 
 
-def _side(segment: Dataset) -> str:
+def side_of(segment: Dataset) -> str:
+    """Return the code value of a segment's side; empty if it claims none."""
     modifiers = segment.SegmentedPropertyTypeCodeSequence[0].get("SegmentedPropertyTypeModifierCodeSequence") or ()
-    return next((str(m.CodeValue) for m in modifiers if m.CodeValue in {_LEFT, _RIGHT}), "")
+    return next((str(m.CodeValue) for m in modifiers if m.CodeValue in {LEFT, RIGHT}), "")
 
 
 def _centre_x(segment: int, frames: Frames, raw: Sources) -> float:

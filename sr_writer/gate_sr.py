@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 
 from dicom_io.reason import Reason
 from sr_writer.codes import concept
-from sr_writer.gate_seg import Frames, voxel_volume_mm3
+from sr_writer.gate_seg import LEFT, LUNG, RIGHT, Frames, kind_of, side_of, voxel_volume_mm3
 from sr_writer.gate_sources import Sources
 from sr_writer.reasons import REASONS
 
@@ -17,6 +17,7 @@ OUTLINE_TOLERANCE_PX = 1.5
 _MEASUREMENTS, _GROUP = "126010", "125007"
 _TRACKING_UID, _TRACKING_ID = "112040", "112039"
 _SEGMENT, _VOLUME = "121191", "118565006"
+_SITE, _LATERALITY = "363698007", "272741003"
 _PER_MM3 = {"mm3": 1.0, "cm3": 1000.0}
 
 
@@ -47,6 +48,7 @@ def check(
             outlined.add(tracking_uid)
         if segment is not None:
             yield from _outlines(group, frames[segment[1]], segment[2])
+        yield from _sides(group, segmentations, frames, segment)
         yield from _numbers(group, segmentations, frames, segment)
     if set(tracked) - outlined:
         yield REASONS("outline-missing")
@@ -93,6 +95,39 @@ def _outlines(group: Dataset, frames: Frames, segment: int) -> Iterator[Reason]:
         low, high = np.array([columns[0], rows[0]]), np.array([columns[-1] + 1, rows[-1] + 1])
         if (points < low - OUTLINE_TOLERANCE_PX).any() or (points > high + OUTLINE_TOLERANCE_PX).any():
             yield REASONS("outline-differs")
+
+
+def _sides(
+    group: Dataset, segmentations: Mapping[str, Dataset], frames: Mapping[str, Frames],
+    segment: tuple[str, str, int] | None,
+) -> Iterator[Reason]:  # fmt: skip
+    """Check the side that a group claims: against its segment, else against the lung nearest to its outlines."""
+    claimed = {str(i.ConceptCodeSequence[0].CodeValue) for s in _named(group, _SITE) for i in _named(s, _LATERALITY)}
+    if not claimed & {LEFT, RIGHT}:
+        return
+    if segment is not None:
+        shown = side_of(segmentations[segment[1]].SegmentSequence[segment[2] - 1])
+        if shown and claimed != {shown}:
+            yield REASONS("side-differs")
+        return
+    for item in _children(group, "SCOORD"):
+        nearest = _nearest_lung(item, segmentations, frames)
+        if nearest and claimed != {nearest}:
+            yield REASONS("side-differs")
+
+
+def _nearest_lung(outline: Dataset, segmentations: Mapping[str, Dataset], frames: Mapping[str, Frames]) -> str:
+    """Return the side of the lung whose mean column on the outline's slice is nearest; empty without both lungs there."""
+    image = str(next(_children(outline, "IMAGE")).ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+    column = float(np.array(outline.GraphicData, float).reshape(-1, 2)[:, 0].mean())
+    away = {}
+    for uid, seg in segmentations.items():
+        for lung in (s for s in seg.SegmentSequence if kind_of(s) == LUNG and side_of(s)):
+            frame = frames[uid].index.get((int(lung.SegmentNumber), image))
+            columns = () if frame is None else np.flatnonzero(frames[uid].plane(frame).any(axis=0))
+            if len(columns):
+                away[side_of(lung)] = abs(float(np.mean(columns)) - column)
+    return min(away, key=lambda side: away[side]) if {LEFT, RIGHT} <= set(away) else ""
 
 
 def _numbers(

@@ -118,6 +118,30 @@ def _wrong_share(ds: Dataset) -> None:
     value.NumericValue = value.FloatingPointValue = round(float(value.NumericValue) + 1, 3)
 
 
+def _swap_words(ds: Dataset) -> None:
+    first, second = ds.SegmentSequence[:2]
+    first.SegmentLabel, second.SegmentLabel = second.SegmentLabel, first.SegmentLabel
+
+
+def _swap_sides(*words: str) -> Change:
+    """Swap left and right in the groups whose tracking identifier holds one of `words`."""
+    other = {"7771000": "24028007", "24028007": "7771000"}
+
+    def change(ds: Dataset) -> None:
+        done = 0
+        for group in _groups(ds):
+            identifier = str(_named(group, "112039")[0].TextValue)
+            if any(word in identifier for word in words):
+                for site in _named(group, "363698007"):
+                    for item in _named(site, "272741003"):
+                        code = item.ConceptCodeSequence[0]
+                        code.CodeValue = other.get(code.CodeValue, code.CodeValue)
+                        done += 1
+        assert done
+
+    return change
+
+
 def _swap_axes(ds: Dataset) -> None:
     for item in _items(ds, "SCOORD"):
         item.GraphicData = np.reshape(item.GraphicData, (-1, 2))[:, ::-1].reshape(-1).tolist()
@@ -169,6 +193,10 @@ MUTATIONS: list[tuple[str, Change, str, str]] = [
     ("seg", _mirror, "seg", "side-differs"),
     ("seg", _swap_labels, "seg", "side-differs"),
     ("seg", _finding_on_the_other_side, "seg", "side-differs"),
+    ("seg", _swap_words, "seg", "side-differs"),
+    ("sr", _swap_sides("opacity", "nodule", "finding"), "sr", "side-differs"),
+    ("sr", _swap_sides("third"), "sr", "side-differs"),
+    ("sr", _swap_sides("lung"), "sr", "side-differs"),
     ("seg", _shift, "seg", "position-differs"),
     ("seg", _refer_to_neighbour, "seg", "position-differs"),
     ("seg", _set("FrameOfReferenceUID", "2.25.7"), "seg", "frame-of-reference-differs"),
