@@ -1,6 +1,8 @@
 """Fixtures that every test may use."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,21 @@ def real_data() -> Path:
     folder = Path(named)
     assert (folder / "ct").is_dir(), f"PACS_AI_NODE_TEST_DATA={named}: no folder ct in it"
     return folder
+
+
+@pytest.fixture(scope="session")
+def orthanc_program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A program that runs Debian's Orthanc so that it listens on loopback only."""
+    program, compiler = shutil.which("Orthanc"), shutil.which("cc")
+    if program is None or compiler is None:
+        pytest.skip("Orthanc, or the compiler that ties it to loopback, is not installed")
+    folder = tmp_path_factory.mktemp("orthanc")
+    shim, source = folder / "loopback_bind.so", Path(__file__).parent / "loopback_bind.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(shim), str(source), "-ldl"], check=True)
+    runner = folder / "orthanc"
+    runner.write_text(f'#!/bin/sh\nLD_PRELOAD="{shim}" exec "{program}" "$@"\n', encoding="utf-8")
+    runner.chmod(0o755)
+    return str(runner)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

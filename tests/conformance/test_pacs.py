@@ -70,7 +70,8 @@ def free_port() -> int:
 class Hospital:
     """An Orthanc that knows the node under both of its titles, and the node that `serve` starts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, orthanc_program: str) -> None:
+        self._orthanc = orthanc_program
         self.folder, self.data = folder, folder / "node"
         self.dicom, self.http = free_port(), free_port()
         self.log = folder / "node.log"
@@ -84,7 +85,7 @@ class Hospital:
         }  # fmt: skip
         (self.folder / "orthanc.json").write_text(json.dumps(settings))
         quick = {**os.environ, "TCP_NODELAY": "1"}  # Debian's DCMTK waits 40 ms for every answer otherwise
-        self._run([tool("Orthanc"), str(self.folder / "orthanc.json")], self.folder / "orthanc.log", quick)
+        self._run([self._orthanc, str(self.folder / "orthanc.json")], self.folder / "orthanc.log", quick)
         self.until(self._pacs_answers, 30.0, "Orthanc")
         self.configuration = self.folder / "node.toml"
         text = CONFIGURATION.format(data_dir=json.dumps(str(self.data)), port=self.dicom)
@@ -193,8 +194,8 @@ def _environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    made = Hospital(tmp_path_factory.mktemp("hospital"))
+def hospital(tmp_path_factory: pytest.TempPathFactory, orthanc_program: str) -> Iterator[Hospital]:
+    made = Hospital(tmp_path_factory.mktemp("hospital"), orthanc_program)
     try:
         made.start()
         yield made

@@ -1,7 +1,6 @@
 """The sender against other people's PACS: Orthanc as Debian ships it."""
 
 import json
-import shutil
 import socket
 import subprocess
 import time
@@ -16,11 +15,17 @@ from dicom_io.scu import Peer, echo, find_study, store
 pytestmark = pytest.mark.conformance
 
 
+def listens_on(pid: int) -> set[str]:
+    """IPv4 addresses that a process listens on (Linux, /proc/net/tcp: addresses are little endian, state 0A listens)."""
+    links = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    mine = {link[8:-1] for link in links if link.startswith("socket:[")}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    here = {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in mine}
+    return {socket.inet_ntoa(bytes.fromhex(a)[::-1]) for a in here}
+
+
 @pytest.fixture
-def orthanc(tmp_path: Path, until: Callable[..., None]) -> Iterator[Peer]:
-    program = shutil.which("Orthanc")
-    if program is None:
-        pytest.skip("Orthanc is not installed")
+def orthanc(tmp_path: Path, until: Callable[..., None], orthanc_program: str) -> Iterator[Peer]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     configuration = {
@@ -44,9 +49,12 @@ def orthanc(tmp_path: Path, until: Callable[..., None]) -> Iterator[Peer]:
             return False
         return True
 
-    with subprocess.Popen([program, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [orthanc_program, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             until(answers, 30)
+            assert listens_on(process.pid) == {"127.0.0.1"}
             yield peer
         finally:
             process.terminate()

@@ -1,7 +1,6 @@
 """The node beside other people's PACS: Orthanc as Debian ships it forwards everything, results included."""
 
 import json
-import shutil
 import socket
 import subprocess
 import urllib.request
@@ -31,11 +30,8 @@ def ask(http: int, path: str, body: str | None = None) -> Any:
 
 
 def test_results_come_back_and_forwarding_them_changes_nothing(
-    make_rig: Callable[..., Any], ct: list[Path], tmp_path: Path
+    make_rig: Callable[..., Any], ct: list[Path], tmp_path: Path, orthanc_program: str
 ) -> None:
-    program = shutil.which("Orthanc")
-    if program is None:
-        pytest.skip("Orthanc is not installed")
     dicom, http = free_port(), free_port()
     rig = make_rig(elsewhere=("ORTHANC", dicom), check_study=True)
     rig.start()
@@ -54,7 +50,7 @@ def test_results_come_back_and_forwarding_them_changes_nothing(
         },
     }
     (tmp_path / "orthanc.json").write_text(json.dumps(configuration))
-    command = [program, str(tmp_path / "orthanc.json")]
+    command = [orthanc_program, str(tmp_path / "orthanc.json")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             peer = Peer("127.0.0.1", dicom, "ORTHANC", "SCANNER")
