@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from config.settings import Rule, Settings
+from config.settings import Settings, Tests
 
 _PREFIX = "PACS_AI_NODE__"
 _PLACES = (Path("pacs-ai-node.toml"), Path("/etc/pacs-ai-node/config.toml"))
@@ -178,13 +178,31 @@ def _cross_check(settings: Settings, source: str) -> None:
                     name,
                     f"no such destination; there are: {', '.join(destinations) or 'none'}",
                 )
-        _check_when(rule, f"{at}.when", source)
+        _check_tests(rule.when, f"{at}.when", source)
+        for number, tests in enumerate(rule.require):
+            _check_tests(tests, f"{at}.require.{number}", source)
+    _check_places(settings, destinations, source)
 
 
-def _check_when(rule: Rule, at: str, source: str) -> None:
+def _check_places(settings: Settings, destinations: list[str], source: str) -> None:
+    """Check what names other parts of the configuration."""
+    archive = settings.commitment.archive
+    if archive and archive not in destinations:
+        there = ", ".join(destinations) or "none"
+        raise ConfigError(source, "commitment.archive", archive, f"no such destination; there are: {there}")
+    names = [r.name for r in settings.ris]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(source, "ris.name", name, "is used twice; every RIS needs its own name")
+    study = settings.study
+    if study.quiet_min_s > study.quiet_max_s:
+        raise ConfigError(source, "study.quiet_min_s", study.quiet_min_s, "must not exceed study.quiet_max_s")
+
+
+def _check_tests(when: Tests, at: str, source: str) -> None:
     from pydicom.datadict import tag_for_keyword  # noqa: PLC0415 - 0.2 s that --help need not pay
 
-    for key, test in rule.when.items():
+    for key, test in when.items():
         for keyword in key.split("."):
             if key not in _NOT_TAGS and tag_for_keyword(keyword) is None:
                 raise ConfigError(

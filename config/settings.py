@@ -20,6 +20,7 @@ Seconds = Annotated[float, Ge(0.0)]
 Port = Annotated[int, Ge(0), Le(65535)]
 Tell = Literal["result", "failed", "unable"]
 Scalar = str | int | float | bool
+Tests = Mapping[str, Scalar | tuple[Scalar, ...] | Mapping[str, Scalar | tuple[Scalar, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Peer:
     """``[[dicom.peer]]``: one sender that may store.
 
     `charset` is what it really writes, where it declares something else. ``sends = "study"`` says that its release of an
-    association means that the study is complete.
+    association means that the study is complete. With a `query_port` it is asked by C-FIND how many images each series
+    has, under `query_ae_title` if it answers under another title.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -44,6 +46,8 @@ class Peer:
     host: str
     charset: str | None = None
     sends: Literal["study"] | None = None
+    query_port: Annotated[int, Ge(1), Le(65535)] | None = None
+    query_ae_title: AETitle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,18 @@ class Dicom:
 
 @dataclass(frozen=True, slots=True)
 class StudyTimes:
-    """``[study]``: when a study is taken for complete (seconds)."""
+    """``[study]``: when a study is taken for complete (seconds).
+
+    With ``pace = "learn"`` the quiet time of a sender that has been seen often enough follows its own longest pauses,
+    between `quiet_min_s` and `quiet_max_s`; one that has not, and every sender with ``"fixed"``, gets `quiet_s`.
+    """
 
     __pydantic_config__: ClassVar = _STRICT
     settle_s: Seconds = 1.0
     quiet_s: Seconds = 60.0
+    pace: Literal["learn", "fixed"] = "learn"
+    quiet_min_s: Seconds = 5.0
+    quiet_max_s: Seconds = 900.0
     boot_grace_s: Seconds = 15.0
     max_open_s: Seconds = 3600.0
 
@@ -99,7 +110,11 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """``[[destination]]``: one place that results are sent to."""
+    """``[[destination]]``: one place that results are sent to.
+
+    `proof` is how arrival is confirmed: by asking for the objects (C-FIND), by storage commitment, or not at all. What
+    could not be sent for `max_age_h` is given up, visibly; 0: never.
+    """
 
     __pydantic_config__: ClassVar = _STRICT
     name: Annotated[str, Len(1)]
@@ -108,19 +123,67 @@ class Destination:
     ae_title: AETitle
     profile: Literal["ohif"] = "ohif"
     check_study: bool = True
+    proof: Literal["find", "commitment", "none"] = "find"
+    max_age_h: Annotated[float, Ge(0.0)] = 168.0
+
+
+@dataclass(frozen=True, slots=True)
+class RIS:
+    """``[[ris]]``: a place that modality performed procedure steps are passed on to, unchanged."""
+
+    __pydantic_config__: ClassVar = _STRICT
+    name: Annotated[str, Len(1)]
+    host: str
+    port: Annotated[int, Ge(1), Le(65535)]
+    ae_title: AETitle
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """``[commitment]``: storage commitment for senders, off unless `archive` names a destination.
+
+    A scanner deletes its images on success, and this node is no archive: only what that archive has itself committed is
+    passed on.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    archive: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """``[storage]``: when no more is accepted (0xA700), and how long what is finished stays.
+
+    Receiving stops below `min_free_mb`, or with `max_waiting` jobs waiting (0: any number), and goes on a quarter
+    beyond. Images and results of finished studies go after `images_days` and `results_days`, copies of refused objects
+    after `quarantine_days` (0: never), and sooner, oldest first, while less than `keep_free_mb` are free (0: not).
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    min_free_mb: Annotated[int, Ge(0)] = 256
+    max_waiting: Annotated[int, Ge(0)] = 10_000
+    keep_free_mb: Annotated[int, Ge(0)] = 0
+    images_days: Annotated[float, Ge(0.0)] = 30.0
+    results_days: Annotated[float, Ge(0.0)] = 365.0
+    quarantine_days: Annotated[float, Ge(0.0)] = 90.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``[[rule]]``: which series run which pipelines and where the results go; `when` holds tag tests."""
+    """``[[rule]]``: which series run which pipelines and where the results go; `when` holds tag tests.
+
+    A study that matches waits for at least one series for every table of tests in `require`.
+    """
 
     __pydantic_config__: ClassVar = _STRICT
     name: Annotated[str, Len(1)]
-    when: Mapping[str, Scalar | tuple[Scalar, ...] | Mapping[str, Scalar | tuple[Scalar, ...]]]
+    when: Tests
     run: tuple[str, ...] = ()
     send_to: tuple[str, ...] = ()
     mode: Literal["live", "shadow"] = "live"
     tell: tuple[Tell, ...] = ("result", "failed", "unable")
+    require: tuple[Tests, ...] = ()
+    priority: Literal["stat", "high", "routine"] = "routine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +202,13 @@ class Settings:
     node: Node = field(default_factory=Node)
     dicom: Dicom = field(default_factory=Dicom)
     study: StudyTimes = field(default_factory=StudyTimes)
+    storage: Storage = field(default_factory=Storage)
+    commitment: Commitment = field(default_factory=Commitment)
     worker: Worker = field(default_factory=Worker)
     database: Database = field(default_factory=Database)
     log: Log = field(default_factory=Log)
     pipeline: Pipelines = field(default_factory=Pipelines)
     writer: WriterOptions = field(default_factory=WriterOptions)
     destination: tuple[Destination, ...] = ()
+    ris: tuple[RIS, ...] = ()
     rule: tuple[Rule, ...] = ()

@@ -22,10 +22,10 @@ def deliveries(db: Database, study_uid: str) -> tuple[Delivery, ...]:
 
 
 def take(db: Database, destination: str, now: float) -> Delivery | None:
-    """Take the delivery to `destination` that is due longest; its attempt counts from here."""
+    """Take the most urgent delivery to `destination` that is due, of these the longest; its attempt counts from here."""
     # `held` with a time: the destination is asked again whether it knows the study; without: not published yet
     ready = sa.and_(_d.destination == destination, _d.state.in_(("waiting", "held")), _d.next_attempt <= now)
-    first = sa.select(_d.id).where(ready).order_by(_d.next_attempt, _d.id).limit(1).scalar_subquery()
+    first = sa.select(_d.id).where(ready).order_by(_d.priority, _d.next_attempt, _d.id).limit(1).scalar_subquery()
     with db.write() as c:
         taken = t.delivery.update().where(_d.id == first, ready).values(state="sending", attempts=_d.attempts + 1)
         row = c.execute(taken.returning(t.delivery)).first()

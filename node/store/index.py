@@ -101,7 +101,15 @@ def _arrived(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> None
     study = c.execute(sa.select(t.study.c.state, t.study.c.revision).where(t.study.c.uid == x.study_uid)).first()
     if study is None:
         facts = {"uid": x.study_uid, "hash": hashed(x.study_uid), "accession": x.accession, "patient_id": x.patient_id}
-        life = {"state": "open", "revision": 1, "dropped": 0, "opened": x.at, "active": x.at, "upto": new}
+        life = {
+            "state": "open",
+            "revision": 1,
+            "dropped": 0,
+            "opened": x.at,
+            "active": x.at,
+            "upto": new,
+            "corrected": 0,
+        }
         c.execute(t.study.insert().values(**facts, issuer=x.issuer, date=x.date, **life))
         return
     grown = t.study.update().where(t.study.c.uid == x.study_uid)

@@ -29,9 +29,9 @@ def jobs(db: Database, study_uid: str) -> tuple[Job, ...]:
 
 
 def due(db: Database, now: float, limit: int = 1) -> tuple[int, ...]:
-    """Return the jobs that may be claimed now, oldest first."""
+    """Return the jobs that may be claimed now, the most urgent first, then the oldest."""
     with db.read() as c:
-        rows = c.execute(sa.select(_j.id).where(_claimable(now)).order_by(_j.id).limit(limit))
+        rows = c.execute(sa.select(_j.id).where(_claimable(now)).order_by(_j.priority, _j.id).limit(limit))
         return tuple(rows.scalars())
 
 
@@ -245,6 +245,7 @@ def _queue(
         "study_uid": done.study_uid,
         "revision": done.revision,
         "destination": destination,
+        "priority": done.priority,
         "what": "refused" if state == "quarantined" else "objects",
         "created": now,
     }

@@ -54,6 +54,7 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
                     "study_uid": study_uid,
                     "revision": job.revision,
                     "destination": place,
+                    "priority": job.priority,
                     "created": now,
                     "what": "objects",
                 }

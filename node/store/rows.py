@@ -15,6 +15,7 @@ DeliveryState = Literal[
 ]
 Role = Literal["image", "other", "authored", "unreadable"]
 """``image`` opens, extends and revises studies; ``other``: another maker's result or document; ``authored``: ours."""
+NoticeKind = Literal["mpps-create", "mpps-set", "ian", "commit-request", "commit-result"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,35 @@ class Repeated:
     sop_uid: str
 
 
-Change = AssociationOpened | AssociationEnded | Arrived | Repeated
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Journal: a peer sent a notice.
+
+    `procedure` is (UID, status, study UIDs) of a performed procedure step; `announced` the (study, series, SOP Instance)
+    UIDs that it or an availability notification names.
+    """
+
+    kind: NoticeKind
+    uid: str
+    entry: str
+    association: str
+    calling: str
+    called: str
+    peer: str
+    at: float
+    procedure: tuple[str, str, tuple[str, ...]] | None = None
+    announced: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Journal: retention took the file of an entry away."""
+
+    entry: str
+    at: float
+
+
+Change = AssociationOpened | AssociationEnded | Arrived | Repeated | Noticed | Removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +127,7 @@ class Study:
     opened: float
     active: float
     upto: int
+    corrected: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +164,7 @@ class StoredInstance:
     association: str
     received: float
     role: Role
+    removed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +176,7 @@ class Planned:
     send_to: Mapping[str, Sequence[str]]
     document: Mapping[str, Any]
     reason: Mapping[str, Any] | None = None
+    priority: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +208,7 @@ class Job:
     input_digest: str | None
     document: dict[str, Any] | None
     carried_from: int | None
+    priority: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +243,10 @@ class Delivery:
     last_error: dict[str, Any] | None
     created: float
     ended: float | None
+    priority: int = 2
+    proof: str | None = None
+    proof_next: float | None = None
+    proof_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ def _job(seen: Study, plan: Planned, now: float) -> dict[str, Any]:
         "study_uid": seen.uid, "revision": seen.revision, "upto": seen.upto, "subject": "study",
         "pipeline": plan.pipeline, "series": list(plan.series),
         "send_to": {name: list(told) for name, told in plan.send_to.items()},
-        "state": "done" if over else "waiting", "created": now, "ended": now if over else None,
+        "priority": plan.priority, "state": "done" if over else "waiting", "created": now, "ended": now if over else None,
         "outcome": "not_analysed" if over else None,
         "reason": plan.reason, "document": plan.document,
     }  # fmt: skip

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-VERSION = 2
+VERSION = 3
 """Counts up with every change of the tables."""
 
 metadata = sa.MetaData()
@@ -67,6 +67,7 @@ study = sa.Table(
     sa.Column("opened", sa.Float, nullable=False),  # first new image of this revision
     sa.Column("active", sa.Float, nullable=False),  # last image, repeated ones included
     sa.Column("upto", sa.Integer, nullable=False),  # newest image row
+    sa.Column("corrected", sa.Integer, nullable=False, default=0),  # how often the source corrected whose study it is
 )
 
 instance = sa.Table(
@@ -85,6 +86,7 @@ instance = sa.Table(
     sa.Column("association", sa.String, nullable=False),
     sa.Column("received", sa.Float, nullable=False),
     sa.Column("role", sa.String, nullable=False),  # image | other | authored | unreadable
+    sa.Column("removed", sa.Float),  # when retention took the file away
     sa.Index("ix_instance_study", "study_uid", "role", "series_uid"),
 )
 
@@ -100,6 +102,7 @@ job = sa.Table(
     sa.Column("pipeline", sa.String),  # null: no pipeline is meant for this study
     sa.Column("series", sa.JSON, nullable=False),  # candidate Series Instance UIDs
     sa.Column("send_to", sa.JSON, nullable=False),  # destination name -> outcomes that are told to it
+    sa.Column("priority", sa.Integer, nullable=False, default=2),  # 0 stat, 1 high, 2 routine
     sa.Column("state", sa.String, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("losses", sa.Integer, nullable=False, default=0),  # attempts lost with the whole process tree
@@ -143,10 +146,14 @@ delivery = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("destination", sa.String, nullable=False),
     sa.Column("what", sa.String, nullable=False, default="objects"),  # or "refused": what the gate keeps back
+    sa.Column("priority", sa.Integer, nullable=False, default=2),
     sa.Column("state", sa.String, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("next_attempt", sa.Float),
     sa.Column("last_error", sa.JSON(none_as_null=True)),
+    sa.Column("proof", sa.String),  # of a delivered one: null (to be asked for), asked, find, commitment, none
+    sa.Column("proof_next", sa.Float),
+    sa.Column("proof_attempts", sa.Integer, nullable=False, default=0),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("ended", sa.Float),
     sa.UniqueConstraint("job_id", "destination", "what"),
@@ -161,4 +168,110 @@ event = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("kind", sa.String, nullable=False),
     sa.Column("data", sa.JSON, nullable=False),
+)
+
+notice = sa.Table(  # what peers told us: MPPS, instance availability, storage commitment
+    "notice",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("kind", sa.String, nullable=False),  # mpps-create | mpps-set | ian | commit-request | commit-result
+    sa.Column("uid", sa.String, nullable=False, index=True),  # affected SOP Instance UID, or Transaction UID
+    sa.Column("entry", sa.String, nullable=False, unique=True),  # path below the spool
+    sa.Column("association", sa.String, nullable=False),
+    sa.Column("calling", sa.String, nullable=False),
+    sa.Column("called", sa.String, nullable=False),
+    sa.Column("peer", sa.String, nullable=False),
+    sa.Column("received", sa.Float, nullable=False),
+)
+
+procedure = sa.Table(  # modality performed procedure steps, one row per study that a step is about
+    "procedure",
+    metadata,
+    sa.Column("uid", sa.String, primary_key=True),
+    sa.Column("study_uid", sa.String, primary_key=True, index=True),
+    sa.Column("status", sa.String, nullable=False),  # IN PROGRESS | COMPLETED | DISCONTINUED
+    sa.Column("updated", sa.Float, nullable=False),
+)
+
+announced = sa.Table(  # instances that a performed procedure step or an availability notification names
+    "announced",
+    metadata,
+    sa.Column("by", sa.String, primary_key=True),  # UID of the step or notification
+    sa.Column("sop_uid", sa.String, primary_key=True),
+    sa.Column("study_uid", sa.String, nullable=False, index=True),
+    sa.Column("series_uid", sa.String, nullable=False),
+)
+
+relay = sa.Table(  # notices on their way to the RIS, in the order of their arrival
+    "relay",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("notice_id", sa.Integer, sa.ForeignKey("notice.id"), nullable=False),
+    sa.Column("to", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),  # waiting | delivered | dead
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("next_attempt", sa.Float),
+    sa.Column("last_error", sa.JSON(none_as_null=True)),
+    sa.UniqueConstraint("notice_id", "to"),
+    sa.Index("ix_relay_due", "to", "state", "id"),
+)
+
+source_count = sa.Table(  # what a sender answered when asked how many images each series of a study has
+    "source_count",
+    metadata,
+    sa.Column("study_uid", sa.String, primary_key=True),
+    sa.Column("source", sa.String, primary_key=True),
+    sa.Column("at", sa.Float, primary_key=True),
+    sa.Column("series", sa.JSON, nullable=False),  # Series Instance UID -> images, results excluded
+)
+
+pace = sa.Table(  # the longest pauses of a sender within one study
+    "pace",
+    metadata,
+    sa.Column("sender", sa.String, primary_key=True),
+    sa.Column("study_uid", sa.String, primary_key=True),
+    sa.Column("within_s", sa.Float, nullable=False),  # between images of one association
+    sa.Column("between_s", sa.Float, nullable=False),  # between associations
+    sa.Column("images", sa.Integer, nullable=False),
+    sa.Column("first", sa.Float, nullable=False),
+    sa.Column("last", sa.Float, nullable=False),
+    sa.Index("ix_pace_recent", "sender", "last"),
+)
+
+commitment = sa.Table(  # storage commitment asked of a destination: for a delivery of ours, or on behalf of a sender
+    "commitment",
+    metadata,
+    sa.Column("transaction_uid", sa.String, primary_key=True),
+    sa.Column("destination", sa.String, nullable=False, index=True),
+    sa.Column("delivery_id", sa.Integer, sa.ForeignKey("delivery.id")),
+    sa.Column("notice_id", sa.Integer, sa.ForeignKey("notice.id")),  # the sender's request
+    sa.Column("state", sa.String, nullable=False),  # waiting | asked | committed | failed | told | dead
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("next_attempt", sa.Float),
+    sa.Column("asked", sa.Float),
+    sa.Column("answered", sa.Float),
+    sa.Column("failed", sa.JSON(none_as_null=True)),  # SOP Instance UID -> failure reason
+    sa.Column("last_error", sa.JSON(none_as_null=True)),
+)
+
+breaker = sa.Table(  # destinations that do not answer are left alone for a while
+    "breaker",
+    metadata,
+    sa.Column("destination", sa.String, primary_key=True),
+    sa.Column("state", sa.String, nullable=False),  # closed | open | half-open
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("next_try", sa.Float),
+    sa.Column("last_error", sa.JSON(none_as_null=True)),
+)
+
+alarm = sa.Table(  # what a person must look at; one row per (code, subject)
+    "alarm",
+    metadata,
+    sa.Column("code", sa.String, primary_key=True),
+    sa.Column("subject", sa.String, primary_key=True),  # study UID, destination name, or empty for the node
+    sa.Column("study_uid", sa.String, index=True),
+    sa.Column("raised", sa.Float, nullable=False),
+    sa.Column("cleared", sa.Float),
+    sa.Column("reason", sa.JSON, nullable=False),
 )
