@@ -258,6 +258,18 @@ class Event:
     data: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """What a person must look at; `subject` is a study UID, the name of a destination, or empty for the node."""
+
+    code: str
+    subject: str
+    study_uid: str | None
+    raised: float
+    cleared: float | None
+    reason: dict[str, Any]
+
+
 def as_a(kind: type[R], row: sa.Row[*tuple[Any, ...]]) -> R:
     """Return a database row as the dataclass `kind`, whose fields are named like the columns."""
     return kind(**row._mapping)  # noqa: SLF001 - SQLAlchemy's documented attribute; the underscore keeps it apart from columns
