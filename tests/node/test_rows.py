@@ -413,8 +413,8 @@ def test_a_job_waits_for_the_one_that_it_depends_on(bench: Bench, ct: list[Path]
     bench.after(61.0)
     with bench.db.write() as c:
         c.exec_driver_sql(
-            "INSERT INTO job (study_uid, revision, upto, subject, depends_on, pipeline, series, send_to, state, attempts,"
-            " losses, not_before, created) SELECT study_uid, revision, upto, subject, id, 'second', series, send_to, state,"
+            "INSERT INTO job (study_uid, revision, upto, subject, depends_on, pipeline, series, send_to, priority, state, attempts,"
+            " losses, not_before, created) SELECT study_uid, revision, upto, subject, id, 'second', series, send_to, priority, state,"
             " attempts, losses, not_before, created FROM job"
         )
     assert jobs.due(bench.db, bench.now, 9) == (1,)
