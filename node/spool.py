@@ -72,10 +72,17 @@ class Spool:
         self.incoming = self.root / "incoming"
         self.journals = self.root / "journal"
         self.quarantine = data_dir / "quarantine" / "received"
+        notices = self.root / "notices"
         self._free_bytes = free_bytes
         self._known: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
-        for folder in (self.incoming, self.journals, self.quarantine, *(self.root / f"{n:02x}" for n in range(256))):
+        for folder in (
+            self.incoming,
+            self.journals,
+            notices,
+            self.quarantine,
+            *(self.root / f"{n:02x}" for n in range(256)),
+        ):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.root, data_dir):
             sync_folder(folder)
@@ -102,29 +109,55 @@ class Spool:
         OSError
             If the disk is full or fails; nothing may be acknowledged.
         """
+        name = hashlib.sha256(arrived.sop_instance_uid.encode()).hexdigest()
+        return self._keep(arrived.path, f"{name[:2]}/{name}", arrived.digest, digest_dataset)
+
+    def keep(self, content: bytes, stem: str) -> Stored:
+        """Make a small file (a notice) durable as ``notices/<stem>-<n>.dcm``, as `store` does with an object.
+
+        Parameters
+        ----------
+        content : bytes
+            The whole file.
+        stem : str
+            Name of the file; never from the wire. Equal bytes under one stem are one file, other bytes get their own.
+
+        Raises
+        ------
+        OSError
+            As `store`.
+        """
+        part = self.incoming / f"{os.getpid()}-{threading.get_ident()}.notice.part"
+        try:
+            part.write_bytes(content)
+            return self._keep(part, f"notices/{stem}", hashlib.sha256(content).hexdigest(), _digest_bytes)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _keep(self, part: Path, stem: str, digest: str, digest_of: Callable[[Path], str]) -> Stored:
+        """Flush `part`, give it the first free entry of `stem` unless its bytes stand there already, flush the folder."""
         stat = os.statvfs(self.root)
         if stat.f_bavail * stat.f_frsize < self._free_bytes:
             raise SpoolFullError(errno.ENOSPC, "less free space than the spool leaves for others")
         passing("receive.before_fsync")
-        _sync(arrived.path, os.O_RDONLY)
-        name = hashlib.sha256(arrived.sop_instance_uid.encode()).hexdigest()
+        _sync(part, os.O_RDONLY)
         for version in range(MAX_VERSIONS):
-            entry = f"{name[:2]}/{name}-{version}.dcm"
+            entry = f"{stem}-{version}.dcm"
             path = self.root / entry
             known = False
             try:
-                os.link(arrived.path, path)
+                os.link(part, path)
             except FileExistsError:
                 with self._lock:
-                    digest = self._known.get(entry)
-                known = digest is not None
-                if (digest or digest_dataset(path)) != arrived.digest:
+                    before = self._known.get(entry)
+                known = before is not None
+                if (before or digest_of(path)) != digest:
                     continue
             passing("receive.after_link")
             # also for what stood there before: whoever linked it may not have flushed the folder yet
             sync_folder(path.parent)
             return Stored(entry, "duplicate" if known else "conflict" if version else "stored")
-        raise SpoolFullError(errno.ENOSPC, f"more than {MAX_VERSIONS} different objects under one SOP Instance UID")
+        raise SpoolFullError(errno.ENOSPC, f"more than {MAX_VERSIONS} different objects under one name")
 
     def recorded(self, stored: Stored, digest: str) -> None:
         """Remember that the record of `stored` is durable."""
@@ -305,6 +338,10 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _digest_bytes(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _alive(pid: int) -> bool:

@@ -88,6 +88,24 @@ def test_the_file_is_flushed_before_it_is_linked_and_the_folder_after(
     assert calls == [("fsync", str(arrived.path)), ("link", str(entry)), ("fsync", str(entry.parent))]
 
 
+def test_a_notice_is_kept_in_the_same_order_and_equal_bytes_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(data)
+    calls = []
+    fsync, link = os.fsync, os.link
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (calls.append(("fsync", os.path.realpath(f"/proc/self/fd/{fd}"))), fsync(fd))
+    )
+    monkeypatch.setattr(os, "link", lambda a, b: (calls.append(("link", str(b))), link(a, b)))
+    kept = spool.keep(b"one", "abc")
+    path = spool.root / kept.entry
+    assert (kept.entry, kept.kind, path.read_bytes()) == ("notices/abc-0.dcm", "stored", b"one")
+    assert [name for name, _ in calls] == ["fsync", "link", "fsync"]
+    assert calls[1:] == [("link", str(path)), ("fsync", str(path.parent))]
+    assert spool.keep(b"one", "abc").entry == kept.entry
+    assert spool.keep(b"other", "abc").entry == "notices/abc-1.dcm"
+    assert not list(spool.incoming.iterdir())
+
+
 def test_equal_bytes_are_a_duplicate_without_a_second_file(data: Path, arrive: Callable[..., StoredObject]) -> None:
     spool = Spool(data)
     first = keep(spool, arrive(spool))
