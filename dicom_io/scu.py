@@ -1,4 +1,4 @@
-"""The sender: C-STORE, C-ECHO and Study Root C-FIND as an SCU, with an outcome for everything that can happen.
+"""The sender: C-STORE and C-ECHO as an SCU, with an outcome for everything that can happen; how associations are opened.
 
 Nothing of the network library is raised. Two of its faults are worked round, both from event handlers:
 
@@ -9,18 +9,18 @@ Nothing of the network library is raised. Two of its faults are worked round, bo
 
 References
 ----------
-PS3.4 annex B (storage), C.4.1 (query); PS3.8 section 9.3.4 (rejection).
+PS3.4 annex B (storage); PS3.8 section 9.3.4 (rejection).
 """
 
 import contextlib
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pydicom import DataElement, config, dcmread
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
@@ -30,7 +30,7 @@ from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.transport import AssociationSocket
 
-from dicom_io.contexts import INTERCHANGEABLE, PDU_BYTES, STUDY_ROOT_FIND, VERIFICATION
+from dicom_io.contexts import INTERCHANGEABLE, PDU_BYTES, VERIFICATION
 from dicom_io.errors import NetworkError
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
@@ -38,7 +38,6 @@ from dicom_io.status import Outcome, judge
 
 _CONTEXTS = 128
 """Presentation contexts of one association (PS3.8 section 9.3.2.2: odd numbers 1 to 255)."""
-_PENDING = (0xFF00, 0xFF01)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +80,6 @@ class StoreReport:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundStudy:
-    """One match of a study query; absent values are empty.
-
-    The name may lack characters that the study has: a PACS answers in a character set of its own choice.
-    """
-
-    study_instance_uid: str
-    patient_id: str
-    issuer_of_patient_id: str
-    accession_number: str
-    patient_name: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class _Item:
     path: Path
     sop_class: str
@@ -132,65 +117,18 @@ def echo(peer: Peer, timeouts: Timeouts = Timeouts()) -> float:
     NetworkError
         With the reason why it does not.
     """
-    association = _associate(peer, [build_context(VERIFICATION)], timeouts)
+    association = associate(peer, [build_context(VERIFICATION)], timeouts)
     begun = time.perf_counter()
     try:
         status = association.send_c_echo().get("Status")
     except (ValueError, RuntimeError):  # the context was refused, or the association is gone
         status = None
     taken = time.perf_counter() - begun
-    _release(association)
+    release(association)
     row = judge(status)
     if row.code is not None:
         raise NetworkError(_reason(row.code, status), retryable=row.outcome is Outcome.RETRY)
     return taken
-
-
-def find_study(peer: Peer, study_instance_uid: str, timeouts: Timeouts = Timeouts()) -> tuple[FoundStudy, ...]:
-    """Ask whose study this is (Study Root C-FIND, study level); no match is an empty tuple.
-
-    Raises
-    ------
-    NetworkError
-        `query-not-offered` if the peer accepts no Study Root queries, `query-failed` if it answers with a failure, else
-        the reason why there is no association.
-    """
-    query = Dataset()
-    query.SpecificCharacterSet = "ISO_IR 192"
-    query.QueryRetrieveLevel = "STUDY"
-    # unchecked: the UID is the scanner's, and a warning would quote it
-    query.add(DataElement("StudyInstanceUID", "UI", study_instance_uid, validation_mode=config.IGNORE))
-    query.PatientID = query.IssuerOfPatientID = query.AccessionNumber = query.PatientName = ""
-    try:
-        association = _associate(peer, [build_context(STUDY_ROOT_FIND)], timeouts)
-    except NetworkError as error:
-        if error.reason.code == "context-refused":
-            raise NetworkError(REASONS("query-not-offered", ae_title=peer.ae_title)) from error
-        raise
-    matches: list[FoundStudy] = []
-    last: int | None = None
-    try:
-        for status, match in association.send_c_find(query, STUDY_ROOT_FIND):
-            last = status.get("Status")
-            if last in _PENDING and match is not None:
-                matches.append(_found(match))
-    except (ValueError, RuntimeError):  # the role was refused, or the association is gone
-        last = None
-    _release(association)
-    if last != 0x0000:
-        status_text = "none" if last is None else f"0x{last:04X}"
-        retryable = judge(last).outcome is Outcome.RETRY
-        raise NetworkError(REASONS("query-failed", ae_title=peer.ae_title, status=status_text), retryable=retryable)
-    return tuple(match for match in matches if match.study_instance_uid == study_instance_uid)
-
-
-def _found(match: Dataset) -> FoundStudy:
-    def text(keyword: str) -> str:
-        value = match.get(keyword)
-        return "" if value is None else str(value).strip(" \0")
-
-    keywords = ("StudyInstanceUID", "PatientID", "IssuerOfPatientID", "AccessionNumber", "PatientName")
-    return FoundStudy(*(text(keyword) for keyword in keywords))
 
 
 def _item(path: Path) -> _Item:
@@ -227,7 +165,7 @@ def _send(peer: Peer, items: Sequence[_Item], timeouts: Timeouts) -> Iterator[St
     """
     pairs = dict.fromkeys((item.sop_class, syntax) for item in items for syntax in _encodings(item.syntax))
     try:
-        association = _associate(peer, [build_context(*pair) for pair in pairs], timeouts)
+        association = associate(peer, [build_context(*pair) for pair in pairs], timeouts)
     except NetworkError as error:
         outcome = Outcome.RETRY if error.retryable else Outcome.DEAD
         for item in items:
@@ -258,7 +196,7 @@ def _send(peer: Peer, items: Sequence[_Item], timeouts: Timeouts) -> Iterator[St
                 return
             answered = True
     finally:
-        _release(association)
+        release(association)
 
 
 def _report(item: _Item, status: int | None) -> StoreReport:
@@ -287,8 +225,8 @@ class _Entity(AE):
         return made
 
 
-def _associate(peer: Peer, contexts: list[PresentationContext], timeouts: Timeouts) -> Association:
-    """Open an association.
+def associate(peer: Peer, contexts: list[PresentationContext], timeouts: Timeouts) -> Association:
+    """Open an association; whoever does so gives it to `release` in the end.
 
     Raises
     ------
@@ -371,7 +309,8 @@ def _acknowledge_at_once(event: Event) -> None:
             transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-def _release(association: Association) -> None:
+def release(association: Association) -> None:
+    """End an association, if it has not ended already, and close its socket."""
     if association.is_established:
         association.release()
     _close(association.ae)

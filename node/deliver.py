@@ -12,10 +12,11 @@ from typing import Any
 import structlog
 
 from config.settings import Destination, Settings
-from dicom_io import scu
+from dicom_io import scu, scu_query
 from dicom_io.errors import NetworkError
 from dicom_io.reason import Reason
-from dicom_io.scu import FoundStudy, Peer, StoreReport
+from dicom_io.scu import Peer, StoreReport
+from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome
 from node import child, retry
 from node.clock import surviving
@@ -151,7 +152,7 @@ class Courier:
     def _ask(self, delivery: Delivery, study: Study, chance: float) -> Verdict | None:
         """Ask the destination whose study it is, if it answers such questions."""
         try:
-            found = scu.find_study(self._peer, study.uid)
+            found = scu_query.find_study(self._peer, study.uid)
         except NetworkError as error:
             if error.reason.code == "query-not-offered":
                 return None

@@ -1,4 +1,4 @@
-"""A small PACS for the demo and the tests: it stores what it gets in a folder and answers echoes and study queries.
+"""A small PACS for the demo and the tests: it stores what it gets in a folder and answers echoes and queries.
 
 It is the node's own listener with other callables, on a real socket; it keeps no database and forgets nothing.
 """
@@ -8,7 +8,7 @@ import json
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -24,6 +24,11 @@ from dicom_io.status import Answer
 from node.spool import utc
 
 _STUDY_KEYS = ("StudyInstanceUID", "PatientID", "IssuerOfPatientID", "AccessionNumber", "PatientName", "StudyDate")
+_LEVELS = {  # unique key, keys that are matched and returned
+    "STUDY": ("StudyInstanceUID", _STUDY_KEYS),
+    "SERIES": ("SeriesInstanceUID", ("StudyInstanceUID", "SeriesInstanceUID", "Modality")),
+    "IMAGE": ("SOPInstanceUID", ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")),
+}
 _PLAIN_UID = re.compile(r"[0-9.]{1,64}")
 
 
@@ -108,16 +113,19 @@ class LoopbackPacs:
         """Keep nothing of what is refused."""
 
     def _find(self, query: Dataset) -> Iterator[Dataset]:
-        """Answer a study-level query from the files themselves."""
-        if query.get("QueryRetrieveLevel") != "STUDY":
-            raise ValueError("only study-level queries are answered")
-        studies: dict[str, Path] = {}
-        for item in self.received:
-            studies.setdefault(item.study_instance_uid, item.path)
-        for path in studies.values():
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["SpecificCharacterSet", *_STUDY_KEYS])
-            if all(_matches(str(query.get(key) or ""), str(header.get(key) or "")) for key in _STUDY_KEYS):
-                yield _match(query, header)
+        """Answer a query of any level from the files themselves."""
+        unique, keys = _LEVELS[str(query.QueryRetrieveLevel)]
+        asked = str(query.get("StudyInstanceUID") or "")
+        found: dict[str, list[Dataset]] = {}
+        for path in {r.path for r in self.received if not asked or r.study_instance_uid == asked}:
+            header = dcmread(path, stop_before_pixels=True, specific_tags=["SpecificCharacterSet", *keys, unique])
+            if all(_matches(str(query.get(key) or ""), str(header.get(key) or "")) for key in keys):
+                found.setdefault(str(header.get(unique)), []).append(header)
+        for headers in found.values():
+            match = _match(query, headers[0], keys)
+            if unique == "SeriesInstanceUID" and "NumberOfSeriesRelatedInstances" in query:
+                match.NumberOfSeriesRelatedInstances = len(headers)
+            yield match
 
 
 def _matches(asked: str, value: str) -> bool:
@@ -125,12 +133,12 @@ def _matches(asked: str, value: str) -> bool:
     return not asked or fnmatch.fnmatchcase(value, asked.replace("[", "[[]"))
 
 
-def _match(query: Dataset, header: Dataset) -> Dataset:
+def _match(query: Dataset, header: Dataset, keys: Sequence[str]) -> Dataset:
     match = Dataset()
     if "SpecificCharacterSet" in header:
         match.SpecificCharacterSet = header.SpecificCharacterSet
-    match.QueryRetrieveLevel = "STUDY"
-    for key in _STUDY_KEYS:
+    match.QueryRetrieveLevel = query.QueryRetrieveLevel
+    for key in keys:
         if key in query:
             setattr(match, key, header.get(key, ""))
     return match

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dicom_io.errors import NetworkError
-from dicom_io.scu import Peer, echo, find_study, store
+from dicom_io.scu import Peer, echo, store
+from dicom_io.scu_query import find_instances, find_series, find_study
 
 pytestmark = pytest.mark.conformance
 
@@ -76,6 +77,14 @@ def test_objects_go_there_without_stalls_and_the_study_is_found(
     assert (found.patient_id, found.accession_number) == ("P1", "A1")
     assert found.patient_name.startswith("Wang^XiaoDong"), "Orthanc answers in Latin-1 and drops the rest"
     assert find_study(orthanc, "2.25.404") == ()
+    [series] = find_series(orthanc, "2.25.900")
+    assert (series.modality, series.images) == ("CT", 60)
+    held = {report.sop_instance_uid for report in reports}
+    some = sorted(held)[:3]
+    assert find_instances(orthanc, "2.25.900", series.series_instance_uid) == held
+    assert find_instances(orthanc, "2.25.900", series.series_instance_uid, [*some, "2.25.404"]) == set(some)
+    assert find_instances(orthanc, "2.25.900", series.series_instance_uid, some[:1]) == set(some[:1])
+    assert find_series(orthanc, "2.25.404") == ()
 
 
 def test_a_title_that_is_not_its_own_is_rejected(orthanc: Peer) -> None:

@@ -13,15 +13,20 @@ from typing import Any
 
 import pytest
 from pydicom import DataElement, config, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.events import Event
 from pynetdicom.sop_class import CTImageStorage, Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
+from dicom_io import scu_query
 from dicom_io.errors import NetworkError
 from dicom_io.read import digest_dataset
-from dicom_io.scu import Peer, Timeouts, _guard, echo, find_study, store
+from dicom_io.scu import Peer, Timeouts, _guard, echo, store
+from dicom_io.scu_query import find_instances, find_series, find_study
 from dicom_io.status import Outcome
 from node.loopback_pacs import LoopbackPacs, received
 
@@ -298,6 +303,49 @@ def test_a_study_whose_uid_breaks_the_rules_is_found_too(pacs: LoopbackPacs, wri
     assert [found.patient_id for found in find_study(peer(pacs.port), "1.02.A")] == ["P1"]
 
 
+def test_series_are_counted_and_instances_listed(pacs: LoopbackPacs, write_slice: Callable[..., Path]) -> None:
+    files = [write_slice(SeriesInstanceUID=f"2.25.9{n % 2}") for n in range(5)]
+    held = [report.sop_instance_uid for report in store(peer(pacs.port), files)]
+    series = {s.series_instance_uid: s for s in find_series(peer(pacs.port), "2.25.900")}
+    assert {uid: (s.modality, s.images) for uid, s in series.items()} == {"2.25.90": ("CT", 3), "2.25.91": ("CT", 2)}
+    assert find_instances(peer(pacs.port), "2.25.900", "2.25.90") == set(held[0::2])
+    assert find_instances(peer(pacs.port), "2.25.900", "2.25.90", held[:2]) == {held[0]}
+    assert find_instances(peer(pacs.port), "2.25.900", "2.25.90", [held[1]]) == frozenset()
+    assert find_series(peer(pacs.port), "2.25.404") == ()
+
+
+FIND = (("1.2.840.10008.5.1.4.1.2.2.1", [ImplicitVRLittleEndian]),)
+
+
+def test_a_count_that_is_missing_or_odd_is_no_count() -> None:
+    def find(event: Event) -> Iterator[tuple[int, Dataset | None]]:
+        assert (event.identifier.QueryRetrieveLevel, event.identifier.StudyInstanceUID) == ("SERIES", "2.25.900")
+        for n, count in enumerate((None, b"", b"12", b"-3", b"1.5", b"many")):
+            match = Dataset()
+            match.SeriesInstanceUID = f"2.25.{n}"
+            if count is not None:
+                match[0x00201209] = RawDataElement(BaseTag(0x00201209), "IS", len(count), count, 0, True, True)
+            yield 0xFF00, match
+        yield 0x0000, None
+
+    with scripted([(evt.EVT_C_FIND, find)], contexts=FIND) as port:
+        assert [s.images for s in find_series(peer(port), "2.25.900", QUICK)] == [None, None, 12, None, None, None]
+
+
+def test_an_answer_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scu_query, "_MATCHES", 50)
+
+    def find(event: Event) -> Iterator[tuple[int, Dataset | None]]:
+        while not event.is_cancelled and event.assoc.is_established:
+            match = Dataset()
+            match.SeriesInstanceUID = "2.25.1"
+            yield 0xFF00, match
+
+    with scripted([(evt.EVT_C_FIND, find)], contexts=FIND) as port, pytest.raises(NetworkError) as caught:
+        find_series(peer(port), "2.25.900", QUICK)
+    assert caught.value.reason.code == "query-failed"
+
+
 def test_a_peer_without_queries_says_so() -> None:
     with scripted([]) as port, pytest.raises(NetworkError) as caught:
         find_study(peer(port), "2.25.900", QUICK)
@@ -313,12 +361,7 @@ def test_a_query_that_fails_is_no_empty_answer(answer: Any) -> None:
             raise ValueError
         yield answer, None
 
-    with (
-        scripted(
-            [(evt.EVT_C_FIND, find)], contexts=(("1.2.840.10008.5.1.4.1.2.2.1", [ImplicitVRLittleEndian]),)
-        ) as port,
-        pytest.raises(NetworkError) as caught,
-    ):
+    with scripted([(evt.EVT_C_FIND, find)], contexts=FIND) as port, pytest.raises(NetworkError) as caught:
         find_study(peer(port), "2.25.900", QUICK)
     assert caught.value.reason.code == "query-failed"
 

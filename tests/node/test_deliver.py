@@ -9,7 +9,8 @@ import pytest
 
 from config.settings import Destination
 from dicom_io.reason import Reason
-from dicom_io.scu import FoundStudy, StoreReport
+from dicom_io.scu import StoreReport
+from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome
 from node.deliver import Courier, judge_store, judge_study
 from node.loopback_pacs import LoopbackPacs
