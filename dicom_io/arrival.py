@@ -7,26 +7,34 @@ listener names, hashes while it writes, and keeps an `OSError` for the handler, 
 
 import hashlib
 import itertools
+import mmap
 import os
 import struct
 import threading
 import zlib
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, BinaryIO
 
-from pydicom.dataelem import RawDataElement
-from pydicom.filereader import read_dataset
 from pydicom.uid import UID
+
+from dicom_io import elements
+from dicom_io.errors import UnreadableError
+from dicom_io.limits import LIMITS
+from dicom_io.read import read_instance
+from dicom_io.reasons import REASONS
+from dicom_io.scan import outline
 
 PREAMBLE = 132
 """Bytes of preamble and prefix (PS3.10 section 7.1)."""
 
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_UIDS = frozenset({SOP_CLASS, SOP_INSTANCE, STUDY, SERIES})
+_FAULTS = {"truncated": "object-truncated", "no-uids": ""}
 INFLATED_HEAD = 1 << 20
-"""A deflated data set is inflated this far (bytes), and no further, to find its UIDs."""
+"""The UIDs of a deflated data set are looked for in its first bytes, this many."""
 
 _counter = itertools.count()
 
@@ -141,13 +149,13 @@ def open_arrival(**options: Any) -> Any:  # noqa: ANN401 - as tempfile has it
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The UIDs at the head of a data set, empty where absent; `parsed` is false if the head could not be read."""
+    """The UIDs of a data set, empty where absent; `fault` is the code of the reason why it is no data set to keep."""
 
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    parsed: bool = True
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    fault: str = ""
 
     @property
     def complete(self) -> bool:
@@ -156,7 +164,7 @@ class Identity:
 
 
 def read_identity(path: Path, offset: int, syntax: str) -> Identity:
-    """Read the UIDs of a data set, and nothing beyond Series Instance UID (0020,000E).
+    """Read the UIDs of an object that arrived, and see whether its data set is whole. Never raises.
 
     Parameters
     ----------
@@ -168,31 +176,62 @@ def read_identity(path: Path, offset: int, syntax: str) -> Identity:
         Transfer syntax UID of the data set.
     """
     try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return _identity(file, UID(syntax))
-    except Exception:  # noqa: BLE001 - whatever a hostile head does to the parser, it is an object that cannot be parsed
-        return Identity("", "", "", "", parsed=False)
+        return _identity(path, offset, UID(syntax))
+    except UnreadableError as error:
+        return Identity(fault=_FAULTS.get(error.reason.code, "object-unparsable"))
+    except Exception:  # noqa: BLE001 - whatever hostile bytes do, it is an object that cannot be parsed
+        return Identity(fault="object-unparsable")
 
 
-def _identity(file: BinaryIO, syntax: UID) -> Identity:
-    if syntax.is_transfer_syntax and syntax.is_deflated:
-        file = BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(INFLATED_HEAD), INFLATED_HEAD))
+def _identity(path: Path, offset: int, syntax: UID) -> Identity:
     known = syntax.is_transfer_syntax and not syntax.is_private
-    head = read_dataset(
-        file,
-        is_implicit_VR=syntax.is_implicit_VR if known else False,
-        is_little_endian=syntax.is_little_endian if known else True,
-        stop_when=lambda tag, _vr, _length: tag > SERIES,
-        defer_size=1024,
-        specific_tags=[SOP_CLASS, SOP_INSTANCE, STUDY, SERIES],
-    )
+    little = syntax.is_little_endian if known else True
+    with path.open("rb") as file:
+        if known and syntax.is_deflated:
+            head = _inflated_head(file, offset)
+            seen = outline(head, 0, _UIDS)
+            if seen.verdict == "cut" and len(head) >= INFLATED_HEAD:
+                seen = replace(seen, verdict="whole")  # the stream is whole, only its head was kept
+        else:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                seen = outline(mapped, offset, _UIDS, little_endian=little)
+    if seen.verdict == "cut":
+        return Identity(fault="object-truncated")
+    if seen.verdict == "deep":
+        return Identity(fault="object-unparsable")
+    if seen.verdict == "odd":
+        # not as the standard has it, but perhaps legible
+        header = read_instance(path).header
+        return Identity(*(_uid(elements.text(header, name).encode()) for name in _KEYWORDS))
+    if any(len(set(values)) > 1 for values in seen.values.values()):
+        return Identity(fault="object-ambiguous")
+    return Identity(*(_uid(seen.values.get(tag, (b"",))[0]) for tag in (SOP_CLASS, SOP_INSTANCE, STUDY, SERIES)))
 
-    def uid(tag: int) -> str:
-        # the raw bytes: decoding would validate, and warn with the value in the text
-        element = head.get_item(tag)
-        value = element.value if isinstance(element, RawDataElement) else None
-        text = value.rstrip(b"\0 ").lstrip(b" ").decode("ascii") if isinstance(value, bytes) else ""
-        return text if len(text) <= 64 and text.isprintable() else ""
 
-    return Identity(uid(SOP_CLASS), uid(SOP_INSTANCE), uid(STUDY), uid(SERIES))
+def _uid(raw: bytes) -> str:
+    """Return a UID as text; empty if it cannot be one. Odd characters stay: nothing is ever named by them."""
+    text = raw.rstrip(b"\0 ").lstrip(b" ").decode("ascii")
+    return text if len(text) <= 64 and text.isprintable() and "\\" not in text else ""
+
+
+def _inflated_head(file: BinaryIO, offset: int) -> bytes:
+    """Inflate a data set to its end in constant memory; return its head.
+
+    Raises
+    ------
+    UnreadableError
+        ``truncated`` or ``inflates-too-large``.
+    """
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    file.seek(offset)
+    head, total = b"", 0
+    while not engine.eof:
+        packed = engine.unconsumed_tail or file.read(INFLATED_HEAD)
+        plain = engine.decompress(packed, INFLATED_HEAD)
+        if not packed and not plain:
+            raise UnreadableError(REASONS("truncated"))
+        head = head or plain
+        total += len(plain)
+        if total > LIMITS.read.inflated_bytes:
+            raise UnreadableError(REASONS("inflates-too-large"))
+    return head

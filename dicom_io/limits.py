@@ -8,10 +8,13 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
-    """What one file may cost before its pixels: bytes of one element, bytes of an inflated header or image."""
+    """What one file may cost; see ``limits.toml`` for each."""
 
     element_bytes: int
+    meta_bytes: int
     inflated_bytes: int
+    image_bytes: int
+    depth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,7 @@ class ArchiveLimits:
     """What one zip file may cost on disk."""
 
     entries: int
+    directory_bytes: int
     entry_bytes: int
     total_bytes: int
     compression_ratio: float

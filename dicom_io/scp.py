@@ -360,8 +360,8 @@ def _answer(event: Event, track: _Track, handlers: Handlers) -> int:
 
 def _fault(found: Identity, asked: tuple[str, str]) -> tuple[Answer, str] | None:
     """Return the status and the reason's code for an object that is refused, or None."""
-    if not found.parsed:
-        return Answer.CANNOT_UNDERSTAND, "object-unparsable"
+    if found.fault:
+        return Answer.CANNOT_UNDERSTAND, found.fault
     if not found.complete:
         return Answer.CANNOT_UNDERSTAND, "object-without-uids"
     if asked != (found.sop_class_uid, found.sop_instance_uid):

@@ -439,7 +439,7 @@ def test_no_log_line_names_a_patient(
         assert peer.store(encode(first)) == 0x0000
         assert peer.store(encode(make_slice(SOPInstanceUID="2.25.1", **secret, StationName="X"))) == 0x0000
         assert peer.store(encode(make_slice(SOPInstanceUID="2.25.2", **secret))) == 0xA900
-        assert peer.store(encode(first)[:-300] + b"\xff" * 200) == 0x0000
+        assert peer.store(encode(first)[:-300] + b"\xff" * 200) == 0xC000
     until(lambda: "association-released" in node.kinds)
     out, err = capfd.readouterr()
     assert "receive.refused" in out + err
