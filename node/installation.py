@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.spool import sync_folder
+from node.spool import make_folders, sync_folder
 
 _LOCK_S = 1.0
 """Whoever asks for the `status` holds the lock for an instant: it is tried for so long."""
@@ -68,8 +68,7 @@ class DataFolder:
             If the folder cannot be written.
         """
         try:
-            for folder in (self.spool, self.artifacts, self.quarantine):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(self.spool, self.artifacts, self.quarantine)
             file = self.path / "installation-id"
             if not file.exists():
                 part = self.path / ".installation-id.part"

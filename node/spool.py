@@ -3,6 +3,7 @@
 Order per instance: fsync(file), link, fsync(folder), journal record, fdatasync(journal), answer (DESIGN, promise 1).
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -76,16 +77,8 @@ class Spool:
         self._free_bytes = free_bytes
         self._known: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
-        for folder in (
-            self.incoming,
-            self.journals,
-            notices,
-            self.quarantine,
-            *(self.root / f"{n:02x}" for n in range(256)),
-        ):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self.root, data_dir):
-            sync_folder(folder)
+        entries = (self.root / f"{n:02x}" for n in range(256))
+        make_folders(self.incoming, self.journals, notices, self.quarantine, *entries)
 
     def clean(self) -> int:
         """Remove what dead processes were receiving; return how many files.
@@ -325,6 +318,17 @@ def _records(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
 def utc(now: datetime) -> str:
     """Return `now` (aware) as UTC text with microseconds, ISO 8601."""
     return now.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def make_folders(*folders: Path) -> None:
+    """Make folders that are not there, and flush every name on the way to them that a crash could take away."""
+    new = {place for folder in folders for place in (folder, *folder.parents) if not place.exists()}
+    for folder in folders:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # also what is not new: whoever made it may have died before it was flushed
+    for parent in sorted({place.parent for place in (*new, *folders)}):
+        with contextlib.suppress(PermissionError):  # somebody else's folder that may be written, not read
+            sync_folder(parent)
 
 
 def sync_folder(folder: Path) -> None:
