@@ -197,7 +197,7 @@ def _identity(path: Path, offset: int, syntax: UID) -> Identity:
                 seen = outline(mapped, offset, _UIDS, little_endian=little)
     if seen.verdict == "cut":
         return Identity(fault="object-truncated")
-    if seen.verdict == "deep":
+    if seen.verdict == "wrong":
         return Identity(fault="object-unparsable")
     if seen.verdict == "odd":
         # not as the standard has it, but perhaps legible

@@ -15,6 +15,7 @@ class ReadLimits:
     inflated_bytes: int
     image_bytes: int
     depth: int
+    message_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

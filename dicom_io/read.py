@@ -5,9 +5,11 @@ References
 DICOM PS3.10 section 7 (file format); PS3.5 section 7.1 and annex A.5 (deflated transfer syntax).
 """
 
+import contextlib
 import hashlib
 import io
 import os
+import stat
 import struct
 import warnings
 import zipfile
@@ -37,6 +39,7 @@ from dicom_io.limits import LIMITS
 from dicom_io.model import Instance
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
+from dicom_io.scan import LONG
 
 # Tolerant when reading: pydicom would otherwise put header values, which are patient data, into its warnings.
 config.settings.reading_validation_mode = config.IGNORE
@@ -44,9 +47,10 @@ config.settings.reading_validation_mode = config.IGNORE
 _CHUNK: Final = 1 << 20
 _PREAMBLE: Final = 132
 _MEDIA_DIRECTORY: Final = "1.2.840.10008.1.3.10"
-_LONG_LENGTH: Final = frozenset(
-    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
-)
+_META_ELEMENTS: Final = 1000
+"""Group 0002 has about twenty elements; thousands only cost time."""
+_ZIP_END: Final = 65_535 + 22 + 20 + 56
+"""The end of an archive: the longest comment, and the records before it (bytes)."""
 _SYSTEM_FILES: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 _TEXT: Final = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 _NUMBER_TEXT: Final = frozenset({"DS", "IS"})  # pydicom leaves them text if they are no numbers
@@ -123,9 +127,9 @@ def read_instance(path: Path, charset: str | None = None) -> Instance:
     try:
         with path.open("rb") as file:
             offset = dataset_offset(file)
-            file.seek(offset)
-            digest = _digest(file)
             header = _parse(file, offset, charset)
+            file.seek(offset)
+            digest = _digest(file)  # last: what is no DICOM may be of any size
     except OSError as error:
         raise UnreadableError(REASONS("unreadable-file"), retryable=True) from error
     if elements.text(header, "SOPClassUID") == _MEDIA_DIRECTORY or "DirectoryRecordSequence" in header:
@@ -133,6 +137,18 @@ def read_instance(path: Path, charset: str | None = None) -> Instance:
     if not all(elements.text(header, keyword) for keyword in _REQUIRED):
         raise UnreadableError(REASONS("no-uids" if offset or "SOPClassUID" in header else "not-dicom"))
     return Instance(path, digest, _transfer_syntax(header), header)
+
+
+def read_encoded(content: bytes) -> Dataset:
+    """Read a small DICOM file that is in memory already; what it holds need not be an instance.
+
+    Raises
+    ------
+    UnreadableError
+        As `read_instance`, but for missing UIDs.
+    """
+    file = io.BytesIO(content)
+    return _parse(file, dataset_offset(file), None)
 
 
 def discover(paths: Iterable[Path], scratch: Path) -> Iterator[Found]:
@@ -148,7 +164,7 @@ def discover(paths: Iterable[Path], scratch: Path) -> Iterator[Found]:
     Yields
     ------
     Found
-        One for each file; the caller decides about copies of one instance.
+        One for each file, and for each folder that cannot be read; the caller decides about copies of one instance.
 
     Raises
     ------
@@ -157,12 +173,20 @@ def discover(paths: Iterable[Path], scratch: Path) -> Iterator[Found]:
     """
     for path in paths:
         root = path if path.is_dir() else path.parent
-        for file in _walk(path):
-            display = file.relative_to(root).as_posix()
-            if _is_zip(file):
+        for file, reason in _walk(path, scratch):
+            display = shown(file.relative_to(root).as_posix())
+            if reason is not None:
+                yield Found(file, display, None, reason, skipped=reason.klass == "note")
+            elif _is_zip(file):
                 yield from _unpack(file, display, scratch)
             else:
                 yield _look(file, display)
+
+
+def shown(name: str) -> str:
+    r"""Return a file's name fit for documents and terminals: what is not printable, or no UTF-8, as ``\xNN``."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _look(path: Path, display: str) -> Found:
@@ -174,13 +198,37 @@ def _look(path: Path, display: str) -> Found:
         return Found(path, display, None, error.reason, skipped=error.reason.klass == "note")
 
 
-def _walk(path: Path) -> Iterator[Path]:
+def _walk(path: Path, scratch: Path) -> Iterator[tuple[Path, Reason | None]]:
+    """Yield every file below `path`; with a reason what is no file, and folders that cannot be read.
+
+    Each folder's files come before its folders. Without recursion: folders may be nested deeper than Python's stack.
+    """
     if not path.is_dir():
-        yield path
+        yield path, _not_readable(path)
         return
-    for folder, folders, names in os.walk(path):
-        folders.sort()
-        yield from (file for name in sorted(names) if (file := Path(folder, name)).is_file())
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            yield folder, REASONS("unreadable-folder")
+            continue
+        below = [Path(e) for e in found if e.is_dir(follow_symlinks=False)]
+        folders += [f for f in reversed(below) if f != scratch]
+        yield from ((Path(e), _not_readable(Path(e))) for e in found if not e.is_dir(follow_symlinks=False))
+
+
+def _not_readable(path: Path) -> Reason | None:
+    """Return why `path` is not to be opened: opening a pipe or a device may never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return REASONS("unreadable-file")
+    if stat.S_ISDIR(mode):
+        return REASONS("linked-folder")
+    return None if stat.S_ISREG(mode) else REASONS("special-file")
 
 
 def _is_zip(path: Path) -> bool:
@@ -195,25 +243,47 @@ def _is_zip(path: Path) -> bool:
 
 def _unpack(archive: Path, display: str, scratch: Path) -> Iterator[Found]:
     try:
+        if _directory_bytes(archive) > LIMITS.archive.directory_bytes:
+            yield Found(archive, display, None, REASONS("archive-too-large"))
+            return
         with zipfile.ZipFile(archive) as opened:
             members = sorted((m for m in opened.infolist() if not m.is_dir()), key=lambda m: m.filename)
             if len(members) > LIMITS.archive.entries:
                 yield Found(archive, display, None, REASONS("archive-too-large"))
                 return
-            stem, room = (
-                hashlib.sha256(os.fsencode(archive.absolute())).hexdigest()[:16],
-                LIMITS.archive.total_bytes,
-            )
+            stem = hashlib.sha256(os.fsencode(archive.absolute())).hexdigest()[:16]
+            # entries that overlap would each be unpacked from the same bytes: all together are held to the ratio
+            room = min(LIMITS.archive.total_bytes, _unpacked_bytes(archive.stat().st_size))
             for number, member in enumerate(members):
                 target = scratch / f"{stem}-{number:06d}.dcm"
                 found = _member(opened, member, target, room)
+                with contextlib.suppress(FileNotFoundError):
+                    room -= target.stat().st_size
                 if found.instance is None:
                     target.unlink(missing_ok=True)
-                else:
-                    room -= target.stat().st_size
-                yield replace(found, display=f"{display}/{member.filename}", path=target if found.instance else archive)
-    except (zipfile.BadZipFile, ValueError, struct.error):
+                name = f"{display}/{shown(member.filename)}"
+                yield replace(found, display=name, path=target if found.instance else archive)
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError):
         yield Found(archive, display, None, REASONS("archive-damaged"))
+
+
+def _unpacked_bytes(packed: int) -> int:
+    return int(LIMITS.archive.compression_ratio * packed) + _CHUNK
+
+
+def _directory_bytes(archive: Path) -> int:
+    """Return the length of an archive's list of entries; the library would read all of it before it can be asked.
+
+    APPNOTE 4.3.14 to 4.3.16; 0 if there is none, about which the library complains by itself.
+    """
+    with archive.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _ZIP_END))
+        tail = file.read()
+    if (at := tail.rfind(b"PK\x06\x06")) >= 0 and len(tail) >= at + 48:
+        return int(struct.unpack_from("<Q", tail, at + 40)[0])
+    if (at := tail.rfind(b"PK\x05\x06")) >= 0 and len(tail) >= at + 16:
+        return int(struct.unpack_from("<L", tail, at + 12)[0])
+    return 0
 
 
 def _member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, room: int) -> Found:
@@ -221,9 +291,9 @@ def _member(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, room
     if member.flag_bits & 1:
         return Found(target, member.filename, None, REASONS("archive-encrypted"))
     # measured against what is really written: the sizes that an archive states are claims
-    ratio = int(LIMITS.archive.compression_ratio * member.compress_size) + _CHUNK
+    room = min(LIMITS.archive.entry_bytes, room, _unpacked_bytes(member.compress_size))
     try:
-        if not _extract(opened, member, target, min(LIMITS.archive.entry_bytes, room, ratio)):
+        if not _extract(opened, member, target, room):
             return Found(target, member.filename, None, REASONS("archive-too-large"))
     except zipfile.BadZipFile:
         return Found(target, member.filename, None, REASONS("archive-damaged"))
@@ -261,20 +331,31 @@ def _digest(file: BinaryIO) -> str:
 
 
 def dataset_offset(file: BinaryIO) -> int:
-    """Return where the data set starts: behind preamble and group 0002, which is always explicit little endian."""
+    """Return where the data set starts: behind preamble and group 0002, which is always explicit little endian.
+
+    Raises
+    ------
+    UnreadableError
+        ``truncated``, or ``unparsable`` if group 0002 does not end within the limit.
+    """
     head = file.read(_PREAMBLE)
     offset = _PREAMBLE if head[128:] == b"DICM" else 0
-    while True:
+    for _ in range(_META_ELEMENTS):
         file.seek(offset)
         start = file.read(12)
         if len(start) < 8 or start[:2] != b"\x02\x00" or not start[4:6].isalpha():
-            return offset
-        if start[4:6] in _LONG_LENGTH:
+            break
+        if start[4:6] in LONG:
             if len(start) < 12:
                 raise UnreadableError(REASONS("truncated"))
             offset += 12 + int(struct.unpack_from("<I", start, 8)[0])
         else:
             offset += 8 + int(struct.unpack_from("<H", start, 6)[0])
+    else:
+        raise UnreadableError(REASONS("unparsable"))
+    if offset > LIMITS.read.meta_bytes:
+        raise UnreadableError(REASONS("truncated" if offset > file.seek(0, os.SEEK_END) else "unparsable"))
+    return offset
 
 
 def _parse(file: BinaryIO, offset: int, charset: str | None) -> FileDataset:

@@ -15,8 +15,10 @@ from typing import Final, Literal, Protocol
 
 from dicom_io.limits import LIMITS
 
-Verdict = Literal["whole", "cut", "odd", "deep"]
-"""``cut``: ends inside an element; ``odd``: no data set that this scan understands; ``deep``: nested beyond the limit."""
+Verdict = Literal["whole", "cut", "odd", "wrong"]
+"""``cut``: ends inside an element; ``odd``: nothing that this scan understands; ``wrong``: nested beyond the limit, or
+with elements of the file meta information, which have no place in a data set and would be taken for it when the file is
+read again."""
 
 LONG: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 """Value representations with a length of four bytes behind two reserved ones (PS3.5 section 7.1.2)."""
@@ -24,7 +26,7 @@ LONG: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV",
 _UNDEFINED: Final = 0xFFFFFFFF
 _DELIMITERS: Final = 0xFFFE
 _ITEM_END, _SEQUENCE_END, _PIXEL_DATA = 0xFFFEE00D, 0xFFFEE0DD, 0x7FE00010
-_LOWEST_GROUP: Final = 0x0004
+_COMMAND, _FILE_META = 0x0000, 0x0002
 _VALUE_BYTES: Final = 128
 """Values are given up to this length: no UID is as long."""
 
@@ -131,10 +133,10 @@ def _top_level(data: Bytes, start: int, reader: _Reader) -> Iterator[tuple[int, 
                 raise _Stop("cut")
             if not depth:
                 yield tag, at - length, length
-        if depth > LIMITS.read.depth:
-            raise _Stop("deep")
-        if depth < 0 or (not depth and tag >> 16 < _LOWEST_GROUP):
-            raise _Stop("odd")  # commands and file meta information have no place in a data set
+        if depth > LIMITS.read.depth or tag >> 16 == _FILE_META:
+            raise _Stop("wrong")
+        if depth < 0 or tag >> 16 == _COMMAND:
+            raise _Stop("odd")  # zeros behind the last element look like a command
     # fewer than 8 bytes are padding that some writers leave; whether the last fragment is whole is for its decoder
     if depth and not fragments:
         raise _Stop("cut")

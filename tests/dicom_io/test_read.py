@@ -270,6 +270,8 @@ def test_folders_are_walked_in_sorted_order(
     assert outcomes(list(discover([tmp_path], scratch))) == [
         ("top", None, False),
         ("a/.DS_Store", "system-file", True),
+        ("a/loop", "linked-folder", True),
+        ("a/pipe", "special-file", True),
         ("a/readme.txt", "not-dicom", False),
         ("a/c/1", None, False),
         ("a/c/2", None, False),
