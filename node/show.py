@@ -3,13 +3,16 @@
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from node.installation import DataFolder
 from node.spool import journals
-from node.store import Database, deliveries, events, index, jobs, studies
+from node.store import Database, alarms, deliveries, events, index, jobs, studies
 from node.store import node as store
-from node.store.rows import Carrier, Delivery, Event, Job, StoredArtifact, Study
+from node.store.rows import Alarm, Carrier, Delivery, Event, Job, StoredArtifact, Study
+
+if TYPE_CHECKING:
+    from config import Settings
 
 _DELIVERY_STATES = (
     "held", "waiting", "sending", "delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead",
@@ -37,6 +40,7 @@ def show(db: Database, study: Study, version: str) -> dict[str, Any]:
         "jobs": [_job(row, jobs.artifacts(db, row)) for row in rows],
         "timeline": sorted([*told, *received], key=lambda entry: str(entry["utc"])),
         "deliveries": [_delivery(d) for d in deliveries.deliveries(db, study.uid)],
+        "alarms": [_alarm(a) for a in alarms.standing(db, study.uid)],
     }
 
 
@@ -45,8 +49,8 @@ def listing(db: Database, found: Sequence[Study], version: str) -> dict[str, Any
     return {"schema": "pacs-ai-node/studies/1", "version": version, "studies": [_line(db, study) for study in found]}
 
 
-def status(db: Database, folder: DataFolder, version: str) -> dict[str, Any]:
-    """Return ``pacs-ai-node/status/1``: what the node is doing."""
+def status(db: Database, folder: DataFolder, version: str, settings: "Settings | None" = None) -> dict[str, Any]:
+    """Return ``pacs-ai-node/status/1``: what the node is doing; what only the configuration names needs `settings`."""
     running = folder.in_use()
     lagging = _lagging(db, folder)  # before the counts: what is indexed in between is counted
     counts = store.counts(db)
@@ -62,14 +66,21 @@ def status(db: Database, folder: DataFolder, version: str) -> dict[str, Any]:
         "running": running,
         "data_dir": str(folder.path.resolve()),
         "processes": [{"role": p.role, "pid": p.pid, "started": utc(p.started)} for p in processes],
+        "listens": None if settings is None else _listens(settings),
         "associations": counts.associations if running else 0,
         "studies": {"open": open_studies, "closed": counts.studies.get("closed", 0)},
         "jobs": work,
         "deliveries": sends,
+        "alarms": [_alarm(a) for a in alarms.standing(db)],
         "quarantine": sum(1 for path in folder.quarantine.rglob("*.dcm")),
         "disk": {"free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize},
         "idle": not pending and not (running and counts.associations) and not lagging,
     }
+
+
+def _listens(settings: "Settings") -> dict[str, Any]:
+    d = settings.dicom
+    return {"host": d.host, "port": d.port, "ae_titles": list(d.ae_titles)}
 
 
 def _lagging(db: Database, folder: DataFolder) -> bool:
@@ -134,6 +145,10 @@ def _delivery(d: Delivery) -> dict[str, Any]:
         "next_attempt": _optional(d.next_attempt), "last_error": d.last_error, "created": utc(d.created),
         "ended": _optional(d.ended),
     }  # fmt: skip
+
+
+def _alarm(a: Alarm) -> dict[str, Any]:
+    return {"code": a.code, "subject": a.subject, "study": a.study_uid, "raised": utc(a.raised), "reason": a.reason}
 
 
 def _line(db: Database, study: Study) -> dict[str, Any]:

@@ -16,8 +16,9 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
     from node.show import status
 
     del verbose
-    with opened(settings_of(config_file)) as (db, folder):
-        document = status(db, folder, installed_version())
+    settings = settings_of(config_file)
+    with opened(settings) as (db, folder):
+        document = status(db, folder, installed_version(), settings)
     if as_json:
         print_json(document)
     elif not quiet:
