@@ -12,6 +12,7 @@ from typing import Any, Literal
 import structlog
 
 from dicom_io.errors import DicomIOError
+from dicom_io.files import make_folders
 from dicom_io.model import Instance, Series, Study
 from dicom_io.reason import Reason
 from node.failpoint import passing
@@ -168,7 +169,7 @@ class _Job:
     def _finished(self, analysis: Analysis, chosen: Series) -> JobOutcome:
         """Write, gate and describe a result."""
         context, result, identity = self.context, analysis.result, self.identity
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(self.folder)
         _say(context, "write", 0.9)
         before = time.perf_counter()
         written = write.write_result(
@@ -220,7 +221,7 @@ class _Job:
         return JobOutcome(outcome, reason, retryable=again, artifacts=artifacts, refusals=refusals, document=document)
 
     def _card(self, identity: AnalysisIdentity, outcome: Outcome, reason: Reason) -> tuple[Any, Any]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(self.folder)
         written = write.write_card(
             reason, "failed" if outcome == "failed" else "not_analysed", self.study, identity, self.context.writer,
             self.folder, self.context.now, self.context.revision, self.context.predecessors,

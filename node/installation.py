@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.spool import make_folders, sync_folder
+from dicom_io.files import make_folders, sync_folder
 
 _LOCK_S = 1.0
 """Whoever asks for the `status` holds the lock for an instant: it is tried for so long."""
@@ -68,7 +68,7 @@ class DataFolder:
             If the folder cannot be written.
         """
         try:
-            make_folders(self.spool, self.artifacts, self.quarantine)
+            make_folders(self.spool, self.artifacts, self.quarantine, mode=0o700)
             file = self.path / "installation-id"
             if not file.exists():
                 part = self.path / ".installation-id.part"

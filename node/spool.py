@@ -3,7 +3,6 @@
 Order per instance: fsync(file), link, fsync(folder), journal record, fdatasync(journal), answer (DESIGN, promise 1).
 """
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from dicom_io.files import make_folders, sync_file, sync_folder
 from dicom_io.read import digest_dataset
 from dicom_io.scp import RefusedObject, StoredObject
 from node.failpoint import passing
@@ -78,7 +78,7 @@ class Spool:
         self._known: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         entries = (self.root / f"{n:02x}" for n in range(256))
-        make_folders(self.incoming, self.journals, notices, self.quarantine, *entries)
+        make_folders(self.incoming, self.journals, notices, self.quarantine, *entries, mode=0o700)
 
     def clean(self) -> int:
         """Remove what dead processes were receiving; return how many files.
@@ -133,7 +133,7 @@ class Spool:
         if stat.f_bavail * stat.f_frsize < self._free_bytes:
             raise SpoolFullError(errno.ENOSPC, "less free space than the spool leaves for others")
         passing("receive.before_fsync")
-        _sync(part, os.O_RDONLY)
+        sync_file(part)
         for version in range(MAX_VERSIONS):
             entry = f"{stem}-{version}.dcm"
             path = self.root / entry
@@ -318,30 +318,6 @@ def _records(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
 def utc(now: datetime) -> str:
     """Return `now` (aware) as UTC text with microseconds, ISO 8601."""
     return now.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def make_folders(*folders: Path) -> None:
-    """Make folders that are not there, and flush every name on the way to them that a crash could take away."""
-    new = {place for folder in folders for place in (folder, *folder.parents) if not place.exists()}
-    for folder in folders:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # also what is not new: whoever made it may have died before it was flushed
-    for parent in sorted({place.parent for place in (*new, *folders)}):
-        with contextlib.suppress(PermissionError):  # somebody else's folder that may be written, not read
-            sync_folder(parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk."""
-    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest_bytes(path: Path) -> str:

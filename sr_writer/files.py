@@ -1,6 +1,5 @@
 """Files that are whole or not there: written aside, synced, renamed, folder synced. First bytes are kept."""
 
-import os
 from pathlib import Path
 
 from pydicom import dcmread
@@ -8,6 +7,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from dicom_io.files import sync_file, sync_folder
 from sr_writer.device import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
 
@@ -35,19 +35,9 @@ def write_dicom(ds: Dataset, path: Path) -> bool:
 
 def publish(temporary: Path, path: Path) -> None:
     """Sync `temporary` to disk and give it its name; then nothing can take it away but the disk."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(temporary)
     temporary.replace(path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync the names in `folder` to disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sop_instance_uid(path: Path) -> str | None:

@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
+from dicom_io.files import make_folders
 from dicom_io.model import Series, Study
 from dicom_io.read import digest_dataset
 from dicom_io.reason import Reason
@@ -116,7 +117,7 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     by = _authorship(sources, identity, options, now, revision)
     if missing := set(result.geometry.sop_instance_uids) - set(sources.instances):
         raise ValueError(f"{len(missing)} slices of the result are not in the series")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folders(out)
     segmentation = seg.build(result, sources, by) if result.segments else None
     artifacts = [] if segmentation is None else [_write(segmentation, out, "seg")]
     report = sr.build(result, sources, by, segmentation, _reports(predecessors, identity))
@@ -198,7 +199,7 @@ def write_card(  # noqa: PLR0917 - as `write_result`
     used = {uid for uid, _ in identity.inputs}
     inputs = [i for i in study.instances if i.sop_instance_uid in used] or list(study.instances)
     by = _authorship(Sources(inputs), identity, options, now, revision)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folders(out)
     canvas = card.draw(reason, outcome, study, considered, by)
     first_of_series = {i.series_instance_uid: i for i in reversed(inputs)}
     sources = [i for _, i in sorted(first_of_series.items())]

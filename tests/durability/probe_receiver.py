@@ -17,21 +17,21 @@ from typing import Any
 from unittest.mock import patch
 
 from config.settings import Dicom, Node, Settings
+from dicom_io import files
 from node import log, receive, spool
 from node.spool import JournalWriter
 
 LATER_S = 0.4
 _real = {name: getattr(os, name) for name in ("link", "write", "fdatasync")}
-_sync, _sync_folder, _append = spool._sync, spool.sync_folder, JournalWriter.append
+_sync, _sync_folder, _append = spool.sync_file, spool.sync_folder, JournalWriter.append
 
 
 def _is_entry(folder: Path) -> bool:
     return len(folder.name) == 2
 
 
-def _no_file_flush(path: Path, flags: int) -> None:
-    if flags & os.O_DIRECTORY:
-        _sync(path, flags)
+def _no_file_flush(_path: Path) -> None:
+    """Leave the file to the kernel."""
 
 
 def _no_folder_flush(which: Callable[[Path], bool]) -> Callable[[Path], None]:
@@ -40,7 +40,7 @@ def _no_folder_flush(which: Callable[[Path], bool]) -> Callable[[Path], None]:
 
 def _link_then_flush(source: Path, target: Path) -> None:
     _real["link"](source, target)
-    _sync(source, os.O_RDONLY)
+    _sync(source)
 
 
 def _write_then_link(source: Path, target: Path) -> None:
@@ -111,10 +111,10 @@ def _spoiled(*patches: Any) -> Iterator[None]:
 
 SPOILED: dict[str, tuple[str, Callable[[], Any]]] = {
     # name -> (the fault that must be found, how)
-    "no file flush": ("file-flush", lambda: patch.object(spool, "_sync", _no_file_flush)),
+    "no file flush": ("file-flush", lambda: patch.object(spool, "sync_file", _no_file_flush)),
     "file flush after link": (
         "file-flush",
-        lambda: _spoiled(patch.object(spool, "_sync", _no_file_flush), patch.object(os, "link", _link_then_flush)),
+        lambda: _spoiled(patch.object(spool, "sync_file", _no_file_flush), patch.object(os, "link", _link_then_flush)),
     ),
     "data after file flush": ("write-after-flush", lambda: patch.object(os, "link", _write_then_link)),
     "no link": ("link", lambda: patch.object(os, "link", lambda _a, _b: None)),
@@ -142,11 +142,11 @@ SPOILED: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "no folder name": (
         "folder-name",
-        lambda: patch.object(spool, "sync_folder", _no_folder_flush(lambda f: f.name == "spool")),
+        lambda: patch.object(files, "sync_folder", _no_folder_flush(lambda f: f.name == "spool")),
     ),
     "no name of the data folder": (
         "folder-name",
-        lambda: patch.object(spool, "sync_folder", _no_folder_flush(lambda f: f == Path(sys.argv[1]))),
+        lambda: patch.object(files, "sync_folder", _no_folder_flush(lambda f: f == Path(sys.argv[1]))),
     ),
     "record of another association": ("socket", lambda: patch.object(JournalWriter, "append", _record_of_another)),
 }

@@ -1,0 +1,54 @@
+"""Names on disk: what must be flushed so that a power cut takes nothing away (fsync(2), rename(2))."""
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's content to disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk."""
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def make_folders(*folders: Path, mode: int = 0o777) -> None:
+    """Make the folders that are not there; when this returns no crash takes one away.
+
+    What stands already is flushed, too: whoever made it may have died before that. Above it nothing can be missing,
+    because no folder is made in one whose own name is not on disk.
+    """
+    parents = sorted({folder.parent for folder in folders})
+    for parent in parents:
+        _climb(parent, mode)
+    for folder in folders:
+        folder.mkdir(mode=mode, exist_ok=True)
+    for parent in parents:
+        _sync_names(parent)
+
+
+def _climb(folder: Path, mode: int) -> None:
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    _sync_names(folder.parent)
+    for place in reversed(missing):
+        place.mkdir(mode=mode, exist_ok=True)
+        _sync_names(place.parent)
+
+
+def _sync_names(folder: Path) -> None:
+    with contextlib.suppress(PermissionError):  # a folder of somebody else that may be passed, not read
+        sync_folder(folder)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
