@@ -6,50 +6,15 @@ imports it first.
 
 import logging
 
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AllStoragePresentationContexts, _config
+
+from dicom_io import syntaxes
 
 PDU_BYTES = 131072
 """Largest PDU that we take: at 128 KiB receiving costs a fifth less time than at the library's 16 KiB."""
 
-STILL_IMAGE_SYNTAXES: tuple[str, ...] = tuple(
-    str(uid)
-    for uid in (
-        ExplicitVRLittleEndian,
-        ImplicitVRLittleEndian,
-        DeflatedExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-        JPEGBaseline8Bit,
-        JPEGExtended12Bit,
-        JPEGLossless,
-        JPEGLosslessSV1,
-        JPEGLSLossless,
-        JPEGLSNearLossless,
-        JPEG2000Lossless,
-        JPEG2000,
-        HTJ2KLossless,
-        HTJ2KLosslessRPCL,
-        HTJ2K,
-        RLELossless,
-    )
-)
+STILL_IMAGE_SYNTAXES: tuple[str, ...] = tuple(row.uid for row in syntaxes.TABLE)
 """Every transfer syntax of still images (PS3.5 section 10, PS3.6 table A-1)."""
 
 STORAGE_CLASSES: tuple[str, ...] = tuple(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
@@ -57,6 +22,15 @@ STORAGE_CLASSES: tuple[str, ...] = tuple(str(context.abstract_syntax) for contex
 
 VERIFICATION = "1.2.840.10008.1.1"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+PERFORMED_STEP = "1.2.840.10008.3.1.2.3.3"
+AVAILABILITY = "1.2.840.10008.5.1.4.33"
+COMMITMENT = "1.2.840.10008.1.20.1"
+COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
+"""The one SOP Instance that every storage commitment request and result is about (PS3.4 annex J.3.5)."""
+
+NOTICE_SYNTAXES: tuple[str, ...] = (str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian))
+"""Transfer syntaxes of notices, the preferred one first: everybody who takes notices takes the default syntax, so what
+came in it can be passed on byte for byte."""
 
 INTERCHANGEABLE = frozenset(map(str, (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)))
 """Syntaxes whose data sets can be re-encoded into one another without touching a pixel."""

@@ -7,6 +7,7 @@ input and answers with pixels, or with an empty answer if they cannot be decoded
 import atexit
 import contextlib
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -16,6 +17,9 @@ from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
+
+PATIENCE_S: Final = 60.0
+"""One image is decoded within this, or its decoder hangs; a slice takes 0.02 s."""
 
 _LOCK: Final = threading.Lock()
 _running: list[subprocess.Popen[bytes]] = []
@@ -47,6 +51,8 @@ def decode(path: Path, syntax: str) -> npt.NDArray[np.integer]:
         try:
             child.stdin.write(syntax.encode() + b" " + os.fsencode(path.absolute()).hex().encode() + b"\n")
             child.stdin.flush()
+            if not select.select([child.stdout], [], [], PATIENCE_S)[0]:
+                raise TimeoutError
             line = child.stdout.readline()
             if line == b"\n":
                 raise DecoderDied

@@ -18,46 +18,23 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
-from pydicom.uid import (
-    JPEG2000,
-    UID,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEG2000TransferSyntaxes,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
-    RLELossless,
-)
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_io import elements, guarded
 from dicom_io.errors import DicomIOError, PixelError
+from dicom_io.limits import LIMITS
 from dicom_io.model import Instance
 from dicom_io.read import dataset_offset, inflated
 from dicom_io.reasons import REASONS
+from dicom_io.syntaxes import BY_UID
 
 Stored = npt.NDArray[np.integer]
 
 _NATIVE: Final = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
-_MARKED: Final = frozenset({*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes})
-_DECODERS: Final = {
-    # Damaged streams: pylibjpeg-rle panics with what is no Exception, GDCM ends the whole process. Where another decoder
-    # can do it, it does.
-    RLELossless: "pydicom",
-    JPEG2000Lossless: "pylibjpeg",
-    JPEG2000: "pylibjpeg",
-    JPEGLSLossless: "pyjpegls",
-    JPEGLSNearLossless: "pyjpegls",
-    JPEGBaseline8Bit: "pillow",
-}
-_GUARDED: Final = frozenset({JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1})
 _PADDING: Final = 16
+_JPEG_LS: Final = 0xF7
+_BOXES: Final = 4096
+"""A codestream may stand inside JP2 boxes, against the standard (PS3.5 annex A.4.4); it begins within these bytes."""
 _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
 
 
@@ -111,6 +88,7 @@ def pixel_format(instance: Instance) -> Format:
         or allocated not in {8, 16, 32}
         or not stored - 1 <= high_bit < allocated
         or sign not in {0, 1}
+        or rows * columns * allocated // 8 > LIMITS.read.image_bytes
     ):
         raise PixelError(REASONS("pixels-odd-format"))
     return Format(rows, columns, allocated, stored, high_bit, bool(sign))
@@ -172,10 +150,11 @@ def _decode(instance: Instance, form: Format) -> Stored:
                 dataset.file_meta.TransferSyntaxUID = UID(instance.transfer_syntax_uid)
             _check_whole(dataset, form)
             syntax = dataset.file_meta.TransferSyntaxUID
-            if syntax in _GUARDED:
+            decoder = BY_UID[syntax].decoder if syntax in BY_UID else ""
+            if decoder == "child":
                 cells = guarded.decode(instance.path, syntax)
             else:
-                cells = pixel_array(dataset, raw=True, decoding_plugin=_DECODERS.get(syntax, ""))
+                cells = pixel_array(dataset, raw=True, decoding_plugin=decoder)
     except (DicomIOError, OSError):
         raise
     except Exception as error:  # decoders raise whatever hostile bytes make them raise
@@ -199,11 +178,12 @@ def _check_whole(dataset: FileDataset, form: Format) -> None:
     if not dataset.get("PixelData"):
         raise PixelError(REASONS("pixels-missing"))
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in _MARKED:
+    family = BY_UID[syntax].family if syntax in BY_UID else ""
+    if family in _AGREES:
         # JPEG, JPEG-LS and JPEG 2000 end with the same marker; real padding after it may hold anything
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         whole = b"\xff\xd9" in frame[-_PADDING:]
-        if whole and syntax in JPEGTransferSyntaxes and not _jpeg_agrees(frame, form):
+        if whole and not _AGREES[family](frame, form):
             raise PixelError(REASONS("pixels-undecodable", syntax=syntax))
     else:
         whole = syntax.is_encapsulated or len(dataset.PixelData) >= form.bytes
@@ -212,22 +192,35 @@ def _check_whole(dataset: FileDataset, form: Format) -> None:
 
 
 def _jpeg_agrees(frame: bytes, form: Format) -> bool:
-    """Whether the frame header of a JPEG stream states the size and depth that the DICOM header states.
+    """Whether the frame header of a JPEG or JPEG-LS stream states the size and depth that the DICOM header states.
 
-    ISO/IEC 10918-1 annex B.
+    A decoder takes the memory that its stream asks for. ISO/IEC 10918-1 annex B, ISO/IEC 14495-1 annex C.
     """
     at = 2
     while frame[:2] == b"\xff\xd8" and at + 10 <= len(frame) and frame[at] == 0xFF:
         marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
+        if (0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}) or marker == _JPEG_LS:
             precision, rows, columns, components = struct.unpack_from(">BHHB", frame, at + 4)
             # writers state the allocated depth as well
-            depth = form.stored <= precision <= form.allocated
+            depth = marker == _JPEG_LS or form.stored <= precision <= form.allocated
             return bool(depth and (rows, columns, components) == (form.rows, form.columns, 1))
         if length < 2:
             return False
         at += 2 + length
     return False
+
+
+def _jpeg_2000_agrees(frame: bytes, form: Format) -> bool:
+    """Whether a JPEG 2000 codestream states the size that the DICOM header states; ISO/IEC 15444-1 annex A.5.1."""
+    at = frame.find(b"\xff\x4f\xff\x51", 0, _BOXES)
+    if at < 0 or len(frame) < at + 42:
+        return False
+    right, bottom, left, top = struct.unpack_from(">LLLL", frame, at + 8)
+    (components,) = struct.unpack_from(">H", frame, at + 40)
+    return bool((bottom - top, right - left, components) == (form.rows, form.columns, 1))
+
+
+_AGREES: Final = {"jpeg": _jpeg_agrees, "jpeg-2000": _jpeg_2000_agrees}
 
 
 def _source(file: BinaryIO) -> BinaryIO:
