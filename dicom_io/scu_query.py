@@ -13,9 +13,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pydicom import DataElement, config
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pynetdicom.presentation import build_context
 
+from dicom_io.charset import TEXT_VRS, declared, text_of
 from dicom_io.contexts import STUDY_ROOT_FIND
 from dicom_io.errors import NetworkError
 from dicom_io.reasons import REASONS
@@ -34,7 +37,8 @@ _ANSWERS = 10
 class FoundStudy:
     """One match of a study query; absent values are empty.
 
-    The name may lack characters that the study has: a PACS answers in a character set of its own choice.
+    The name may lack characters that the study has: a PACS answers in a character set of its own choice. What cannot be
+    decoded is U+FFFD.
     """
 
     study_instance_uid: str
@@ -59,8 +63,8 @@ def find_study(peer: Peer, study_instance_uid: str, timeouts: Timeouts = _TIMEOU
     Raises
     ------
     NetworkError
-        `query-not-offered` if the peer accepts no Study Root queries, `query-failed` if it answers with a failure, else
-        the reason why there is no association.
+        `query-not-offered` if the peer accepts no Study Root queries, `query-failed` if it answers with a failure,
+        `query-unanswered` if no answer came, else the reason why there is no association.
     """
     query = _query("STUDY", StudyInstanceUID=study_instance_uid)
     query.PatientID = query.IssuerOfPatientID = query.AccessionNumber = query.PatientName = ""
@@ -159,14 +163,18 @@ def _find(peer: Peer, query: Dataset, timeouts: Timeouts) -> list[Dataset]:
         last = None
     release(association)
     if last != 0x0000:
-        status_text = "none" if last is None else f"0x{last:04X}"
+        if last is None:
+            raise NetworkError(REASONS("query-unanswered", ae_title=peer.ae_title), retryable=True)
         retryable = judge(last).outcome is Outcome.RETRY
-        raise NetworkError(REASONS("query-failed", ae_title=peer.ae_title, status=status_text), retryable=retryable)
+        raise NetworkError(REASONS("query-failed", ae_title=peer.ae_title, status=f"0x{last:04X}"), retryable=retryable)
     return matches
 
 
 def _text(match: Dataset, keyword: str) -> str:
     try:
+        if dictionary_VR(keyword) in TEXT_VRS:  # a PACS chooses the character set of its answer
+            found = text_of(match, Tag(keyword), declared(match))
+            return "" if found is None else found.text.strip(" \0")
         value = match.get(keyword)
     except Exception:  # noqa: BLE001 - decoded only now, and a peer may write anything
         return ""

@@ -1,9 +1,9 @@
-"""The deliverer process: one queue and one thread per destination, so that none waits for another."""
+"""The deliverer process: one queue, one breaker and one thread per destination, so that none waits for another."""
 
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,23 +12,32 @@ from typing import Any
 import structlog
 
 from config.settings import Destination, Settings
-from dicom_io import scu, scu_query
-from dicom_io.errors import NetworkError
+from dicom_io.errors import DicomIOError, NetworkError
+from dicom_io.read import digest_dataset
 from dicom_io.reason import Reason
 from dicom_io.scu import Peer, StoreReport
 from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome
-from node import child, retry
+from node import alarm, breaker, child, overdue, retry
 from node.clock import surviving
 from node.failpoint import passing
 from node.installation import DataFolder
+from node.proof import Prover
 from node.reasons import REASONS
-from node.store import Database, deliveries, jobs, open_database, studies
-from node.store.rows import Delivery, DeliveryState, Study
+from node.store import Database, breakers, deliveries, jobs, open_database, studies
+from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, StoredArtifact, Study
+from node.transport import Network, Transport
+from node.whose import Whose, differences, whose
 
 _log = structlog.get_logger()
 
 _POLL_S = 0.3
+_LEVELS = {"dead": _log.error, "quarantined": _log.error, "waiting": _log.warning, "held": _log.warning}
+_NOT_HEARD = frozenset({
+    "no-answer", "query-unanswered", "peer-name-unknown", "peer-refused-connection", "peer-timeout",
+    "association-rejected", "association-aborted",
+})  # fmt: skip
+"""Reasons that mean: the destination did not connect, negotiate or answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,43 +53,70 @@ class Verdict:
     reason : Reason or None
         Why not, or what was remarkable.
     counts : bool
-        Whether the attempt counts against the limit.
+        Whether the attempt counts.
+    heard : bool or None
+        Whether the destination answered; None if it was not spoken to.
+    identity : Identity or None
+        Whether it was asked whose study it is.
     """
 
     state: DeliveryState
     wait_s: float | None = None
     reason: Reason | None = None
     counts: bool = True
+    heard: bool | None = None
+    identity: Identity | None = None
 
 
-def judge_store(reports: Sequence[StoreReport], attempts: int, chance: float) -> Verdict:
-    """Judge one attempt at sending all objects of a delivery.
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of one object, in this attempt or an earlier one."""
 
-    All or nothing: an object that is sent twice is the same object. One that the peer will never take ends the
-    delivery, and the others have been sent all the same.
+    outcome: Outcome
+    code: str | None = None
+    reason: Reason | None = None
+
+
+def judge_store(fates: Sequence[Fate], attempts: int, chance: float) -> Verdict:
+    """Judge where a delivery stands after an attempt at what was left of it.
+
+    One object that the destination will never take does not keep the others from arriving, and not for ever: the
+    delivery is `dead` once nothing is left to try. A result that is there in part is not delivered.
     """
-    if not reports:
+    if not fates:
         return Verdict("dead", reason=REASONS("nothing-to-send"))
-    for outcome in (Outcome.DEAD, Outcome.RETRY):
-        worst = next((r for r in reports if r.outcome is outcome), None)
-        if worst is None:
-            continue
-        wait_s = retry.after_failed_delivery(attempts, chance) if outcome is Outcome.RETRY else None
-        return Verdict("dead" if wait_s is None else "waiting", wait_s, worst.reason)
-    # "has it already" is an earlier attempt whose answer was lost: nobody else makes these UIDs
-    return Verdict("delivered", reason=next((r.reason for r in reports if r.reason is not None), None))
+    again = [f for f in fates if f.outcome in (Outcome.RETRY, Outcome.CHECK)]
+    if again:
+        return Verdict("waiting", retry.after_failed_delivery(attempts, chance), again[0].reason)
+    refused = [f for f in fates if f.outcome is Outcome.DEAD]
+    if not refused:
+        return Verdict("delivered", reason=next((f.reason for f in fates if f.reason is not None), None))
+    arrived = len(fates) - len(refused)
+    if not arrived:
+        return Verdict("dead", reason=refused[0].reason)
+    codes = ", ".join(sorted({str(f.code) for f in refused}))
+    return Verdict("dead", reason=REASONS("partly-delivered", arrived=arrived, total=len(fates), codes=codes))
 
 
-def judge_study(found: Sequence[FoundStudy], study: Study, attempts: int, chance: float) -> Verdict | None:
-    """Judge what the destination knows of a study; None if the results may go."""
+def judge_study(
+    found: Sequence[FoundStudy], ours: Whose, destination: str, asked: int, chance: float
+) -> Verdict | None:
+    """Judge what the destination knows of a study, asked for the `asked`-th time; None if the results may go."""
     if not found:
-        wait_s = retry.Backoff.of("unknown_study").wait(attempts, chance)
+        wait_s = retry.Backoff.of("unknown_study").wait(asked, chance)
         return Verdict("held", wait_s, REASONS("study-not-at-destination"), counts=False)
-    for match in found:
-        issuers = {match.issuer_of_patient_id, study.issuer} - {""}
-        if match.patient_id != study.patient_id or len(issuers) > 1:
-            return Verdict("quarantined", reason=REASONS("identity-differs-at-destination"))
-    return None
+    differ = sorted({keyword for match in found for keyword in differences(ours, match)})
+    if not differ:
+        return None
+    reason = REASONS("identity-differs-at-destination", destination=destination, what=", ".join(differ))
+    return Verdict("quarantined", reason=reason)
+
+
+def heard(reports: Sequence[StoreReport]) -> bool | None:
+    """Say whether a destination answered: any status, and any refusal of a single object, is an answer."""
+    said = [r.reason.code if r.status is None and r.reason is not None else None for r in reports]
+    said = [code for code in said if code != "file-unreadable"]
+    return None if not said else any(code not in _NOT_HEARD for code in said)
 
 
 class Courier:
@@ -96,73 +132,197 @@ class Courier:
         Where to.
     calling : str
         Our AE title.
+    transport : Transport or None
+        How to speak to it; None: DICOM.
+    now : Callable[[], float]
+        The clock (s since the epoch).
+    chance : Callable[[], float]
+        Uniform in 0..1; spreads the waits.
     """
 
-    def __init__(self, db: Database, root: Path, destination: Destination, calling: str) -> None:
+    def __init__(
+        self, db: Database, root: Path, destination: Destination, calling: str, *, transport: Transport | None = None,
+        now: Callable[[], float] = time.time, chance: Callable[[], float] = random.random,
+    ) -> None:  # fmt: skip
         self._db, self._root, self._destination = db, root, destination
-        self._peer = Peer(destination.host, destination.port, destination.ae_title, calling)
-        self._unknown: dict[int, int] = {}
+        self._transport = transport or Network(Peer(destination.host, destination.port, destination.ae_title, calling))
+        self._now, self._chance = now, chance
+        self._asked: dict[int, int] = {}
         self._unsettled = False
 
     def step(self) -> bool:
-        """Try the delivery that is due longest; False if none is."""
-        name = self._destination.name
+        """Try the most urgent delivery that is due; False if none is, or if the destination is left alone."""
+        name, now = self._destination.name, self._now()
         if self._unsettled:  # the last attempt could not be written down (a full disk): nobody else sends to this place
-            deliveries.interrupted(self._db, time.time(), name)
+            deliveries.interrupted(self._db, now, name)
             self._unsettled = False
-        if not deliveries.due(self._db, name, time.time()):
+        before = breakers.breaker(self._db, name) or breaker.closed(name, now)
+        if not breaker.may(before, now) or not deliveries.due(self._db, name, now):
             return False
-        delivery = deliveries.take(self._db, name, time.time())
+        probe = before.state != "closed"
+        delivery = deliveries.take(self._db, name, now, probe=probe)
         if delivery is None:
             return False
         self._unsettled = True
-        verdict = self._attempt(delivery)
-        now = time.time()
-        reason: Mapping[str, Any] | None = None if verdict.reason is None else verdict.reason.as_json()
-        deliveries.settle(
-            self._db, delivery, now, verdict.state,
-            attempts=delivery.attempts if verdict.counts else delivery.attempts - 1,
-            next_attempt=None if verdict.wait_s is None else now + verdict.wait_s, error=reason,
-        )  # fmt: skip
+        during = breaker.probing(before)
+        if probe:
+            breakers.put(self._db, during)
+        chance = self._chance()
+        verdict = self._attempt(delivery, chance)
+        now = self._now()
+        error = None if verdict.reason is None else verdict.reason.as_json()
+        after = breaker.after(during, heard=verdict.heard, now=now, chance=chance, error=error)
+        if after != during:
+            self._tell_breaker(during.state, after.state)
+            breakers.put(self._db, after)
+        wait_s, counts = verdict.wait_s, verdict.counts
+        if verdict.heard is False and after.state == "open" and after.next_try is not None:
+            # a destination that is down is no fault of the delivery: it is next when the breaker allows
+            wait_s, counts = after.next_try - now, counts and not probe
+        self._settle(delivery, verdict, now, None if wait_s is None else now + wait_s, counts=counts)
         self._unsettled = False
-        study = studies.study(self._db, delivery.study_uid)
-        levels = {"dead": _log.error, "quarantined": _log.error, "waiting": _log.warning, "held": _log.warning}
-        tell = levels.get(verdict.state, _log.info)
-        code = None if verdict.reason is None else verdict.reason.code
-        tell(
-            f"delivery.{verdict.state}", destination=name, study=study and study.hash, job=delivery.job_id, reason=code
-        )
         return True
 
-    def _attempt(self, delivery: Delivery) -> Verdict:
-        chance = random.random()  # noqa: S311 - spreads waits
-        study = studies.study(self._db, delivery.study_uid)
-        job = jobs.job(self._db, delivery.job_id)
-        if study is None or job is None:
-            return Verdict("dead", reason=REASONS("nothing-to-send"))
-        if self._destination.check_study:
-            verdict = self._ask(delivery, study, chance)
-            if verdict is not None:
-                return verdict
-        paths = [self._root / a.path for a in jobs.artifacts(self._db, job)]
-        reports = list(scu.store(self._peer, paths))
-        passing("deliver.sent")
-        return judge_store(reports, delivery.attempts, chance)
+    def _tell_breaker(self, before: str, after: str) -> None:
+        name = self._destination.name
+        if after == "open" and before == "closed":
+            _log.warning("destination.silent", destination=name)
+        if after == "closed" and before != "closed":
+            _log.info("destination.answers", destination=name)
+            alarm.quieten(self._db, "destination-down", name, self._now())
 
-    def _ask(self, delivery: Delivery, study: Study, chance: float) -> Verdict | None:
+    def _settle(self, delivery: Delivery, verdict: Verdict, now: float, then: float | None, *, counts: bool) -> None:
+        reason = verdict.reason
+        about: Reason | None = None
+        if verdict.state == "quarantined":
+            about = reason
+        elif verdict.state == "dead":
+            about = REASONS("delivery-failed", destination=delivery.destination, code=reason.code if reason else "")
+        proof: tuple[Proof, float | None] | None = None
+        if verdict.state == "delivered":
+            first = now + retry.Backoff.of("proof").wait(1, self._chance())
+            again: Proof = "again" if delivery.proof == "again" else "waiting"
+            proof = ("none", None) if self._destination.proof == "none" else (again, first)
+        settled = deliveries.settle(
+            self._db, delivery, now, verdict.state,
+            attempts=delivery.attempts if counts else delivery.attempts - 1, next_attempt=then,
+            error=None if reason is None else reason.as_json(), identity=verdict.identity, proof=proof,
+            alarm=None if about is None else about.as_json(),
+        )  # fmt: skip
+        study = studies.study(self._db, delivery.study_uid)
+        told: dict[str, Any] = {"study": study and study.hash, "job": delivery.job_id}
+        code = None if reason is None else reason.code
+        if not settled:  # cancelled, or queued anew, while it was being sent
+            _log.info("delivery.overtaken", destination=delivery.destination, **told)
+            return
+        _LEVELS.get(verdict.state, _log.info)(
+            f"delivery.{verdict.state}", destination=delivery.destination, **told, reason=code
+        )
+        if about is not None:
+            _log.error("alarm", code=about.code, study=told["study"], subject=None)
+
+    def _attempt(self, delivery: Delivery, chance: float) -> Verdict:
+        job = jobs.job(self._db, delivery.job_id)
+        study = studies.study(self._db, delivery.study_uid)
+        objects = () if job is None else jobs.artifacts(self._db, job)
+        if study is None or not objects:
+            return Verdict("dead", reason=REASONS("nothing-to-send"))
+        fates = {uid: _earlier(row) for uid, row in deliveries.sent(self._db, delivery.id).items()}
+        ready = [a for a in objects if a.sop_uid not in fates]
+        for artifact in [a for a in ready if not _intact(self._root / a.path, a.digest)]:
+            reason = REASONS("artifact-damaged")
+            fates[artifact.sop_uid] = Fate(Outcome.DEAD, reason.code, reason)
+            self._remember(delivery, artifact, None, reason, accepted=False)
+            ready.remove(artifact)
+        identity: Identity = "off"
+        if ready and self._destination.check_study:
+            asked = self._ask(delivery, study, self._root / ready[0].path, chance)
+            if isinstance(asked, Verdict):
+                return asked
+            identity = asked
+        reports: list[StoreReport] = []
+        if ready:
+            self._send(delivery, ready, fates, reports)
+        passing("deliver.sent")
+        missing = Fate(Outcome.RETRY)
+        verdict = judge_store([fates.get(a.sop_uid, missing) for a in objects], delivery.attempts, chance)
+        return Verdict(verdict.state, verdict.wait_s, verdict.reason, heard=heard(reports), identity=identity)
+
+    def _send(
+        self, delivery: Delivery, ready: Sequence[StoredArtifact], fates: dict[str, Fate], reports: list[StoreReport]
+    ) -> None:
+        """Send what is left; what is said for good about an object is on disk before the next one is sent."""
+        by_path = {self._root / a.path: a for a in ready}
+        for report in self._transport.store(list(by_path)):
+            artifact = by_path[report.path]
+            reports.append(report)
+            fate = self._fate(delivery, artifact, report)
+            fates[artifact.sop_uid] = fate
+            if fate.outcome in (Outcome.RETRY, Outcome.CHECK):
+                continue
+            kept = self._remember(
+                delivery, artifact, report.status, fate.reason, accepted=fate.outcome is not Outcome.DEAD
+            )
+            passing("deliver.object")
+            if not kept:  # cancelled meanwhile
+                return
+
+    def _remember(
+        self, delivery: Delivery, artifact: StoredArtifact, status: int | None, reason: Reason | None, *, accepted: bool
+    ) -> bool:
+        told = None if reason is None else reason.as_json()
+        row = Sent(artifact.sop_uid, accepted, status, told, self._now())
+        return deliveries.remember(self._db, delivery, row)
+
+    def _fate(self, delivery: Delivery, artifact: StoredArtifact, report: StoreReport) -> Fate:
+        code = None if report.reason is None else report.reason.code
+        if report.outcome is not Outcome.CHECK:
+            return Fate(report.outcome, code, report.reason)
+        # "has it already": an earlier attempt whose answer was lost, if a query shows it; nobody else makes these UIDs
+        try:
+            there = self._transport.find_instances(delivery.study_uid, artifact.series_uid, [artifact.sop_uid])
+        except NetworkError as error:
+            if error.reason.code not in ("query-not-offered", "query-failed"):
+                return Fate(Outcome.RETRY, error.reason.code, error.reason)
+            there = frozenset()
+        if artifact.sop_uid in there:
+            return Fate(Outcome.DELIVERED, code, report.reason)
+        reason = REASONS("duplicate-not-shown")
+        last = delivery.attempts >= retry.policy()["delivery"]["has_it_already"]  # archives index late
+        return Fate(Outcome.DEAD if last else Outcome.RETRY, reason.code, reason)
+
+    def _ask(self, delivery: Delivery, study: Study, path: Path, chance: float) -> Verdict | Identity:
         """Ask the destination whose study it is, if it answers such questions."""
         try:
-            found = scu_query.find_study(self._peer, study.uid)
+            found = self._transport.find_study(study.uid)
         except NetworkError as error:
-            if error.reason.code == "query-not-offered":
-                return None
+            code = error.reason.code
+            if code == "query-not-offered":
+                return "not-offered"
             wait_s = retry.after_failed_delivery(delivery.attempts, chance)
-            return Verdict("dead" if wait_s is None else "waiting", wait_s, error.reason)
-        asked = self._unknown[delivery.id] = self._unknown.get(delivery.id, 0) + 1
-        verdict = judge_study(found, study, asked, chance)
+            return Verdict("waiting", wait_s, error.reason, heard=code not in _NOT_HEARD)
+        asked = self._asked[delivery.id] = self._asked.get(delivery.id, 0) + 1
+        verdict = judge_study(found, whose(path), delivery.destination, asked, chance)
         if verdict is None or verdict.state != "held":
-            self._unknown.pop(delivery.id, None)
-        return verdict
+            self._asked.pop(delivery.id, None)
+        if verdict is None:
+            return "checked"
+        return Verdict(verdict.state, verdict.wait_s, verdict.reason, verdict.counts, heard=True, identity="checked")
+
+
+def _earlier(row: Sent) -> Fate:
+    reason = None if row.reason is None else Reason.from_json(row.reason)
+    if row.accepted:
+        return Fate(Outcome.DELIVERED if reason is None else Outcome.DELIVERED_WITH_WARNING, None, reason)
+    return Fate(Outcome.DEAD, None if reason is None else reason.code, reason)
+
+
+def _intact(path: Path, digest: str) -> bool:
+    """Say whether a file still holds what was written: one UID never has two contents outside."""
+    try:
+        return digest_dataset(path) == digest
+    except (OSError, DicomIOError):
+        return False
 
 
 def run_deliverer(settings: Settings, connection: Connection) -> None:
@@ -171,27 +331,37 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
     folder = DataFolder(settings.node.data_dir)
     db = open_database(folder.database)
     deliveries.interrupted(db, time.time())
+    calling = settings.dicom.ae_titles[0]
     threads = []
     for destination in settings.destination:
-        courier = Courier(db, folder.path, destination, settings.dicom.ae_titles[0])
-        thread = threading.Thread(target=_deliver, args=(courier, stop), daemon=True, name=destination.name)
-        thread.start()
-        threads.append(thread)
-    stop.wait()
+        courier = Courier(db, folder.path, destination, calling)
+        prover = Prover(db, destination, calling)
+        for name, step in (("deliver", courier.step), ("prove", prover.step)):
+            thread = threading.Thread(
+                target=keep_at_it, args=(name, step, stop), daemon=True, name=f"{name} {destination.name}"
+            )
+            thread.start()
+            threads.append(thread)
+    sweep = surviving("overdue", lambda: overdue.sweep(db, settings.destination, time.time()))
+    while True:
+        sweep()
+        if stop.wait(float(retry.policy()["overdue"]["every_s"])):
+            break
     end = time.monotonic() + retry.policy()["process"]["stop_s"] / 2  # what is being sent may arrive
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
 
 
-def _deliver(courier: Courier, stop: threading.Event) -> None:
+def keep_at_it(name: str, step: Callable[[], bool], stop: threading.Event) -> None:
+    """Take steps until `stop` is set; rest after one that found nothing to do."""
     busy = True
 
-    def step() -> None:
+    def once() -> None:
         nonlocal busy
         busy = False
-        busy = courier.step()
+        busy = step()
 
-    tick = surviving("deliver", step)
+    tick = surviving(name, once)
     while not stop.is_set():
         tick()
         if not busy:

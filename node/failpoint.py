@@ -10,7 +10,7 @@ NAMES = frozenset({
     "receive.before_fsync", "receive.after_link", "receive.before_response",
     "index.before_commit", "close.before_commit",
     "job.claimed", "job.worked", "job.written", "job.before_commit",
-    "deliver.sent", "deliver.before_commit",
+    "deliver.object", "deliver.sent", "deliver.before_commit",
 })  # fmt: skip
 
 _passed: dict[str, int] = {}

@@ -76,8 +76,6 @@ def after_failure(attempts: int, limit: int, chance: float, *, retryable: bool) 
     return Backoff.of("job").wait(attempts, chance)
 
 
-def after_failed_delivery(attempts: int, chance: float) -> float | None:
-    """Return the wait in seconds before a delivery is tried again, or None if it is dead."""
-    if attempts >= policy()["delivery"]["attempts"]:
-        return None
+def after_failed_delivery(attempts: int, chance: float) -> float:
+    """Return the wait in seconds before a delivery is tried again; its age ends it, not the number of attempts."""
     return Backoff.of("delivery").wait(attempts, chance)

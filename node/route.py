@@ -14,9 +14,11 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from config.settings import Rule
+from config.settings import Rule, Tests
 
 Scalar = str | int | float | bool
+
+PRIORITIES: Mapping[str, int] = {"stat": 0, "high": 1, "routine": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Plan:
         Pipelines that a live rule runs; the others only run in the shadow.
     destinations : Mapping[str, tuple[str, ...]]
         Destination to the outcomes that it is told, from all live rules.
+    priority : int
+        The most urgent of the rules that fired: 0 stat, 1 high, 2 routine.
     matched : tuple[str, ...]
         Names of the rules that fired.
     explanation : tuple[dict, ...]
@@ -50,6 +54,7 @@ class Plan:
     pipelines: Mapping[str, tuple[str, ...]]
     live: frozenset[str]
     destinations: Mapping[str, tuple[str, ...]]
+    priority: int
     matched: tuple[str, ...]
     explanation: tuple[dict[str, Any], ...]
 
@@ -60,13 +65,15 @@ def plan(rules: Sequence[Rule], series: Sequence[SeriesFacts]) -> Plan:
     live: set[str] = set()
     destinations: dict[str, list[str]] = {}
     matched, explanation = [], []
+    priority = PRIORITIES["routine"]
     for rule in rules:
-        verdicts = [(s, _failures(rule, s)) for s in series]
+        verdicts = [(s, _failures(rule.when, s)) for s in series]
         hits = [s.series_instance_uid for s, failed in verdicts if not failed]
         explanation.append(_explain(rule, verdicts, fired=bool(hits)))
         if not hits:
             continue
         matched.append(rule.name)
+        priority = min(priority, PRIORITIES[rule.priority])
         for name in rule.run:
             candidates = pipelines.setdefault(name, [])
             candidates.extend(uid for uid in hits if uid not in candidates)
@@ -79,6 +86,7 @@ def plan(rules: Sequence[Rule], series: Sequence[SeriesFacts]) -> Plan:
         {name: tuple(sorted(uids)) for name, uids in pipelines.items()},
         frozenset(live),
         {name: tuple(told) for name, told in destinations.items()},
+        priority,
         tuple(matched),
         tuple(explanation),
     )
@@ -110,10 +118,31 @@ def _named(rule: Rule) -> set[str]:
     return {str(value) for test in tests if not isinstance(test, Mapping) for value in _many(test)}
 
 
-def _failures(rule: Rule, series: SeriesFacts) -> dict[str, dict[str, Any]]:
+def missing(rules: Sequence[Rule], series: Sequence[SeriesFacts]) -> tuple[str, ...]:
+    """Return what rules that fire require and no series meets: ``rule: tests``."""
+    return tuple(
+        f"{rule.name}: {_told(tests)}"
+        for rule in rules
+        if rule.require and any(not _failures(rule.when, s) for s in series)
+        for tests in rule.require
+        if all(_failures(tests, s) for s in series)
+    )
+
+
+def counts(modality: str, rules: Sequence[Rule]) -> bool:
+    """Say whether a series of this modality is one of images, as far as its modality tells: see `is_image`."""
+    picture = modality in _not_images()["pictures"] and not any(modality in _named(rule) for rule in rules)
+    return not picture and is_image("", modality, rules)
+
+
+def _told(tests: Tests) -> str:
+    return ", ".join(f"{key} = {test!r}" for key, test in tests.items())
+
+
+def _failures(tests: Tests, series: SeriesFacts) -> dict[str, dict[str, Any]]:
     """Return the tests that `series` fails, each with what was wanted and what was found."""
     failed = {}
-    for key, test in rule.when.items():
+    for key, test in tests.items():
         found = _values(key, series)
         if not meets(test, found):
             wanted = dict(test) if isinstance(test, Mapping) else test

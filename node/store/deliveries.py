@@ -1,17 +1,25 @@
 """Deliveries: one queue per destination."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 
 from node.failpoint import passing
+from node.store import alarms
 from node.store import tables as t
 from node.store.engine import Database
 from node.store.events import tell
-from node.store.rows import Delivery, DeliveryState, as_a
+from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, as_a
 
-_d = t.delivery.c
+_d, _s = t.delivery.c, t.sent.c
+
+FRESH: Mapping[str, Any] = {
+    "attempts": 0, "last_error": None, "ended": None, "identity": None, "proof": None, "proof_next": None,
+    "proof_attempts": 0,
+}  # fmt: skip
+"""What a delivery that begins anew knows of its past."""
 
 
 def deliveries(db: Database, study_uid: str) -> tuple[Delivery, ...]:
@@ -21,11 +29,16 @@ def deliveries(db: Database, study_uid: str) -> tuple[Delivery, ...]:
         return tuple(as_a(Delivery, row) for row in rows)
 
 
-def take(db: Database, destination: str, now: float) -> Delivery | None:
-    """Take the most urgent delivery to `destination` that is due, of these the longest; its attempt counts from here."""
-    # `held` with a time: the destination is asked again whether it knows the study; without: not published yet
-    ready = sa.and_(_d.destination == destination, _d.state.in_(("waiting", "held")), _d.next_attempt <= now)
-    first = sa.select(_d.id).where(ready).order_by(_d.priority, _d.next_attempt, _d.id).limit(1).scalar_subquery()
+def take(db: Database, destination: str, now: float, *, probe: bool = False) -> Delivery | None:
+    """Take the most urgent delivery to `destination` that is due, of these the longest; its attempt counts from here.
+
+    As a `probe` of a destination that was silent, one that was itself met with silence comes last: it may be what
+    silences it.
+    """
+    ready = _ready(destination, now)
+    silenced = sa.case((_d.last_error["code"].as_string() == "no-answer", 1), else_=0)
+    order = (*((silenced,) if probe else ()), _d.priority, _d.next_attempt, _d.id)
+    first = sa.select(_d.id).where(ready).order_by(*order).limit(1).scalar_subquery()
     with db.write() as c:
         taken = t.delivery.update().where(_d.id == first, ready).values(state="sending", attempts=_d.attempts + 1)
         row = c.execute(taken.returning(t.delivery)).first()
@@ -35,8 +48,29 @@ def take(db: Database, destination: str, now: float) -> Delivery | None:
 def due(db: Database, destination: str, now: float) -> bool:
     """Say whether something is due for `destination`."""
     with db.read() as c:
-        ready = sa.and_(_d.destination == destination, _d.state.in_(("waiting", "held")), _d.next_attempt <= now)
-        return c.execute(sa.select(_d.id).where(ready).limit(1)).first() is not None
+        return c.execute(sa.select(_d.id).where(_ready(destination, now)).limit(1)).first() is not None
+
+
+def _ready(destination: str, now: float) -> sa.ColumnElement[bool]:
+    # `held` with a time: the destination is asked again whether it knows the study; without: not published yet
+    return sa.and_(_d.destination == destination, _d.state.in_(("waiting", "held")), _d.next_attempt <= now)
+
+
+def sent(db: Database, delivery_id: int) -> dict[str, Sent]:
+    """Return what the destination has said for good about the objects of a delivery, by SOP Instance UID."""
+    columns = (_s.sop_uid, _s.accepted, _s.status, _s.reason, _s.at)
+    with db.read() as c:
+        rows = c.execute(sa.select(*columns).where(_s.delivery_id == delivery_id))
+        return {row.sop_uid: as_a(Sent, row) for row in rows}
+
+
+def remember(db: Database, taken: Delivery, said: Sent) -> bool:
+    """Write down what became of one object for good; False if the delivery is no longer being sent."""
+    values = {"accepted": said.accepted, "status": said.status, "reason": said.reason, "at": said.at}
+    row = insert(t.sent).values(delivery_id=taken.id, sop_uid=said.sop_uid, **values)
+    with db.write() as c:
+        c.execute(row.on_conflict_do_update(["delivery_id", "sop_uid"], set_=values))
+        return bool(c.execute(sa.select(_d.state).where(_d.id == taken.id)).scalar_one() == "sending")
 
 
 def settle(
@@ -48,26 +82,71 @@ def settle(
     attempts: int | None = None,
     next_attempt: float | None = None,
     error: Mapping[str, Any] | None = None,
+    identity: Identity | None = None,
+    proof: tuple[Proof, float | None] | None = None,
+    alarm: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Write down what came of an attempt; False if the delivery was cancelled meanwhile."""
+    """Write down what came of an attempt; False if the delivery was cancelled meanwhile.
+
+    Parameters
+    ----------
+    db : Database
+        Where.
+    taken : Delivery
+        As it was taken.
+    now : float
+        The time.
+    state : DeliveryState
+        What it is now.
+    attempts : int or None
+        How many count; None: as taken.
+    next_attempt : float or None
+        When it is tried again.
+    error : Mapping or None
+        Why it is not delivered, or what was remarkable.
+    identity : Identity or None
+        Whether the destination was asked whose study it is.
+    proof : tuple[Proof, float or None] or None
+        What is to be proved, and when it is first asked for.
+    alarm : Mapping or None
+        The reason of an alarm about its study. Alarms whose cause is gone end here too.
+    """
     over = state not in ("held", "waiting")
-    values = {"state": state, "next_attempt": next_attempt, "last_error": error, "ended": now if over else None}
+    values: dict[str, Any] = {
+        "state": state, "next_attempt": next_attempt, "last_error": error, "ended": now if over else None,
+        "attempts": taken.attempts if attempts is None else attempts,
+    }  # fmt: skip
+    if identity is not None:
+        values["identity"] = identity
+    if proof is not None:
+        values |= {"proof": proof[0], "proof_next": proof[1], "proof_attempts": 0}
+    code = None if error is None else error.get("code")
+    data = {"destination": taken.destination, "job": taken.job_id, "state": state, "reason": code}
     with db.write() as c:
         mine = t.delivery.update().where(_d.id == taken.id, _d.state == "sending")
-        done = c.execute(mine.values(**values, attempts=taken.attempts if attempts is None else attempts))
-        if not done.rowcount:
+        if not c.execute(mine.values(**values)).rowcount:
             return False
-        kind = "published" if state == "delivered" else "delivery"
-        code = None if error is None else error.get("code")
-        tell(
-            c,
-            taken.study_uid,
-            now,
-            kind,
-            {"destination": taken.destination, "job": taken.job_id, "state": state, "reason": code},
-        )
+        tell(c, taken.study_uid, now, "published" if state == "delivered" else "delivery", data)
+        if alarm is not None:
+            alarms.note(c, taken.study_uid, alarm, now, taken.study_uid)
+        calm(c, taken.study_uid, now)
         passing("deliver.before_commit")
     return True
+
+
+def calm(c: sa.Connection, study_uid: str, now: float) -> None:
+    """Clear the alarms about a study's deliveries whose cause is gone, as part of the caller's transaction."""
+    causes = {
+        "delivery-failed": _d.state == "dead",
+        "identity-differs-at-destination": sa.and_(_d.state == "quarantined", _d.what == "objects"),
+        "delivered-but-not-found": sa.and_(_d.state == "delivered", _d.proof == "missing"),
+    }
+    a = t.alarm.c
+    standing = c.execute(sa.select(a.code).where(a.subject == study_uid, a.code.in_(causes), a.cleared.is_(None)))
+    for code in standing.scalars().all():
+        cause = sa.select(_d.id).where(_d.study_uid == study_uid, causes[code]).limit(1)
+        if c.execute(cause).first() is None:
+            c.execute(t.alarm.update().where(a.code == code, a.subject == study_uid).values(cleared=now))
 
 
 def interrupted(db: Database, now: float, destination: str | None = None) -> int:
@@ -80,3 +159,36 @@ def interrupted(db: Database, now: float, destination: str | None = None) -> int
         lost = lost.where(_d.destination == destination)
     with db.write() as c:
         return c.execute(lost.values(state="waiting", next_attempt=now)).rowcount
+
+
+def give_up(
+    db: Database, now: float, error: Mapping[str, Any], alarm: Mapping[str, Any], *,
+    destination: str | None = None, queued_before: float | None = None, unknown_to: Collection[str] | None = None,
+) -> tuple[Delivery, ...]:  # fmt: skip
+    """End what will not arrive as ``dead``: what waits for one destination too long, or for one that nobody knows."""
+    waits = sa.or_(_d.state == "waiting", sa.and_(_d.state == "held", _d.next_attempt.is_not(None)))
+    if destination is not None:
+        waits = sa.and_(waits, _d.destination == destination)
+    if queued_before is not None:
+        waits = sa.and_(waits, _d.queued < queued_before)
+    if unknown_to is not None:
+        waits = sa.and_(waits, _d.destination.not_in(list(unknown_to)))
+    with db.read() as c:
+        if c.execute(sa.select(_d.id).where(waits).limit(1)).first() is None:
+            return ()
+    values = {"state": "dead", "next_attempt": None, "last_error": error, "ended": now}
+    with db.write() as c:
+        ended = c.execute(t.delivery.update().where(waits).values(**values).returning(t.delivery)).all()
+        for row in ended:
+            data = {"destination": row.destination, "job": row.job_id, "state": "dead", "reason": error["code"]}
+            tell(c, row.study_uid, now, "delivery", data)
+            alarms.note(c, row.study_uid, alarm, now, row.study_uid)
+        return tuple(as_a(Delivery, row) for row in ended)
+
+
+def waiting(db: Database) -> dict[str, int]:
+    """Return how many published deliveries wait for each destination, held ones included."""
+    waits = sa.or_(_d.state.in_(("waiting", "sending")), sa.and_(_d.state == "held", _d.next_attempt.is_not(None)))
+    with db.read() as c:
+        rows = c.execute(sa.select(_d.destination, sa.func.count()).where(waits).group_by(_d.destination))
+        return {row[0]: int(row[1]) for row in rows}

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from node.failpoint import passing
 from node.store import tables as t
+from node.store.deliveries import FRESH
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Job, JobState, StoredArtifact, as_a
@@ -175,12 +176,18 @@ def artifacts(db: Database, of: Job) -> tuple[StoredArtifact, ...]:
 
 
 def predecessor(db: Database, of: Job) -> Job | None:
-    """Return the same pipeline's job in an earlier revision whose result or card left the node, if there is one."""
-    d = t.delivery.c
+    """Return the same pipeline's job in an earlier revision whose result or card left the node, if there is one.
+
+    One that was made for another patient, before the source corrected whose study it is, is nobody's predecessor: the
+    new report would lead its reader into a stranger's record.
+    """
+    d, s = t.delivery.c, t.study.c
+    patient_since = sa.select(s.patient_since).where(s.uid == of.study_uid).scalar_subquery()
     left = sa.exists().where(d.job_id == _j.id, d.state.in_(("sending", "delivered", "confirmed")))
     none_planned = ~sa.exists().where(d.job_id == _j.id)
     query = sa.select(t.job).where(
         _j.study_uid == of.study_uid, _j.pipeline == of.pipeline, _j.revision < of.revision,
+        _j.revision >= patient_since,
         _j.state.in_(("done", "dead")), sa.or_(left, sa.and_(none_planned, _j.outcome == "result")),
     )  # fmt: skip
     with db.read() as c:
@@ -237,8 +244,8 @@ def _queue(
     c: sa.Connection, done: Job, destination: str, now: float, state: str, error: Mapping[str, Any] | None
 ) -> None:
     fresh = {
-        "state": state, "attempts": 0, "next_attempt": now if state == "waiting" else None, "last_error": error,
-        "ended": None if state in ("held", "waiting") else now,
+        **FRESH, "state": state, "next_attempt": now if state == "waiting" else None, "last_error": error,
+        "ended": None if state in ("held", "waiting") else now, "queued": now,
     }  # fmt: skip
     key = {
         "job_id": done.id,

@@ -1,19 +1,24 @@
 """What an operator asks for: rows that the running node acts on."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from node.store import breakers, corrections
 from node.store import tables as t
+from node.store.deliveries import FRESH, calm
 from node.store.engine import Database
 from node.store.events import tell
 
 _d, _j, _s = t.delivery.c, t.job.c, t.study.c
 
+_ENDED = ("dead", "cancelled", "quarantined")
+
 
 def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Queue the standing results of a study again.
+    """Queue the standing results of a study again, every object of them.
 
     Parameters
     ----------
@@ -32,11 +37,14 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
         The destinations that something was queued for.
     """
     # early work is not published, whoever asks
-    published = sa.exists().where(_s.uid == _j.study_uid, sa.or_(_s.state == "closed", _s.revision > _j.revision))
+    published = sa.exists().where(
+        _s.uid == _j.study_uid, sa.or_(_s.state == "closed", _s.revision > _j.revision),
+        _j.revision >= _s.identity_since,  # nor what was made under an identity that the source has corrected
+    )  # fmt: skip
     standing = sa.and_(_j.study_uid == study_uid, _j.state.in_(("done", "dead")), _j.pipeline.is_not(None), published)
     newest = sa.select(sa.func.max(_j.id)).where(standing)
     queued: set[str] = set()
-    fresh = {"state": "waiting", "attempts": 0, "next_attempt": now, "last_error": None, "ended": None}
+    fresh = {**FRESH, "state": "waiting", "next_attempt": now, "queued": now}
     with db.write() as c:
         for job in c.execute(sa.select(t.job).where(_j.id.in_(newest.group_by(_j.pipeline)))).all():
             if (
@@ -58,19 +66,24 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
                     "created": now,
                     "what": "objects",
                 }
-                c.execute(
-                    insert(t.delivery)
-                    .values(**key, **fresh)
-                    .on_conflict_do_update(["job_id", "destination", "what"], set_=fresh)
-                )
+                row = insert(t.delivery).values(**key, **fresh)
+                again = row.on_conflict_do_update(["job_id", "destination", "what"], set_=fresh).returning(_d.id)
+                c.execute(t.sent.delete().where(t.sent.c.delivery_id == c.execute(again).scalar_one()))
                 queued.add(place)
         if queued:
+            calm(c, study_uid, now)
+            corrections.acknowledged(c, study_uid, now)
+            breakers.try_now(c, queued, now)
             tell(c, study_uid, now, "resend", {"destinations": sorted(queued)})
     return tuple(sorted(queued))
 
 
 def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int | None = None) -> int:
-    """Let jobs of the present revision without a result run again, and failed deliveries go again; return how many."""
+    """Let jobs of the present revision without a result run again, and what did not arrive go again; return how many.
+
+    A failed, cancelled or quarantined delivery begins anew: whose study it is is asked again, and refused objects are
+    offered again; accepted ones are not sent twice. One that waits is tried at once.
+    """
     with db.write() as c:
         jobs = c.execute(sa.select(t.job).where(_chosen(_j.study_uid, _j.id, study_uid, job_id))).all()
         present = {uid: _revision(c, uid) for uid in {job.study_uid for job in jobs}}
@@ -82,31 +95,51 @@ def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int
                 job.outcome == "not_analysed" and job.pipeline and job.state == "done"
             ):
                 fresh = {
-                    "state": "waiting",
-                    "attempts": 0,
-                    "losses": 0,
-                    "not_before": now,
-                    "outcome": None,
-                    "reason": None,
-                }
+                    "state": "waiting", "attempts": 0, "losses": 0, "not_before": now, "outcome": None, "reason": None,
+                }  # fmt: skip
                 c.execute(t.job.update().where(_j.id == job.id).values(**fresh, ended=None))
                 count += 1
                 tell(c, job.study_uid, now, "retry", {"job": job.id})
             elif job.state == "done":
-                again = t.delivery.update().where(_d.job_id == job.id, _d.state.in_(("dead", "cancelled")))
-                count += c.execute(again.values(state="waiting", attempts=0, next_attempt=now, ended=None)).rowcount
+                count += _send_again(c, job, now)
+        for uid in present:
+            calm(c, uid, now)
         return count
 
 
+def _send_again(c: sa.Connection, job: sa.Row[Any], now: float) -> int:
+    """Queue what has not arrived of one job's objects, or of those that it carries forward."""
+    root = job.carried_from or job.id
+    chain = sa.select(_j.id).where(sa.or_(_j.id == root, _j.carried_from == root))
+    newest = sa.select(sa.func.max(_d.id)).where(_d.job_id.in_(chain), _d.what == "objects").group_by(_d.destination)
+    waits = sa.and_(_d.id.in_(newest), _d.next_attempt.is_not(None), _d.state.in_(("held", "waiting")))
+    urged = c.execute(t.delivery.update().where(waits).values(next_attempt=now).returning(_d.destination)).all()
+    published = c.execute(sa.select(_s.state).where(_s.uid == job.study_uid)).scalar_one() == "closed"
+    begin = {"state": "waiting", "next_attempt": now} if published else {"state": "held", "next_attempt": None}
+    ended = t.delivery.update().where(_d.id.in_(newest), _d.state.in_(_ENDED))
+    begun = c.execute(ended.values(**FRESH, **begin, queued=now).returning(_d.id, _d.destination)).all()
+    refused = sa.and_(t.sent.c.delivery_id.in_([row.id for row in begun]), t.sent.c.accepted.is_(False))
+    c.execute(t.sent.delete().where(refused))
+    breakers.try_now(c, {row.destination for row in (*urged, *begun)}, now)
+    return len(urged) + len(begun)
+
+
 def cancel(db: Database, now: float, *, study_uid: str | None = None, job_id: int | None = None) -> int:
-    """End waiting and running jobs and unsent deliveries; return how many."""
+    """End waiting and running jobs and deliveries that have not arrived; return how many.
+
+    What is being sent ends after the object that is on its way. To cancel a failed or quarantined delivery is to say that
+    a person has seen it: its alarm ends.
+    """
     with db.write() as c:
         jobs = c.execute(sa.select(_j.id, _j.study_uid).where(_chosen(_j.study_uid, _j.id, study_uid, job_id))).all()
         ids = [job.id for job in jobs]
         work = t.job.update().where(_j.id.in_(ids), _j.state.in_(("waiting", "running")))
         count = c.execute(work.values(state="cancelled", ended=now, owner=None, lease=None)).rowcount
-        sends = t.delivery.update().where(_d.job_id.in_(ids), _d.state.in_(("held", "waiting")))
+        open_ = ("held", "waiting", "sending", "dead", "quarantined")
+        sends = t.delivery.update().where(_d.job_id.in_(ids), _d.what == "objects", _d.state.in_(open_))
         count += c.execute(sends.values(state="cancelled", next_attempt=None, ended=now)).rowcount
+        for uid in {job.study_uid for job in jobs}:
+            calm(c, uid, now)
         for uid in {job.study_uid for job in jobs} if count else ():
             tell(c, uid, now, "cancelled", {"jobs": ids})
         return count

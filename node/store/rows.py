@@ -13,8 +13,17 @@ JobState = Literal["waiting", "running", "done", "dead", "superseded", "cancelle
 DeliveryState = Literal[
     "held", "waiting", "sending", "delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead"
 ]
+Identity = Literal["checked", "not-offered", "off"]
+"""Whether a destination was asked whose study it is before something was sent."""
+Proof = Literal["waiting", "again", "find", "commitment", "none", "not-offered", "unanswered", "missing"]
+"""``waiting``, ``again``: to be asked for, the latter after a second sending; the others are final."""
 Role = Literal["image", "other", "authored", "unreadable"]
 """``image`` opens, extends and revises studies; ``other``: another maker's result or document; ``authored``: ours."""
+Relation = Literal["first", "same", "corrected", "conflict", "returned", "readable"]
+"""What an arriving object is to the one that is used under its UID: ``first`` if there is none."""
+Lost = Literal["removed", "missing", "damaged"]
+"""Why an object cannot be read: retention took it, it is not there, or its file holds other bytes."""
+VersionState = Literal["used", "corrected", "conflict", "same", "returned", "unreadable"]
 NoticeKind = Literal["mpps-create", "mpps-set", "ian", "commit-request", "commit-result"]
 
 
@@ -41,7 +50,11 @@ class AssociationEnded:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """Journal: an instance was stored; what its header says about the study comes with it."""
+    """Journal: an instance was stored; what its header says about the study comes with it.
+
+    `identity` is whose it says it is, `relation` and `changed` (keywords) how it differs from what stood under its UID;
+    `lost`: its file is not, or no longer, what was received.
+    """
 
     association: str
     at: float
@@ -59,6 +72,10 @@ class Arrived:
     patient_id: str = ""
     issuer: str = ""
     date: str = ""
+    identity: str = ""
+    relation: Relation = "first"
+    changed: tuple[str, ...] = ()
+    lost: Lost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,8 @@ class Repeated:
     at: float
     study_uid: str
     sop_uid: str
+    digest: str = ""
+    entry: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +95,8 @@ class Noticed:
     """Journal: a peer sent a notice.
 
     `procedure` is (UID, status, study UIDs) of a performed procedure step; `announced` the (study, series, SOP Instance)
-    UIDs that it or an availability notification names.
+    UIDs that it or an availability notification names, the study empty where the notice leaves it open. `relay_to` names
+    the RIS that it is passed on to.
     """
 
     kind: NoticeKind
@@ -89,6 +109,7 @@ class Noticed:
     at: float
     procedure: tuple[str, str, tuple[str, ...]] | None = None
     announced: tuple[tuple[str, str, str], ...] = ()
+    relay_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +149,8 @@ class Study:
     active: float
     upto: int
     corrected: int = 0
+    identity_since: int = 1
+    patient_since: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +187,26 @@ class StoredInstance:
     association: str
     received: float
     role: Role
+    identity: str = ""
     removed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One of the objects that came under a SOP Instance UID, all of which are kept.
+
+    `state`: ``used``; ``corrected`` (was used, until the same image came with a corrected identity); ``conflict``;
+    ``same`` (only encoded otherwise, or different in what does not matter); ``returned`` (a corrected identity once
+    more); ``unreadable`` (was the first, until a readable one came).
+    """
+
+    sop_uid: str
+    digest: str
+    study_uid: str
+    entry: str
+    state: VersionState
+    identity: str
+    removed: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,9 +286,34 @@ class Delivery:
     created: float
     ended: float | None
     priority: int = 2
-    proof: str | None = None
+    identity: Identity | None = None
+    proof: Proof | None = None
     proof_next: float | None = None
     proof_attempts: int = 0
+    queued: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a destination said for good about one object of a delivery; `status` is None if it was refused without one."""
+
+    sop_uid: str
+    accepted: bool
+    status: int | None
+    reason: dict[str, Any] | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """Whether a destination is spoken to: `failures` in a row, `since` when its state is what it is."""
+
+    destination: str
+    state: Literal["closed", "open", "half-open"]
+    failures: int
+    since: float
+    next_try: float | None
+    last_error: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +335,79 @@ class Alarm:
     raised: float
     cleared: float | None
     reason: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One performed procedure step: how many images it names, and how many of them have not arrived."""
+
+    status: str
+    named: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What peers said about one study.
+
+    Parameters
+    ----------
+    steps : tuple[StepRow, ...]
+        Its performed procedure steps.
+    available : int
+        Images that availability notifications name and that have not arrived.
+    unnamed : int
+        Images that we hold and nobody names.
+    """
+
+    steps: tuple[StepRow, ...]
+    available: int
+    unnamed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a source answered: Series Instance UID to images; first given `at`, and unchanged until `again`."""
+
+    source: str
+    at: float
+    again: float
+    series: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What we hold of one series: images, and objects of any kind but our own."""
+
+    images: int
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the recent studies of one sender show.
+
+    Parameters
+    ----------
+    sender : str
+        Its AE title.
+    studies : int
+        How many.
+    within_s, between_s : float
+        Longest pause between two images of one association, and between two associations, in one study (s).
+    first, last : float
+        First and last image of them (s since the epoch).
+    refuted : Mapping[str, int]
+        Kind of strong evidence to the studies that grew after it.
+    """
+
+    sender: str
+    studies: int
+    within_s: float
+    between_s: float
+    first: float
+    last: float
+    refuted: Mapping[str, int]
 
 
 def as_a(kind: type[R], row: sa.Row[*tuple[Any, ...]]) -> R:

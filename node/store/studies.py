@@ -135,7 +135,7 @@ def publish(db: Database, seen: Study, now: float, why: Mapping[str, Any]) -> bo
     with db.write() as c:
         if not c.execute(t.study.update().where(same).values(state="closed")).rowcount:
             return False
-        c.execute(t.delivery.update().where(held).values(state="waiting", next_attempt=now))
+        c.execute(t.delivery.update().where(held).values(state="waiting", next_attempt=now, queued=now))
         tell(c, seen.uid, now, "closed", {"revision": seen.revision, **why})
         passing("close.before_commit")
     return True

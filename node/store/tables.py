@@ -68,6 +68,8 @@ study = sa.Table(
     sa.Column("active", sa.Float, nullable=False),  # last image, repeated ones included
     sa.Column("upto", sa.Integer, nullable=False),  # newest image row
     sa.Column("corrected", sa.Integer, nullable=False, default=0),  # how often the source corrected whose study it is
+    sa.Column("identity_since", sa.Integer, nullable=False, default=1),  # first revision under the present identity
+    sa.Column("patient_since", sa.Integer, nullable=False, default=1),  # first revision under the present patient
 )
 
 instance = sa.Table(
@@ -86,8 +88,24 @@ instance = sa.Table(
     sa.Column("association", sa.String, nullable=False),
     sa.Column("received", sa.Float, nullable=False),
     sa.Column("role", sa.String, nullable=False),  # image | other | authored | unreadable
-    sa.Column("removed", sa.Float),  # when retention took the file away
+    sa.Column("identity", sa.String, nullable=False, default=""),  # whose it says it is, see node/identity.py
+    sa.Column("removed", sa.Float),  # when the file was taken away, by retention or because it is damaged
     sa.Index("ix_instance_study", "study_uid", "role", "series_uid"),
+)
+
+version = sa.Table(  # every object that came under a SOP Instance UID; one of them is the instance that is used
+    "version",
+    metadata,
+    sa.Column("sop_uid", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("study_uid", sa.String, nullable=False, index=True),
+    sa.Column("entry", sa.String, nullable=False, index=True),
+    sa.Column("bytes", sa.Integer, nullable=False),
+    sa.Column("association", sa.String, nullable=False),
+    sa.Column("received", sa.Float, nullable=False),  # last time
+    sa.Column("state", sa.String, nullable=False),  # used | corrected | conflict | same | returned | unreadable
+    sa.Column("identity", sa.String, nullable=False),
+    sa.Column("removed", sa.Float),
 )
 
 job = sa.Table(
@@ -151,13 +169,26 @@ delivery = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("next_attempt", sa.Float),
     sa.Column("last_error", sa.JSON(none_as_null=True)),
-    sa.Column("proof", sa.String),  # of a delivered one: null (to be asked for), asked, find, commitment, none
+    sa.Column("identity", sa.String),  # checked | not-offered | off: whether the destination was asked whose study it is
+    sa.Column("proof", sa.String),  # waiting | again (sent once more) | find | commitment | none | not-offered | unanswered | missing
     sa.Column("proof_next", sa.Float),
     sa.Column("proof_attempts", sa.Integer, nullable=False, default=0),
     sa.Column("created", sa.Float, nullable=False),
+    sa.Column("queued", sa.Float, nullable=False, default=0.0),  # when it was last queued by the node or by a person
     sa.Column("ended", sa.Float),
     sa.UniqueConstraint("job_id", "destination", "what"),
     sa.Index("ix_delivery_due", "destination", "state", "next_attempt"),
+)
+
+sent = sa.Table(  # what a destination said about the single objects of a delivery, for good
+    "sent",
+    metadata,
+    sa.Column("delivery_id", sa.Integer, sa.ForeignKey("delivery.id"), primary_key=True),
+    sa.Column("sop_uid", sa.String, primary_key=True),
+    sa.Column("accepted", sa.Boolean, nullable=False),
+    sa.Column("status", sa.Integer),  # null: refused without a status
+    sa.Column("reason", sa.JSON(none_as_null=True)),
+    sa.Column("at", sa.Float, nullable=False),
 )
 
 event = sa.Table(
@@ -222,6 +253,7 @@ source_count = sa.Table(  # what a sender answered when asked how many images ea
     sa.Column("study_uid", sa.String, primary_key=True),
     sa.Column("source", sa.String, primary_key=True),
     sa.Column("at", sa.Float, primary_key=True),
+    sa.Column("again", sa.Float, nullable=False),  # when it last answered the same
     sa.Column("series", sa.JSON, nullable=False),  # Series Instance UID -> images, results excluded
 )
 
@@ -235,6 +267,7 @@ pace = sa.Table(  # the longest pauses of a sender within one study
     sa.Column("images", sa.Integer, nullable=False),
     sa.Column("first", sa.Float, nullable=False),
     sa.Column("last", sa.Float, nullable=False),
+    sa.Column("refuted", sa.String),  # the kind of strong evidence after which its images still came
     sa.Index("ix_pace_recent", "sender", "last"),
 )
 

@@ -343,7 +343,7 @@ def test_an_answer_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> 
 
     with scripted([(evt.EVT_C_FIND, find)], contexts=FIND) as port, pytest.raises(NetworkError) as caught:
         find_series(peer(port), "2.25.900", QUICK)
-    assert caught.value.reason.code == "query-failed"
+    assert caught.value.reason.code == "query-unanswered"
 
 
 def test_a_peer_without_queries_says_so() -> None:
@@ -363,7 +363,7 @@ def test_a_query_that_fails_is_no_empty_answer(answer: Any) -> None:
 
     with scripted([(evt.EVT_C_FIND, find)], contexts=FIND) as port, pytest.raises(NetworkError) as caught:
         find_study(peer(port), "2.25.900", QUICK)
-    assert caught.value.reason.code == "query-failed"
+    assert caught.value.reason.code == ("query-unanswered" if answer == "abort" else "query-failed")
 
 
 def test_what_the_pacs_received_is_known_after_a_restart(tmp_path: Path, write_slice: Callable[..., Path]) -> None:

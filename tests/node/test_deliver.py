@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,69 +13,104 @@ from dicom_io.reason import Reason
 from dicom_io.scu import StoreReport
 from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome
-from node.deliver import Courier, judge_store, judge_study
+from node.deliver import Courier, Fate, heard, judge_store, judge_study
 from node.loopback_pacs import LoopbackPacs
-from node.retry import policy
 from node.store import Database, deliveries, index, jobs, open_database, operator, studies
 from node.store.rows import Arrived, Planned, StoredArtifact, Study
+from node.whose import Whose
 
 WHY = Reason("peer-cannot-now", "error", {"en": "No.", "zh-CN": "否。"}, {})
-LAST = policy()["delivery"]["attempts"]
+GOOD, NOTED, AGAIN, CHECK, NEVER = (
+    Outcome.DELIVERED, Outcome.DELIVERED_WITH_WARNING, Outcome.RETRY, Outcome.CHECK, Outcome.DEAD,
+)  # fmt: skip
 
 
-def report(outcome: Outcome) -> StoreReport:
-    return StoreReport(Path("x"), "1.2", 0, outcome, None if outcome is Outcome.DELIVERED else WHY)
+def fate(outcome: Outcome) -> Fate:
+    return Fate(outcome, None if outcome is GOOD else WHY.code, None if outcome is GOOD else WHY)
 
 
-STORED: list[tuple[list[Outcome], int, str, bool]] = [
-    ([Outcome.DELIVERED], 1, "delivered", False),
-    ([Outcome.DELIVERED, Outcome.DELIVERED_WITH_WARNING], 1, "delivered", False),
-    ([Outcome.CHECK, Outcome.DELIVERED], 1, "delivered", False),
-    ([Outcome.DELIVERED, Outcome.RETRY], 1, "waiting", True),
-    ([Outcome.RETRY, Outcome.DEAD], 1, "dead", False),
-    ([Outcome.DELIVERED, Outcome.DEAD], 1, "dead", False),
-    ([Outcome.RETRY], LAST, "dead", False),
-    ([], 1, "dead", False),
+# what became of the objects, the state of the delivery, the reason's code
+STORED: list[tuple[list[Outcome], str, str | None]] = [
+    ([GOOD], "delivered", None),
+    ([GOOD, NOTED], "delivered", WHY.code),
+    ([GOOD, AGAIN], "waiting", WHY.code),
+    ([AGAIN], "waiting", WHY.code),
+    ([CHECK], "waiting", WHY.code),
+    ([AGAIN, NEVER], "waiting", WHY.code),  # what can still arrive is tried first
+    ([NEVER], "dead", WHY.code),
+    ([NEVER, NEVER], "dead", WHY.code),
+    ([GOOD, NEVER], "dead", "partly-delivered"),
+    ([NOTED, NEVER, NEVER], "dead", "partly-delivered"),
+    ([], "dead", "nothing-to-send"),
 ]
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize(("outcomes", "attempts", "state", "again"), STORED)
-def test_store_row(outcomes: list[Outcome], attempts: int, state: str, again: bool) -> None:
-    verdict = judge_store([report(o) for o in outcomes], attempts, 0.5)
-    assert (verdict.state, verdict.wait_s is not None) == (state, again)
-    assert (verdict.reason is None) == (outcomes == [Outcome.DELIVERED])
+@pytest.mark.parametrize(("outcomes", "state", "code"), STORED)
+def test_store_row(outcomes: list[Outcome], state: str, code: str | None) -> None:
+    verdict = judge_store([fate(o) for o in outcomes], 1, 0.5)
+    assert (verdict.state, verdict.reason and verdict.reason.code) == (state, code)
+    assert (verdict.wait_s is not None) == (state == "waiting")
 
 
-def known(patient: str = "P1", issuer: str = "") -> FoundStudy:
-    return FoundStudy("1.2.3", patient, issuer, "A", "X")
+@pytest.mark.unit
+def test_a_delivery_that_arrived_in_part_says_how_much() -> None:
+    reason = judge_store([fate(GOOD), fate(NEVER), fate(GOOD)], 1, 0.5).reason
+    assert reason is not None
+    assert "2 of 3" in reason.text["en"]
 
 
-def study(patient: str = "P1", issuer: str = "") -> Study:
-    return Study("1.2.3", "0" * 16, "A", patient, issuer, "20260101", "closed", 1, 0, 0.0, 0.0, 1)
+def said(status: int | None, code: str | None = None) -> StoreReport:
+    return StoreReport(Path("x"), "1.2", status, AGAIN, None if code is None else replace(WHY, code=code))
 
 
-FOUND: list[tuple[list[FoundStudy], Study, str | None]] = [
-    ([known()], study(), None),
-    ([], study(), "held"),
-    ([known("P2")], study(), "quarantined"),
-    ([known(), known("P2")], study(), "quarantined"),
-    ([known("")], study(), "quarantined"),
-    ([known(issuer="H1")], study(), None),
-    ([known(issuer="H1")], study(issuer="H1"), None),
-    ([known(issuer="H1")], study(issuer="H2"), "quarantined"),
+HEARD: list[tuple[list[StoreReport], bool | None]] = [
+    ([said(0)], True),
+    ([said(0xC000)], True),
+    ([said(0xA700)], True),
+    ([said(None, "context-refused")], True),
+    ([said(None, "no-answer"), said(0)], True),
+    ([said(None, "no-answer")], False),
+    ([said(None, "peer-refused-connection"), said(None, "peer-refused-connection")], False),
+    ([said(None, "association-rejected")], False),
+    ([said(None, "peer-timeout")], False),
+    ([said(None, "file-unreadable")], None),
+    ([said(None, "file-unreadable"), said(None, "association-aborted")], False),
+    ([], None),
 ]
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize(("found", "ours", "state"), FOUND)
-def test_study_row(found: list[FoundStudy], ours: Study, state: str | None) -> None:
-    verdict = judge_study(found, ours, 1, 0.5)
+@pytest.mark.parametrize(("reports", "answered"), HEARD)
+def test_heard_row(reports: list[StoreReport], answered: bool | None) -> None:
+    assert heard(reports) is answered
+
+
+def known(patient: str = "P1", accession: str = "A") -> FoundStudy:
+    return FoundStudy("1.2.3", patient, "", accession, "X")
+
+
+FOUND: list[tuple[list[FoundStudy], str | None, str]] = [
+    ([known()], None, ""),
+    ([known(), known()], None, ""),
+    ([], "held", ""),
+    ([known("P2")], "quarantined", "PatientID"),
+    ([known(), known("P2")], "quarantined", "PatientID"),
+    ([known(accession="B"), known("P2")], "quarantined", "AccessionNumber, PatientID"),
+]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("found", "state", "what"), FOUND)
+def test_study_row(found: list[FoundStudy], state: str | None, what: str) -> None:
+    verdict = judge_study(found, Whose("P1", "", "A", "X"), "pacs", 1, 0.5)
     assert (verdict and verdict.state) == state
-    if state == "held":
-        assert verdict is not None
-        assert verdict.wait_s is not None
-        assert not verdict.counts
+    if verdict is not None:
+        assert verdict.reason is not None
+        assert what in verdict.reason.text["en"]
+        assert not {"P1", "P2", "X"} & set(verdict.reason.text["en"].replace("(", " ").split()), "no patient data"
+        assert (verdict.wait_s is not None) == (state == "held")
+        assert verdict.counts == (state != "held")
 
 
 @pytest.fixture

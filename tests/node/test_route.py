@@ -138,3 +138,13 @@ def test_what_is_an_image(sop_class: str, modality: str, when: dict[str, Any], i
 def test_a_test_of_several_values() -> None:
     assert meets({"not": ""}, ["x"])
     assert not meets({"not": ""}, [])
+
+
+URGENCY = [((), 2), (("routine",), 2), (("routine", "high"), 1), (("stat", "routine", "high"), 0)]
+
+
+@pytest.mark.parametrize(("priorities", "urgency"), URGENCY)
+def test_the_most_urgent_rule_that_fires_says_how_urgent_it_is(priorities: Any, urgency: int) -> None:
+    rules = [Rule(f"r{n}", {"Modality": "CT"}, ("a",), priority=p) for n, p in enumerate(priorities)]
+    rules.append(Rule("MR", {"Modality": "MR"}, ("a",), priority="stat"))
+    assert plan(rules, [series()]).priority == urgency

@@ -1,0 +1,41 @@
+"""Deliveries that would wait in silence: too old, for a destination that is gone, or for one that stays away."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from config.settings import Destination
+from node import alarm, breaker
+from node.reasons import REASONS
+from node.store import Database, breakers, deliveries, studies
+from node.store.rows import Delivery
+
+_log = structlog.get_logger()
+
+
+def sweep(db: Database, destinations: Sequence[Destination], now: float) -> int:
+    """End what will not arrive, call a person where a destination stays away; return how many deliveries ended."""
+    ended: list[Delivery] = []
+    for place in destinations:
+        if place.max_age_h:
+            reason = REASONS("delivery-too-old", hours=place.max_age_h).as_json()
+            about = REASONS("delivery-failed", destination=place.name, code="delivery-too-old").as_json()
+            before = now - place.max_age_h * 3600.0
+            ended.extend(deliveries.give_up(db, now, reason, about, destination=place.name, queued_before=before))
+    known = {place.name for place in destinations}
+    gone = REASONS("destination-removed").as_json()
+    about = REASONS(
+        "delivery-failed", destination="a destination that was removed", code="destination-removed"
+    ).as_json()
+    ended.extend(deliveries.give_up(db, now, gone, about, unknown_to=known))
+    for delivery in ended:
+        study = studies.study(db, delivery.study_uid)
+        code = (delivery.last_error or {}).get("code")
+        _log.error("delivery.dead", destination=delivery.destination, study=study and study.hash, reason=code)
+    for name, row in breakers.breakers(db).items():
+        if name in known and breaker.long_open(row, now):
+            code = (row.last_error or {}).get("code", "")
+            alarm.ring(db, REASONS("destination-down", destination=name, code=code), name, now)
+        elif name not in known or row.state == "closed":
+            alarm.quieten(db, "destination-down", name, now)
+    return len(ended)

@@ -1,0 +1,42 @@
+"""Which destinations are left alone for a while; a restart knows it too."""
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from node.store import tables as t
+from node.store.engine import Database
+from node.store.rows import Breaker, as_a
+
+_b = t.breaker.c
+
+
+def breaker(db: Database, destination: str) -> Breaker | None:
+    """Return what is known of a destination; None if nothing ever failed there."""
+    with db.read() as c:
+        row = c.execute(sa.select(t.breaker).where(_b.destination == destination)).first()
+        return None if row is None else as_a(Breaker, row)
+
+
+def breakers(db: Database) -> dict[str, Breaker]:
+    """Return what is known of every destination, by name."""
+    with db.read() as c:
+        return {row.destination: as_a(Breaker, row) for row in c.execute(sa.select(t.breaker))}
+
+
+def put(db: Database, now_is: Breaker) -> None:
+    """Write down the breaker of a destination."""
+    values = {
+        "state": now_is.state, "failures": now_is.failures, "since": now_is.since, "next_try": now_is.next_try,
+        "last_error": now_is.last_error,
+    }  # fmt: skip
+    row = insert(t.breaker).values(destination=now_is.destination, **values)
+    with db.write() as c:
+        c.execute(row.on_conflict_do_update(["destination"], set_=values))
+
+
+def try_now(c: sa.Connection, destinations: Iterable[str], now: float) -> None:
+    """Let open breakers try at once, as part of the caller's transaction: a person says that it is worth it."""
+    opened = sa.and_(_b.destination.in_(list(destinations)), _b.state == "open")
+    c.execute(t.breaker.update().where(opened).values(next_try=now))

@@ -1,0 +1,47 @@
+"""What the deliverer and the prover say to a destination; tests put a script in its place."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from dicom_io import scu, scu_query
+from dicom_io.scu import Peer, StoreReport
+from dicom_io.scu_query import FoundStudy
+
+
+class Transport(Protocol):
+    """The questions and requests of deliveries; each raises `NetworkError` where its DICOM service does."""
+
+    def store(self, paths: Sequence[Path]) -> Iterator[StoreReport]:
+        """Send files; yield one report each, as soon as it is known."""
+
+    def find_study(self, study_uid: str) -> tuple[FoundStudy, ...]:
+        """Ask whose study this is."""
+
+    def find_instances(self, study_uid: str, series_uid: str, sop_uids: Collection[str]) -> frozenset[str]:
+        """Ask which of these instances are there."""
+
+
+class Network:
+    """DICOM.
+
+    Parameters
+    ----------
+    peer : Peer
+        The destination.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def store(self, paths: Sequence[Path]) -> Iterator[StoreReport]:
+        """Send files by C-STORE."""
+        return scu.store(self._peer, paths)
+
+    def find_study(self, study_uid: str) -> tuple[FoundStudy, ...]:
+        """Ask by C-FIND at study level."""
+        return scu_query.find_study(self._peer, study_uid)
+
+    def find_instances(self, study_uid: str, series_uid: str, sop_uids: Collection[str]) -> frozenset[str]:
+        """Ask by C-FIND at image level."""
+        return scu_query.find_instances(self._peer, study_uid, series_uid, sop_uids)
