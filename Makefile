@@ -6,13 +6,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 DEMO ?= demo
+STORM ?= chaos
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test unit sockets conformance static clean
+.PHONY: help demo test unit sockets conformance chaos-short chaos static clean
 
 help:
 	@echo "make demo        node and a small PACS on this machine, one phantom study end to end, pictures in $(DEMO)/"
-	@echo "make test        all tests (unit, sockets, conformance)"
+	@echo "make test        all tests (unit, sockets, conformance, chaos-short)"
+	@echo "make chaos       300 kills of a node under load, about 25 minutes; STORM=folder goes on with an interrupted run"
 	@echo "make static      formatter, linter, types"
 
 $(BIN)/pacs-ai-node: pyproject.toml constraints.txt
@@ -23,7 +25,7 @@ $(BIN)/pacs-ai-node: pyproject.toml constraints.txt
 demo: $(BIN)/pacs-ai-node
 	$(BIN)/pacs-ai-node demo --out $(DEMO) --seed $(SEED)
 
-test: unit sockets conformance
+test: unit sockets conformance chaos-short
 
 unit: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "unit" $(PYTEST)
@@ -34,10 +36,16 @@ sockets: $(BIN)/pacs-ai-node
 conformance: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "conformance" $(PYTEST)
 
+chaos-short: $(BIN)/pacs-ai-node
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "chaos" $(PYTEST)
+
+chaos: $(BIN)/pacs-ai-node
+	$(BIN)/python -m benchmarks.chaos --studies 200 --kills 300 --seed $(SEED) --resume $(STORM)
+
 static: $(BIN)/pacs-ai-node
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) $(STORM) .pytest_cache .mypy_cache .ruff_cache

@@ -10,7 +10,7 @@ from dicom_io.scu import Peer, store
 from node import failpoint
 from node.store import open_database
 
-pytestmark = pytest.mark.sockets
+pytestmark = pytest.mark.chaos
 
 
 @pytest.mark.parametrize("name", sorted(failpoint.NAMES))
