@@ -16,6 +16,7 @@ from dicom_io.files import make_folders
 from dicom_io.model import Instance, Series, Study
 from dicom_io.reason import Reason
 from node.failpoint import passing
+from node.identity import identity_of, patients
 from node.log import study_hash
 from node.reasons import REASONS
 from pipeline.api import Analysis, Considered, Pipeline, Selection
@@ -102,7 +103,7 @@ def execute(study: Study, pipeline: Pipeline, context: ExecutionContext) -> JobO
     Every way this can end is an outcome: nothing but an interruption and a failpoint leaves it otherwise.
     """
     job = _Job(study, pipeline, context)
-    several = _patients(study.instances)
+    several = patients(identity_of(i.header) for i in study.instances)
     if several > 1:
         return job.ended("failed", REASONS("several-patients-in-study", count=several), card=False)
     try:
@@ -293,12 +294,6 @@ def _known(selection: Selection) -> Reason:
     if selection.reason is None:
         raise ValueError("a selection that chose nothing and gives no reason")
     return selection.reason
-
-
-def _patients(instances: Iterable[Instance]) -> int:
-    """How many different patients the instances name by ID and issuer; an absent ID is one of its own."""
-    keys = ("PatientID", "IssuerOfPatientID")
-    return len({tuple(str(i.header.get(k) or "").strip() for k in keys) for i in instances})
 
 
 def _finding(finding: Finding, identity: AnalysisIdentity) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From journals to the index. The same code follows the receivers and rebuilds everything after a loss."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,37 @@ import structlog
 
 from config.settings import Settings
 from dicom_io.errors import UnreadableError
+from dicom_io.model import Instance
 from dicom_io.read import read_instance
-from node import log, route
+from dicom_io.same import equal_pixels
+from node import identity, log, route
 from node.installation import DataFolder
 from node.spool import journals, read_journal
-from node.store import Database
+from node.store import Database, corrections
 from node.store import index as store
-from node.store.rows import Arrived, AssociationEnded, AssociationOpened, Change, Repeated, Role
+from node.store.rows import (
+    Arrived,
+    AssociationEnded,
+    AssociationOpened,
+    Change,
+    Lost,
+    Removed,
+    Repeated,
+    Role,
+    Version,
+    VersionState,
+)
 from sr_writer.identity import authored_by
 
 _log = structlog.get_logger()
 
 _ENDED = {"association-released": "released", "association-aborted": "aborted"}
+_FACTS = ("Modality", "AccessionNumber", "PatientID", "IssuerOfPatientID", "StudyDate")
+_ARRIVED = frozenset({"stored", "conflict", "recovered"})
+"""A conflict may be the only record of its UID: the first object's process can have died before writing one."""
+_BECOMES: Mapping[str, VersionState] = {"conflict": "conflict", "returned": "returned", "same": "same"}
+
+Known = dict[str, tuple[Version, ...]]
 
 
 class Indexer:
@@ -34,15 +54,22 @@ class Indexer:
         Where spool and journals stand.
     settings : Settings
         Rules decide what counts as an image, peers which character set they really write.
+    removed : Container[str]
+        Entries that retention has taken away at some time, where that is known before their journal is read.
     """
 
-    def __init__(self, db: Database, folder: DataFolder, settings: Settings) -> None:
+    def __init__(
+        self, db: Database, folder: DataFolder, settings: Settings, removed: Container[str] = frozenset()
+    ) -> None:
         self._db = db
         self._folder = folder
         self._installation_id = folder.installation_id
         self._rules = settings.rule
         self._charsets = charsets(settings)
         self._offsets = store.offsets(db)
+        self._removed = removed
+        self._longest_s = settings.study.quiet_max_s
+        self._changes: list[Change] = []
 
     def advance(self) -> int:
         """Index what is new in every journal; return how many records that were."""
@@ -50,6 +77,11 @@ class Indexer:
         for path in journals(self._folder.path):
             count += self._follow(path)
         return count
+
+    def changed(self) -> list[Change]:
+        """Return what has been indexed since this was last asked."""
+        changes, self._changes = self._changes, []
+        return changes
 
     def _follow(self, path: Path) -> int:
         offset = self._offsets.get(path.name, 0)
@@ -59,24 +91,32 @@ class Indexer:
         if after == offset:
             return 0
         pid = int(path.stem.rpartition("-")[2])
-        changes = [change for change in (self._change(record, pid) for record in records) if change is not None]
-        if not store.index(self._db, path.name, (offset, after), changes, self._hashed):
+        known = corrections.versions(self._db, (str(r.get("sop")) for r in records if r["kind"] in _ARRIVED))
+        changes = [c for c in (self._change(record, pid, known) for record in records) if c is not None]
+        rung = store.index(self._db, path.name, (offset, after), changes, self._hashed, self._longest_s)
+        if rung is None:
             self._offsets = store.offsets(self._db)
             return 0
+        for alarm in rung:
+            if alarm.raised:
+                _log.error("alarm", code=alarm.code, study=alarm.study)
+            else:
+                _log.info("alarm.cleared", code=alarm.code, study=alarm.study)
         self._offsets[path.name] = after
+        self._changes += changes
         return len(records)
 
     def _hashed(self, study_uid: str) -> str:
         return log.study_hash(self._installation_id, study_uid)
 
-    def _change(self, record: Mapping[str, Any], pid: int) -> Change | None:
+    def _change(self, record: Mapping[str, Any], pid: int, known: Known) -> Change | None:
         try:
-            return self._understood(record, pid)
+            return self._understood(record, pid, known)
         except (KeyError, ValueError) as error:  # our own records: only a broken disk or another version writes others
             _log.error("index.odd-record", kind=record["kind"], error=type(error).__name__)
             return None
 
-    def _understood(self, record: Mapping[str, Any], pid: int) -> Change | None:
+    def _understood(self, record: Mapping[str, Any], pid: int, known: Known) -> Change | None:
         kind, at = record["kind"], datetime.fromisoformat(record["utc"]).timestamp()
         if kind == "association-open":
             return AssociationOpened(
@@ -85,34 +125,84 @@ class Indexer:
         if kind in _ENDED:
             return AssociationEnded(record["association"], "released" if _ENDED[kind] == "released" else "aborted", at)
         if kind == "duplicate":
-            return Repeated(record["association"], at, record["study"], record["sop"])
-        # a conflict may be the only record of its UID: the first object's process can have died before writing one
-        return self._arrived(record, at) if kind in ("stored", "conflict") else None
+            where = (record["digest"], record["entry"])
+            return Repeated(record["association"], at, record["study"], record["sop"], *where)
+        if kind == "removed":
+            return Removed(record["entry"], at)
+        return self._arrived(record, at, known) if kind in _ARRIVED else None
 
-    def _arrived(self, record: Mapping[str, Any], at: float) -> Arrived:
-        facts: dict[str, str] = {}
-        role: Role = "unreadable"
-        try:
-            header = read_instance(self._folder.spool / record["entry"], self._charsets.get(record["calling"])).header
-        except UnreadableError as error:
-            _log.warning("index.unreadable", entry=record["entry"], reason=error.reason.code)
-        else:
-            keys = {
-                "modality": "Modality", "accession": "AccessionNumber", "patient_id": "PatientID",
-                "issuer": "IssuerOfPatientID", "date": "StudyDate",
-            }  # fmt: skip
-            facts = {name: str(header.get(keyword) or "").strip() for name, keyword in keys.items()}
-            role = self._role(header, record, facts["modality"].upper())
-        return Arrived(
+    def _arrived(self, record: Mapping[str, Any], at: float, known: Known) -> Arrived:
+        x = Arrived(
             association=record["association"], at=at, study_uid=record["study"], series_uid=record["series"],
             sop_uid=record["sop"], sop_class=record["sop_class"], syntax=record["syntax"], digest=record["digest"],
-            bytes=record["bytes"], entry=record["entry"], role=role, **facts,
+            bytes=record["bytes"], entry=record["entry"], role="unreadable",
         )  # fmt: skip
+        path = self._folder.spool / x.entry
+        try:
+            instance = read_instance(path, self._charsets.get(record["calling"]))
+        except UnreadableError as error:
+            if not path.exists():
+                return self._gone(x, "missing")
+            _log.warning("index.unreadable", entry=x.entry, reason=error.reason.code)
+        else:
+            if instance.digest != x.digest:
+                return self._gone(x, "damaged")
+            header = instance.header
+            modality, accession, patient_id, issuer, date = (str(header.get(k) or "").strip() for k in _FACTS)
+            x = replace(
+                x, role=self._role(header, record, modality.upper()), identity=identity.identity_of(header),
+                modality=modality, accession=accession, patient_id=patient_id, issuer=issuer, date=date,
+            )  # fmt: skip
+            x = self._related(x, instance, known.get(x.sop_uid, ()))
+        before = known.get(x.sop_uid, ())
+        if all(v.digest != x.digest for v in before):
+            known[x.sop_uid] = _with(before, x)
+        return x
+
+    def _gone(self, x: Arrived, lost: Lost) -> Arrived:
+        lost = "removed" if x.entry in self._removed else lost
+        if lost != "removed":
+            _log.error("index.lost", entry=x.entry, how=lost, study=self._hashed(x.study_uid))
+        return replace(x, lost=lost)
+
+    def _related(self, x: Arrived, instance: Instance, before: Sequence[Version]) -> Arrived:
+        """Say what `x` is to the object that is used under its UID."""
+        used = next((v for v in before if v.state == "used"), None)
+        if used is None:
+            return replace(x, relation="readable" if before else "first")
+        if used.digest == x.digest:
+            return x
+        if used.study_uid != x.study_uid:
+            return replace(x, relation="conflict", changed=("StudyInstanceUID",))
+        try:
+            first = read_instance(self._folder.spool / used.entry)
+        except UnreadableError:
+            first = None
+        if first is None or first.digest != used.digest:  # taken away: nobody can say whether it is the same image
+            return replace(x, relation="conflict")
+        found = identity.compare(
+            first.header, instance.header, (used.identity, x.identity), same_pixels=equal_pixels(first, instance)
+        )
+        if found.meaning == "corrected":
+            earlier = (v.identity for v in before if v.state == "corrected")
+            if any(identity.compare_identities(e, x.identity).meaning == "same" for e in earlier):
+                return replace(x, relation="returned")
+        if found.meaning == "conflict":
+            _log.warning("index.conflict", entry=x.entry, study=self._hashed(x.study_uid), differs=found.changed)
+        return replace(x, relation=found.meaning, changed=found.changed)
 
     def _role(self, header: Any, record: Mapping[str, Any], modality: str) -> Role:  # noqa: ANN401 - a pydicom Dataset
         if authored_by(header, self._installation_id) or store.is_artifact(self._db, record["sop"]):
             return "authored"
         return "image" if route.is_image(record["sop_class"], modality, self._rules) else "other"
+
+
+def _with(before: tuple[Version, ...], x: Arrived) -> tuple[Version, ...]:
+    """Return the versions of an instance once `x` has come, as `node.store.corrections` will write them down."""
+    state: VersionState = _BECOMES.get(x.relation, "used")
+    if x.relation == "corrected":
+        before = tuple(replace(v, state="corrected") if v.state == "used" else v for v in before)
+    return (*before, Version(x.sop_uid, x.digest, x.study_uid, x.entry, state, x.identity, None))
 
 
 def charsets(settings: Settings) -> dict[str, str]:

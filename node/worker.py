@@ -19,14 +19,14 @@ from dicom_io.errors import UnreadableError
 from dicom_io.model import Series, Study, group
 from dicom_io.read import read_instance
 from dicom_io.reason import Reason
-from node import child, log, recover, retry
+from node import alarm, child, identity, log, recover, retry
 from node.execute import ExecutionContext, JobOutcome, execute, unfit
 from node.failpoint import passing
 from node.indexer import charsets
 from node.installation import DataFolder
 from node.process import folder_of
 from node.reasons import REASONS
-from node.store import Database, deliveries, jobs, open_database, studies
+from node.store import Database, corrections, deliveries, jobs, open_database, studies
 from node.store.rows import Job, StoredArtifact
 from pipeline.api import Analysis, Pipeline, Progress, Selection
 from pipeline.errors import PipelineError, PipelineFailed
@@ -157,6 +157,9 @@ class Worker:
         except PipelineError as error:
             outcome = "failed" if error.reason.klass == "error" else "not_analysed"
             return self._end(job, outcome, error.reason, {**unfit(name, error.reason), "outcome": outcome})
+        odd = whose_study(self._db, job.study_uid, self._now())
+        if odd is not None:
+            return self._end(job, "failed", odd, {**unfit(name, odd), "outcome": "failed"})
         begin = time.perf_counter()
         try:
             study, key = self._study(job)
@@ -190,6 +193,9 @@ class Worker:
         calling = {c.association: c.calling for c in studies.carriers(self._db, job.study_uid)}
         spool = self._folder.spool
         instances = [read_instance(spool / r.entry, self._charsets.get(calling.get(r.association, ""))) for r in rows]
+        changed = sum(i.digest != r.digest for i, r in zip(instances, rows, strict=True))
+        if changed:
+            raise UnreadableError(REASONS("inputs-changed-on-disk", count=changed))
         named = sorted(f"{i.sop_instance_uid} {i.digest}" for i in instances)
         return group(instances)[0], hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
 
@@ -265,6 +271,26 @@ class Worker:
             self._db, job, self.owner, now, state="dead" if outcome == "failed" else "done", outcome=outcome, reason=reason,
             document=document, artifacts=rows, send_to=told, quarantined=quarantined,
         )  # fmt: skip
+
+
+def whose_study(db: Database, study_uid: str, now: float) -> Reason | None:
+    """Return why nobody can say whose study this is, with an alarm that stands for as long as it is so; None if it is clear."""
+    named, left = corrections.identities(db, study_uid)
+    several = identity.patients(named)
+    study = studies.study(db, study_uid)
+    about = None if study is None else (study.uid, study.hash)
+    found: Reason | None = None
+    for code, wrong, count in (
+        ("several-patients-in-study", several > 1, several),
+        ("identity-partly-corrected", left > 0, left),
+    ):
+        if not wrong:
+            alarm.quieten(db, code, study_uid, now)
+            continue
+        reason = REASONS(code, count=count)
+        alarm.ring(db, reason, study_uid, now, study=about)
+        found = found or reason
+    return found
 
 
 def _told(job: Job, outcome: str, reason: Mapping[str, Any] | None) -> tuple[str, ...]:

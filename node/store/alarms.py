@@ -1,6 +1,7 @@
 """Alarms: what a person must look at. One row per (code, subject); raised again it keeps its first time until cleared."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,15 @@ from node.store.engine import Database
 from node.store.rows import Alarm, as_a
 
 _a = t.alarm.c
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """An alarm that a transaction raised or cleared, for the log: nothing is told before it is committed."""
+
+    code: str
+    study: str
+    raised: bool = True
 
 
 def raised(db: Database, subject: str, reason: Mapping[str, Any], now: float, study_uid: str | None = None) -> bool:
@@ -36,7 +46,13 @@ def cleared(db: Database, code: str, subject: str, now: float) -> bool:
         if c.execute(sa.select(_a.code).where(standing)).first() is None:
             return False
     with db.write() as c:
-        return bool(c.execute(t.alarm.update().where(standing).values(cleared=now)).rowcount)
+        return ended(c, code, subject, now)
+
+
+def ended(c: sa.Connection, code: str, subject: str, now: float) -> bool:
+    """Clear an alarm as part of the caller's transaction; False if it does not stand."""
+    standing = sa.and_(_a.code == code, _a.subject == subject, _a.cleared.is_(None))
+    return bool(c.execute(t.alarm.update().where(standing).values(cleared=now)).rowcount)
 
 
 def standing(db: Database, study_uid: str | None = None) -> tuple[Alarm, ...]:

@@ -6,10 +6,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from node.failpoint import passing
+from node.store import corrections, evidence
 from node.store import tables as t
+from node.store.alarms import Rung
 from node.store.engine import Database
 from node.store.events import tell
-from node.store.rows import Arrived, AssociationEnded, AssociationOpened, Change, Repeated
+from node.store.rows import Arrived, AssociationEnded, AssociationOpened, Change, Noticed, Removed, Repeated
 
 
 def offsets(db: Database) -> dict[str, int]:
@@ -27,8 +29,13 @@ def is_artifact(db: Database, sop_uid: str) -> bool:
 
 
 def index(
-    db: Database, file: str, span: tuple[int, int], changes: Sequence[Change], hashed: Callable[[str], str]
-) -> bool:
+    db: Database,
+    file: str,
+    span: tuple[int, int],
+    changes: Sequence[Change],
+    hashed: Callable[[str], str],
+    longest_s: float = 900.0,
+) -> tuple[Rung, ...] | None:
     """Apply `changes`, read from a part of `file`, and remember how far it has been read, in one transaction.
 
     Parameters
@@ -43,18 +50,21 @@ def index(
         In the order of the journal.
     hashed : Callable
         Gives the hash that stands for a study UID in logs.
+    longest_s : float
+        A longer pause of a sender is not learned as one.
 
     Returns
     -------
-    bool
-        False, and nothing is changed, if the file has been read from another place meanwhile (the coordinator of a node
-        that was killed may live a moment longer than its successor needs to start).
+    tuple[Rung, ...] or None
+        Alarms that were raised or cleared. None, and nothing is changed, if the file has been read from another place
+        meanwhile (the coordinator of a node that was killed may live a moment longer than its successor needs to start).
     """
     begin, offset = span
+    rung: list[Rung] = []
     with db.write() as c:
         found = c.execute(sa.select(t.journal.c.offset).where(t.journal.c.file == file)).scalar_one_or_none()
         if (found or 0) != begin:
-            return False
+            return None
         for change in changes:
             match change:
                 case AssociationOpened():
@@ -63,14 +73,18 @@ def index(
                     ended = t.association.update().where(t.association.c.id == change.id)
                     c.execute(ended.values(ended=change.at, how=change.how))
                 case Arrived():
-                    _arrived(c, change, hashed)
+                    rung += _arrived(c, change, hashed, longest_s)
                 case Repeated():
-                    _repeated(c, change)
+                    rung += _repeated(c, change, hashed)
+                case Removed():
+                    corrections.removed(c, change)
+                case Noticed():
+                    evidence.noticed(c, change)
         c.execute(
             insert(t.journal).values(file=file, offset=offset).on_conflict_do_update(["file"], set_={"offset": offset})
         )
         passing("index.before_commit")
-    return True
+    return tuple(rung)
 
 
 def _opened(c: sa.Connection, x: AssociationOpened) -> None:
@@ -78,62 +92,71 @@ def _opened(c: sa.Connection, x: AssociationOpened) -> None:
     c.execute(insert(t.association).values(row).on_conflict_do_nothing())
 
 
-def _arrived(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> None:
-    row = {
-        "sop_uid": x.sop_uid, "study_uid": x.study_uid, "series_uid": x.series_uid, "sop_class": x.sop_class,
-        "modality": x.modality, "syntax": x.syntax, "digest": x.digest, "bytes": x.bytes, "entry": x.entry,
-        "association": x.association, "received": x.at, "role": x.role,
-    }  # fmt: skip
-    new = c.execute(
-        insert(t.instance).values(row).on_conflict_do_nothing().returning(t.instance.c.id)
-    ).scalar_one_or_none()
-    if new is None:
-        first = c.execute(sa.select(t.instance.c.entry).where(t.instance.c.sop_uid == x.sop_uid)).scalar_one()
-        if first != x.entry:
-            tell(c, x.study_uid, x.at, "conflicting-instance", {"sop_instance_uid": x.sop_uid})
-        _repeated(c, Repeated(x.association, x.at, x.study_uid, x.sop_uid))
-        return
+def _arrived(c: sa.Connection, x: Arrived, hashed: Callable[[str], str], longest_s: float) -> list[Rung]:
+    new = corrections.is_new(c, x)
+    if x.lost is not None:
+        return corrections.lost(c, x, hashed) if new else []
+    if not new:
+        return _repeated(c, Repeated(x.association, x.at, x.study_uid, x.sop_uid, x.digest, x.entry), hashed)
+    if x.relation not in ("first", "readable", "corrected"):
+        rung = corrections.set_aside(c, x, hashed)
+        return rung + _repeated(c, Repeated(x.association, x.at, x.study_uid, x.sop_uid), hashed)
+    before = corrections.use(c, x)
+    rung = corrections.healed(c, x, hashed)
     if x.role == "unreadable":
         tell(c, x.study_uid, x.at, "unreadable", {"sop_instance_uid": x.sop_uid})
     if x.role != "image":
-        return
+        return rung
+    if x.relation != "corrected":
+        evidence.learn(c, x.association, x.study_uid, x.at, longest_s)
     _count(c, x.association, x.study_uid, x.at)
+    if x.relation == "corrected" and before is not None:
+        rung += corrections.correct(c, x, before, hashed)
+        _grow(c, x, None)
+    else:
+        _grow(c, x, hashed)
+    return rung
+
+
+def _grow(c: sa.Connection, x: Arrived, hashed: Callable[[str], str] | None) -> None:
+    """Let a study begin, grow or open again because of the image `x`, whose row is the newest."""
+    upto = c.execute(sa.select(t.instance.c.id).where(t.instance.c.sop_uid == x.sop_uid)).scalar_one()
     study = c.execute(sa.select(t.study.c.state, t.study.c.revision).where(t.study.c.uid == x.study_uid)).first()
     if study is None:
+        if hashed is None:
+            raise ValueError("a correction of a study that is not there")
         facts = {"uid": x.study_uid, "hash": hashed(x.study_uid), "accession": x.accession, "patient_id": x.patient_id}
-        life = {
-            "state": "open",
-            "revision": 1,
-            "dropped": 0,
-            "opened": x.at,
-            "active": x.at,
-            "upto": new,
-            "corrected": 0,
-        }
+        life = {"state": "open", "revision": 1, "dropped": 0, "opened": x.at, "active": x.at, "upto": upto}
         c.execute(t.study.insert().values(**facts, issuer=x.issuer, date=x.date, **life))
         return
     grown = t.study.update().where(t.study.c.uid == x.study_uid)
     if study.state == "early":
         _drop_early(c, x.study_uid, study.revision, x.at)
-        c.execute(grown.values(state="open", dropped=t.study.c.dropped + 1, active=x.at, upto=new))
+        c.execute(grown.values(state="open", dropped=t.study.c.dropped + 1, active=x.at, upto=upto))
     elif study.state == "closed":
-        _supersede(c, x.study_uid, x.at)
-        c.execute(
-            grown.values(state="open", revision=t.study.c.revision + 1, dropped=0, opened=x.at, active=x.at, upto=new)
-        )
-        tell(c, x.study_uid, x.at, "late-image", {"revision": study.revision + 1})
+        reopen(c, x.study_uid, study.revision, x.at, upto)
+        if hashed is not None:
+            tell(c, x.study_uid, x.at, "late-image", {"revision": study.revision + 1})
     else:
-        c.execute(grown.values(active=x.at, upto=new))
+        c.execute(grown.values(active=x.at, upto=upto))
 
 
-def _repeated(c: sa.Connection, x: Repeated) -> None:
+def reopen(c: sa.Connection, study_uid: str, revision: int, at: float, upto: int) -> None:
+    """Begin another revision of the study that was closed with `revision`."""
+    _supersede(c, study_uid, at)
+    opened = t.study.update().where(t.study.c.uid == study_uid)
+    c.execute(opened.values(state="open", revision=revision + 1, dropped=0, opened=at, active=at, upto=upto))
+
+
+def _repeated(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> list[Rung]:
+    rung = corrections.seen_again(c, x, hashed)
     known = c.execute(sa.select(t.instance.c.role).where(t.instance.c.sop_uid == x.sop_uid)).scalar_one_or_none()
-    if known != "image":
-        return
-    # a sender that repeats itself after a broken association is still sending: the study's quiet time starts again
-    _count(c, x.association, x.study_uid, x.at)
-    still = sa.and_(t.study.c.uid == x.study_uid, t.study.c.state != "closed")
-    c.execute(t.study.update().where(still).values(active=x.at))
+    if known == "image":
+        # a sender that repeats itself after a broken association is still sending: the study's quiet time starts again
+        _count(c, x.association, x.study_uid, x.at)
+        still = sa.and_(t.study.c.uid == x.study_uid, t.study.c.state != "closed")
+        c.execute(t.study.update().where(still).values(active=x.at))
+    return rung
 
 
 def _count(c: sa.Connection, association: str, study_uid: str, at: float) -> None:

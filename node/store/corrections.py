@@ -1,0 +1,248 @@
+"""Versions of one image: which is used, and what happens to results when the source corrects whose they are."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from node import identity
+from node.reasons import REASONS
+from node.store import tables as t
+from node.store.alarms import Rung, ended, note
+from node.store.deliveries import calm
+from node.store.engine import Database
+from node.store.events import tell
+from node.store.rows import Arrived, Removed, Repeated, Version, VersionState, as_a
+
+_v, _i, _d, _j = t.version.c, t.instance.c, t.delivery.c, t.job.c
+_AT_ONCE = 500
+_LEFT = ("sending", "delivered", "confirmed")
+"""A delivery in one of these states has brought its objects to the destination, or may have."""
+
+CONFLICT, RETURNED, OLD_IDENTITY = "conflicting-instance", "earlier-identity-returned", "results-under-old-identity"
+DAMAGED, MISSING = "instance-damaged", "instance-missing"
+
+
+def versions(db: Database, sop_uids: Iterable[str]) -> dict[str, tuple[Version, ...]]:
+    """Return every version of the instances named that are known, in the order of their coming."""
+    wanted = sorted(set(sop_uids))
+    columns = (_v.sop_uid, _v.digest, _v.study_uid, _v.entry, _v.state, _v.identity, _v.removed)
+    order: sa.ColumnElement[int] = sa.literal_column("rowid")
+    found: dict[str, tuple[Version, ...]] = {}
+    with db.read() as c:
+        for n in range(0, len(wanted), _AT_ONCE):
+            rows = c.execute(sa.select(*columns).where(_v.sop_uid.in_(wanted[n : n + _AT_ONCE])).order_by(order))
+            for row in rows:
+                found[row.sop_uid] = (*found.get(row.sop_uid, ()), as_a(Version, row))
+    return found
+
+
+def is_new(c: sa.Connection, x: Arrived) -> bool:
+    """Say whether these bytes have not come before under this UID, or came as something that could not be read."""
+    row = c.execute(sa.select(_v.state, _v.removed).where(_v.sop_uid == x.sop_uid, _v.digest == x.digest)).first()
+    return row is None or (row.state == "unreadable" and row.removed is not None)
+
+
+def use(c: sa.Connection, x: Arrived) -> str | None:
+    """Make `x` the object that is used under its UID; return the identity of the one that was, if there was one."""
+    facts = {
+        "study_uid": x.study_uid, "series_uid": x.series_uid, "sop_class": x.sop_class, "modality": x.modality,
+        "syntax": x.syntax, "digest": x.digest, "bytes": x.bytes, "entry": x.entry, "association": x.association,
+        "received": x.at, "role": x.role, "identity": x.identity, "removed": None,
+    }  # fmt: skip
+    before = c.execute(sa.select(_i.identity).where(_i.sop_uid == x.sop_uid)).scalar_one_or_none()
+    if before is None:
+        c.execute(t.instance.insert().values(sop_uid=x.sop_uid, **facts))
+    else:
+        # a number of its own: jobs and decisions that have seen the study up to an older one have not seen this
+        newest = sa.select(sa.func.max(_i.id) + 1).scalar_subquery()
+        c.execute(t.instance.update().where(_i.sop_uid == x.sop_uid).values(id=newest, **facts))
+        old: VersionState = "corrected" if x.relation == "corrected" else "unreadable"
+        c.execute(t.version.update().where(_v.sop_uid == x.sop_uid, _v.state == "used").values(state=old))
+    _keep(c, x, "used")
+    return before
+
+
+def set_aside(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> list[Rung]:
+    """Keep an object that does not take the place of the one that is used; a person hears of it if it matters."""
+    state: VersionState = x.relation if x.relation in ("conflict", "returned") else "same"
+    _keep(c, x, state)
+    if state == "returned":
+        return _returned(c, x.study_uid, x.sop_uid, x.at, hashed)
+    if state != "conflict" or x.role == "authored":
+        return []
+    used = c.execute(sa.select(_i.study_uid).where(_i.sop_uid == x.sop_uid)).scalar_one_or_none()
+    rung: list[Rung] = []
+    for study_uid in dict.fromkeys((used or x.study_uid, x.study_uid)):
+        tell(c, study_uid, x.at, CONFLICT, {"sop_instance_uid": x.sop_uid, "attributes": list(x.changed)})
+        # documents of other makers take no part in anything: the timeline is enough
+        if x.role == "image" and note(c, study_uid, REASONS(CONFLICT).as_json(), x.at, study_uid):
+            rung.append(Rung(CONFLICT, hashed(study_uid)))
+    return rung
+
+
+def lost(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> list[Rung]:
+    """Write down an object whose file is not what was received; it is never used."""
+    known = c.execute(sa.select(_i.id).where(_i.sop_uid == x.sop_uid)).first()
+    if known is None:
+        c.execute(t.instance.insert().values(
+            sop_uid=x.sop_uid, study_uid=x.study_uid, series_uid=x.series_uid, sop_class=x.sop_class, modality="",
+            syntax=x.syntax, digest=x.digest, bytes=x.bytes, entry=x.entry, association=x.association, received=x.at,
+            role="unreadable", identity="", removed=x.at,
+        ))  # fmt: skip
+    _keep(c, x, "unreadable", removed=x.at)
+    if x.lost == "removed":
+        return []
+    code = DAMAGED if x.lost == "damaged" else MISSING
+    tell(c, x.study_uid, x.at, code, {"sop_instance_uid": x.sop_uid})
+    if note(c, x.study_uid, REASONS(code).as_json(), x.at, x.study_uid):
+        return [Rung(code, hashed(x.study_uid))]
+    return []
+
+
+def healed(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> list[Rung]:
+    """Clear the alarms about lost files of a study when none is lost any more."""
+    gone = sa.and_(_v.study_uid == x.study_uid, _v.state == "unreadable", _v.removed.is_not(None))
+    if c.execute(sa.select(_v.sop_uid).where(gone).limit(1)).first() is not None:
+        return []
+    return [Rung(code, hashed(x.study_uid), False) for code in (DAMAGED, MISSING) if ended(c, code, x.study_uid, x.at)]
+
+
+def seen_again(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> list[Rung]:
+    """Write down that bytes came again: a file that had been taken away is back, a corrected identity stays corrected."""
+    if not x.digest:
+        return []
+    row = c.execute(sa.select(t.version).where(_v.sop_uid == x.sop_uid, _v.digest == x.digest)).first()
+    if row is None:
+        return []
+    mine = sa.and_(_v.sop_uid == x.sop_uid, _v.digest == x.digest)
+    entry = x.entry or row.entry
+    c.execute(t.version.update().where(mine).values(received=x.at, entry=entry, removed=None))
+    used = sa.and_(_i.sop_uid == x.sop_uid, _i.digest == x.digest)
+    c.execute(t.instance.update().where(used).values(entry=entry, removed=None))
+    if row.state in ("corrected", "returned"):
+        return _returned(c, x.study_uid, x.sop_uid, x.at, hashed)
+    return []
+
+
+def removed(c: sa.Connection, x: Removed) -> None:
+    """Write down that a file was taken away, unless the same object has come again since."""
+    gone = sa.and_(_v.entry == x.entry, _v.received <= x.at, _v.removed.is_(None))
+    for row in c.execute(sa.select(_v.sop_uid, _v.digest, _v.study_uid).where(gone)).all():
+        c.execute(t.version.update().where(_v.sop_uid == row.sop_uid, _v.digest == row.digest).values(removed=x.at))
+        used = sa.and_(_i.sop_uid == row.sop_uid, _i.digest == row.digest)
+        c.execute(t.instance.update().where(used).values(removed=x.at))
+        left = sa.and_(_v.study_uid == row.study_uid, _v.state == "conflict", _v.removed.is_(None))
+        if c.execute(sa.select(_v.sop_uid).where(left).limit(1)).first() is None:
+            ended(c, CONFLICT, row.study_uid, x.at)
+
+
+def correct(c: sa.Connection, x: Arrived, before: str, hashed: Callable[[str], str]) -> list[Rung]:
+    """Give a study the identity of `x`, and take back what has not left under the one that it had `before`.
+
+    The study opens again afterwards, see `node.store.index`.
+    """
+    others = sa.select(_i.id).where(
+        _i.study_uid == x.study_uid, _i.role == "image", _i.identity == x.identity, _i.sop_uid != x.sop_uid
+    )
+    study = c.execute(sa.select(t.study).where(t.study.c.uid == x.study_uid)).one()
+    jobs = sa.and_(_j.study_uid == x.study_uid, _j.state.in_(("waiting", "running")))
+    c.execute(t.job.update().where(jobs).values(state="superseded", ended=x.at, owner=None, lease=None))
+    if c.execute(others.limit(1)).first() is not None:
+        return []  # the first image of this correction has done the rest
+    revision = study.revision + (study.state == "closed")
+    going = sa.select(_d.destination).where(_d.study_uid == x.study_uid, _d.state == "sending")
+    places = set(c.execute(going).scalars())
+    cancelled = _cancel(c, x.study_uid, x.at)
+    changed = {
+        "accession": x.accession, "patient_id": x.patient_id, "issuer": x.issuer, "date": x.date,
+        "corrected": t.study.c.corrected + 1, "identity_since": revision,
+    }  # fmt: skip
+    if not identity.same_patient(before, x.identity):
+        changed["patient_since"] = revision
+    c.execute(t.study.update().where(t.study.c.uid == x.study_uid).values(**changed))
+    data = {"revision": revision, "since": study.identity_since, "attributes": list(x.changed), "cancelled": cancelled}
+    tell(c, x.study_uid, x.at, "identity-corrected", data)
+    places |= {row["destination"] for row in _objects(c, x.study_uid, 1, revision)}
+    calm(c, x.study_uid, x.at)
+    if not places:
+        return []
+    ended(c, OLD_IDENTITY, x.study_uid, x.at)  # of an earlier correction: the new one names all places
+    reason = REASONS(OLD_IDENTITY, destinations=", ".join(sorted(places)))
+    note(c, x.study_uid, reason.as_json(), x.at, x.study_uid)
+    return [Rung(OLD_IDENTITY, hashed(x.study_uid))]
+
+
+def _cancel(c: sa.Connection, study_uid: str, at: float) -> int:
+    """Cancel what has not arrived of a study; return how many deliveries. Being sent ends with the object on its way."""
+    waiting = sa.and_(_d.study_uid == study_uid, _d.state.in_(("held", "waiting", "sending", "quarantined", "dead")))
+    why = REASONS("identity-corrected").as_json()
+    gone = t.delivery.update().where(waiting)
+    return c.execute(gone.values(state="cancelled", next_attempt=None, ended=at, last_error=why)).rowcount
+
+
+def told(db: Database, study_uid: str) -> list[dict[str, Any]]:
+    """Return every correction of a study: when, what was cancelled, and every object that had left before."""
+    query = sa.select(t.event.c.at, t.event.c.data).where(
+        t.event.c.study_uid == study_uid, t.event.c.kind == "identity-corrected"
+    )
+    with db.read() as c:
+        return [
+            {
+                "at": row.at,
+                "cancelled": row.data["cancelled"],
+                "delivered": _objects(c, study_uid, row.data["since"], row.data["revision"]),
+            }
+            for row in c.execute(query.order_by(t.event.c.id)).all()
+        ]
+
+
+def identities(db: Database, study_uid: str) -> tuple[tuple[str, ...], int]:
+    """Return the identities that the images of a study have, and how many still have one that was corrected."""
+    image = sa.and_(_i.study_uid == study_uid, _i.role == "image")
+    old = sa.select(_v.identity).where(_v.study_uid == study_uid, _v.state == "corrected")
+    with db.read() as c:
+        named = tuple(c.execute(sa.select(_i.identity).where(image).distinct()).scalars())
+        left = c.execute(sa.select(sa.func.count()).where(image, _i.identity.in_(old))).scalar_one()
+        return named, int(left)
+
+
+def _keep(c: sa.Connection, x: Arrived, state: VersionState, removed: float | None = None) -> None:
+    row = {
+        "study_uid": x.study_uid, "entry": x.entry, "bytes": x.bytes, "association": x.association, "received": x.at,
+        "state": state, "identity": x.identity, "removed": removed,
+    }  # fmt: skip
+    again = insert(t.version).values(sop_uid=x.sop_uid, digest=x.digest, **row)
+    c.execute(again.on_conflict_do_update(["sop_uid", "digest"], set_=row))
+
+
+def _returned(c: sa.Connection, study_uid: str, sop_uid: str, at: float, hashed: Callable[[str], str]) -> list[Rung]:
+    if not note(c, study_uid, REASONS(RETURNED).as_json(), at, study_uid):
+        return []
+    tell(c, study_uid, at, RETURNED, {"sop_instance_uid": sop_uid})
+    return [Rung(RETURNED, hashed(study_uid))]
+
+
+def _objects(c: sa.Connection, study_uid: str, since: int, before: int) -> list[dict[str, Any]]:
+    """Return the objects of revisions `since` .. `before` - 1 that are at a destination, or may be."""
+    a = t.artifact.c
+    accepted = sa.exists().where(t.sent.c.delivery_id == _d.id, t.sent.c.sop_uid == a.sop_uid, t.sent.c.accepted)
+    query = (
+        sa.select(_d.destination, a.sop_uid, _d.state)
+        .join_from(t.delivery, t.job, _d.job_id == _j.id)
+        .join(t.artifact, a.job_id == sa.func.coalesce(_j.carried_from, _j.id))
+        .where(_d.study_uid == study_uid, _d.revision >= since, _d.revision < before, _d.what == "objects")
+        .where(sa.or_(_d.state.in_(_LEFT), accepted))
+        .order_by(_d.destination, a.sop_uid, _d.id)
+    )
+    states: dict[tuple[str, str], str] = {}
+    for row in c.execute(query).all():
+        states[row.destination, row.sop_uid] = row.state if row.state in _LEFT else "delivered"
+    return [{"destination": place, "sop_instance_uid": uid, "state": state} for (place, uid), state in states.items()]
+
+
+def acknowledged(c: sa.Connection, study_uid: str, at: float) -> None:
+    """Clear the alarms that only a person can judge, because one has: the results that stand were sent again."""
+    for code in (CONFLICT, RETURNED, OLD_IDENTITY):
+        ended(c, code, study_uid, at)
