@@ -1,15 +1,15 @@
 """What the node knows, as the contract's documents: `show`, `studies`, `status`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from node.installation import DataFolder
 from node.spool import journals
-from node.store import Database, alarms, deliveries, events, index, jobs, studies
+from node.store import Database, alarms, breakers, deliveries, events, index, jobs, studies
 from node.store import node as store
-from node.store.rows import Alarm, Carrier, Delivery, Event, Job, StoredArtifact, Study
+from node.store.rows import Alarm, Breaker, Carrier, Delivery, Event, Job, Sent, StoredArtifact, Study
 
 if TYPE_CHECKING:
     from config import Settings
@@ -39,7 +39,7 @@ def show(db: Database, study: Study, version: str) -> dict[str, Any]:
         "series": series,
         "jobs": [_job(row, jobs.artifacts(db, row)) for row in rows],
         "timeline": sorted([*told, *received], key=lambda entry: str(entry["utc"])),
-        "deliveries": [_delivery(d) for d in deliveries.deliveries(db, study.uid)],
+        "deliveries": _deliveries(db, study),
         "alarms": [_alarm(a) for a in alarms.standing(db, study.uid)],
     }
 
@@ -71,6 +71,7 @@ def status(db: Database, folder: DataFolder, version: str, settings: "Settings |
         "studies": {"open": open_studies, "closed": counts.studies.get("closed", 0)},
         "jobs": work,
         "deliveries": sends,
+        "destinations": _destinations(db, settings),
         "alarms": [_alarm(a) for a in alarms.standing(db)],
         "quarantine": sum(1 for path in folder.quarantine.rglob("*.dcm")),
         "disk": {"free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize},
@@ -139,12 +140,54 @@ def _artifact(a: StoredArtifact) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _delivery(d: Delivery) -> dict[str, Any]:
+def _deliveries(db: Database, study: Study) -> list[dict[str, Any]]:
+    known = breakers.breakers(db)
+    told = []
+    for d in deliveries.deliveries(db, study.uid):
+        job = jobs.job(db, d.job_id)
+        objects = () if job is None or d.what != "objects" else jobs.artifacts(db, job)
+        told.append(_delivery(d, known.get(d.destination), objects, deliveries.sent(db, d.id)))
+    return told
+
+
+def _delivery(
+    d: Delivery, breaker: Breaker | None, objects: Sequence[StoredArtifact], sent: Mapping[str, Sent]
+) -> dict[str, Any]:
+    then = d.next_attempt
+    if then is not None and breaker is not None and breaker.next_try is not None:
+        then = max(then, breaker.next_try)
     return {
-        "destination": d.destination, "what": d.what, "job": d.job_id, "revision": d.revision, "state": d.state, "attempts": d.attempts,
-        "next_attempt": _optional(d.next_attempt), "last_error": d.last_error, "created": utc(d.created),
-        "ended": _optional(d.ended),
+        "destination": d.destination, "what": d.what, "job": d.job_id, "revision": d.revision, "priority": d.priority,
+        "state": d.state, "attempts": d.attempts, "next_attempt": _optional(then), "last_error": d.last_error,
+        "identity": d.identity, "proof": d.proof, "proof_next": _optional(d.proof_next), "created": utc(d.created),
+        "ended": _optional(d.ended), "objects": [_object(a, sent.get(a.sop_uid)) for a in objects],
     }  # fmt: skip
+
+
+def _object(artifact: StoredArtifact, sent: Sent | None) -> dict[str, Any]:
+    state = "open" if sent is None else "accepted" if sent.accepted else "refused"
+    return {
+        "sop_instance_uid": artifact.sop_uid, "modality": artifact.modality, "state": state,
+        "status": None if sent is None or sent.status is None else f"{sent.status:04X}",
+        "reason": sent and sent.reason, "utc": None if sent is None else utc(sent.at),
+    }  # fmt: skip
+
+
+def _destinations(db: Database, settings: "Settings | None") -> list[dict[str, Any]]:
+    """Return every destination that is configured or that something waits for."""
+    rows, waiting = breakers.breakers(db), deliveries.waiting(db)
+    configured = () if settings is None else tuple(d.name for d in settings.destination)
+    told = []
+    for name in dict.fromkeys((*configured, *sorted(rows), *sorted(waiting))):
+        if name not in configured and settings is not None and not waiting.get(name):
+            continue  # was removed from the configuration
+        row = rows.get(name)
+        told.append({
+            "name": name, "breaker": row.state if row else "closed", "since": utc(row.since) if row else None,
+            "next_try": _optional(row.next_try) if row else None, "last_error": row.last_error if row else None,
+            "waiting": waiting.get(name, 0),
+        })  # fmt: skip
+    return told
 
 
 def _alarm(a: Alarm) -> dict[str, Any]:

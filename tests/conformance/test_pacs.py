@@ -154,6 +154,16 @@ class Hospital:
         self.until(lambda: bool(self.ask("status")["idle"]), 90.0, "idle")
         return self.ask("show", study_uid)
 
+    def confirmed(self, study_uid: str) -> dict[str, Any]:
+        """Wait until the PACS has shown everything that was delivered to it; return what the node shows of the study."""
+
+        def all_there() -> bool:
+            return {d["state"] for d in self.ask("show", study_uid)["deliveries"]} == {"confirmed"}
+
+        self.finished(study_uid)
+        self.until(all_there, 30.0, "proof of arrival")
+        return self.ask("show", study_uid)
+
     def results(self, study: str, count: int) -> None:
         """Wait until the PACS holds `count` objects of a study; cheaper than to ask the node again and again."""
         self.until(lambda: len(self.rest(f"/studies/{study}/instances")) >= count, 90.0, f"{count} objects")
@@ -257,10 +267,10 @@ def test_a_study_of_the_pacs_gets_its_results_and_sending_them_back_changes_noth
     study = hospital.archive(images(chest))
     hospital.forward(study, "node")
     hospital.results(study, len(images(chest)) + 3)
-    shown = hospital.finished(study_of(chest))
+    shown = hospital.confirmed(study_of(chest))
     (job,) = shown["jobs"]
     assert (job["outcome"], job["reason"]) == ("result", None)
-    assert [d["state"] for d in shown["deliveries"]] == ["delivered"]
+    assert [(d["state"], d["identity"], d["proof"]) for d in shown["deliveries"]] == [("confirmed", "checked", "find")]
 
     held = hospital.fetch(study, tmp_path / "held")
     assert {m: len(files) for m, files in held.items()} == {"CT": len(images(chest)), "SEG": 1, "SR": 1, "OT": 1}

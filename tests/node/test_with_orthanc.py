@@ -60,9 +60,10 @@ def test_results_come_back_and_forwarding_them_changes_nothing(
             ask(http, "/modalities/node/store", study)
             rig.idle()
             uid = str(dcmread(ct[0]).StudyInstanceUID)
+            rig.until(lambda: rig.show(uid)["deliveries"][0]["state"] == "confirmed", 20.0, "the proof")
             shown = rig.show(uid)
             artifacts = {a["sop_instance_uid"] for a in shown["jobs"][0]["artifacts"]}
-            assert [d["state"] for d in shown["deliveries"]] == ["delivered"], rig.words()
+            assert [(d["proof"], d["identity"]) for d in shown["deliveries"]] == [("find", "checked")], rig.words()
             assert instances(http, study) == len(ct) + len(artifacts)
 
             ask(http, "/modalities/again/store", study)
