@@ -12,6 +12,7 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -46,9 +47,11 @@ class Arrival:
     ----------
     folder : Path
         Where the file stands until it is linked elsewhere. Its name is ``<pid>-<n>.part``.
+    room : Callable[[], None] or None
+        Raises `OSError` if there is none for it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, room: Callable[[], None] | None = None) -> None:
         self.path = folder / f"{os.getpid()}-{next(_counter)}.part"
         self.error: OSError | None = None
         self._head: bytearray | None = bytearray()
@@ -58,6 +61,8 @@ class Arrival:
         self.bytes = 0
         self.data_offset = 0
         try:
+            if room is not None:
+                room()
             self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as error:
             self.error = error

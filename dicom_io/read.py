@@ -8,6 +8,7 @@ DICOM PS3.10 section 7 (file format); PS3.5 section 7.1 and annex A.5 (deflated 
 import contextlib
 import hashlib
 import io
+import mmap
 import os
 import stat
 import struct
@@ -39,7 +40,7 @@ from dicom_io.limits import LIMITS
 from dicom_io.model import Instance
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
-from dicom_io.scan import LONG
+from dicom_io.scan import LONG, outline
 
 # Tolerant when reading: pydicom would otherwise put header values, which are patient data, into its warnings.
 config.settings.reading_validation_mode = config.IGNORE
@@ -369,6 +370,7 @@ def _parse(file: BinaryIO, offset: int, charset: str | None) -> FileDataset:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they would quote header values
             source = inflated(file, offset)
+            _refuse_wrong(source, offset)
             header = dcmread(source, stop_before_pixels=True, force=True, defer_size=LIMITS.read.element_bytes)
             if source is not file:
                 header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -384,6 +386,18 @@ def _parse(file: BinaryIO, offset: int, charset: str | None) -> FileDataset:
         raise UnreadableError(REASONS("truncated")) from error
     except Exception as error:  # pydicom raises whatever hostile bytes make it raise, RecursionError included
         raise UnreadableError(REASONS("unparsable")) from error
+
+
+def _refuse_wrong(source: BinaryIO, offset: int) -> None:
+    """Raise for what would cost the parser its stack or the machine its memory; leave `source` at its start."""
+    if isinstance(source, io.BytesIO):
+        verdict = outline(source.getvalue(), offset).verdict
+    else:
+        with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            verdict = outline(mapped, offset).verdict
+    if verdict == "wrong":
+        raise UnreadableError(REASONS("unparsable"))
+    source.seek(0)
 
 
 def _looks_like_dataset(file: BinaryIO) -> bool:

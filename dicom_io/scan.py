@@ -16,9 +16,9 @@ from typing import Final, Literal, Protocol
 from dicom_io.limits import LIMITS
 
 Verdict = Literal["whole", "cut", "odd", "wrong"]
-"""``cut``: ends inside an element; ``odd``: nothing that this scan understands; ``wrong``: nested beyond the limit, or
-with elements of the file meta information, which have no place in a data set and would be taken for it when the file is
-read again."""
+"""``cut``: ends inside an element; ``odd``: nothing that this scan understands; ``wrong``: nested too deep, with too many
+elements or items (each takes some hundred bytes of memory when it is read), or with elements of the file meta information,
+which have no place in a data set and would be taken for it when the file is read again."""
 
 LONG: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 """Value representations with a length of four bytes behind two reserved ones (PS3.5 section 7.1.2)."""
@@ -27,6 +27,7 @@ _UNDEFINED: Final = 0xFFFFFFFF
 _DELIMITERS: Final = 0xFFFE
 _ITEM_END, _SEQUENCE_END, _PIXEL_DATA = 0xFFFEE00D, 0xFFFEE0DD, 0x7FE00010
 _COMMAND, _FILE_META = 0x0000, 0x0002
+_BLOCK: Final = 1 << 20
 _VALUE_BYTES: Final = 128
 """Values are given up to this length: no UID is as long."""
 
@@ -59,7 +60,9 @@ class _Stop(Exception):  # noqa: N818 - the end of a scan, not an error
         self.verdict = verdict
 
 
-def outline(data: Bytes, start: int, tags: frozenset[int], *, little_endian: bool = True) -> Outline:
+def outline(
+    data: Bytes, start: int, tags: frozenset[int] = frozenset(), *, little_endian: bool | None = None
+) -> Outline:
     """Scan a data set to its end.
 
     Parameters
@@ -70,18 +73,32 @@ def outline(data: Bytes, start: int, tags: frozenset[int], *, little_endian: boo
         Where the data set begins (bytes).
     tags : frozenset[int]
         Elements whose values are wanted.
-    little_endian : bool
-        Byte order. Whether value representations are written is seen from the first element, whatever was agreed.
+    little_endian : bool or None
+        Byte order; None: as the first element has it. Whether value representations are written is always seen there.
     """
     values: dict[int, list[bytes]] = {}
-    verdict: Verdict = "whole" if len(data) - start >= 8 else "odd"
+    end = len(data)
+    verdict: Verdict = "whole" if end - start >= 8 else "odd"
+    if little_endian is None:
+        group = bytes(data[start : start + 2])
+        little_endian = group[::-1] <= group  # data sets begin with a low group number
     try:
         for tag, begin, length in _top_level(data, start, _Reader(data, start, little_endian=little_endian)):
+            if tag == _PIXEL_DATA:
+                end = begin
             if tag in tags:
                 values.setdefault(tag, []).append(bytes(data[begin : begin + min(length, _VALUE_BYTES)]))
     except _Stop as stop:
         verdict = stop.verdict
+    if verdict != "wrong" and _items(data, start, end) > LIMITS.read.items:
+        verdict = "wrong"
     return Outline(verdict, {tag: tuple(found) for tag, found in values.items()})
+
+
+def _items(data: Bytes, start: int, end: int) -> int:
+    """Return how many items there can be at most, those in sequences of defined length included."""
+    blocks = (data[at : min(at + _BLOCK, end)] for at in range(start, end, _BLOCK))
+    return sum(block.count(b"\xfe\xff\x00\xe0") + block.count(b"\xff\xfe\xe0\x00") for block in blocks)
 
 
 class _Reader:
@@ -112,11 +129,14 @@ class _Reader:
 
 
 def _top_level(data: Bytes, start: int, reader: _Reader) -> Iterator[tuple[int, int, int]]:
-    """Yield tag, begin and length of the value of every top-level element; undefined lengths are walked through."""
-    end, at, depth = len(data), start, 0
+    """Yield tag, begin and length of the value of every top-level element; an undefined length is walked through."""
+    end, at, depth, count = len(data), start, 0, 0
     fragments = False  # inside encapsulated pixel data, whose items hold bytes and no elements
     while end - at >= 8:
         tag, vr, length, at = reader.element(at)
+        count += 1
+        if not depth:
+            yield tag, at, length if length != _UNDEFINED else 0
         if tag in (_ITEM_END, _SEQUENCE_END):
             depth -= 1
             fragments = False
@@ -129,11 +149,9 @@ def _top_level(data: Bytes, start: int, reader: _Reader) -> Iterator[tuple[int, 
             depth += 1
         else:
             at += length
-            if at > end:
-                raise _Stop("cut")
-            if not depth:
-                yield tag, at - length, length
-        if depth > LIMITS.read.depth or tag >> 16 == _FILE_META:
+        if at > end:
+            raise _Stop("cut")
+        if depth > LIMITS.read.depth or count > LIMITS.read.items or tag >> 16 == _FILE_META:
             raise _Stop("wrong")
         if depth < 0 or tag >> 16 == _COMMAND:
             raise _Stop("odd")  # zeros behind the last element look like a command

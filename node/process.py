@@ -63,8 +63,16 @@ def process(
     out: Path,
     options: ProcessOptions,
     progress: Callable[[Study, str], Progress | None] = lambda _study, _pipeline: None,
+    reading: Callable[[int], None] = lambda _count: None,
 ) -> dict[str, Any]:
     """Analyse everything below `paths` and return the document ``pacs-ai-node/process/1``.
+
+    Parameters
+    ----------
+    progress : callable
+        Called before each job; returns what is called with its stages.
+    reading : callable
+        Called with the number of files that were looked at so far.
 
     Raises
     ------
@@ -73,7 +81,13 @@ def process(
     """
     installation_id = _installation(out)
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as scratch:
-        instances, seconds, quarantined, skipped = _read(paths, Path(scratch))
+        try:
+            instances, seconds, quarantined, skipped = _read(paths, Path(scratch), reading)
+        except OSError as error:
+            raise OutputFolderError(
+                f"{out}: {os.strerror(error.errno or 0)}. Archives are unpacked there: free some space, or name another "
+                "folder with --out."
+            ) from error
         studies = [
             _study(s, out, installation_id, options, progress, seconds[s.study_instance_uid]) for s in group(instances)
         ]
@@ -121,7 +135,7 @@ def _installation(out: Path) -> str:
 
 
 def _read(
-    paths: Iterable[Path], scratch: Path
+    paths: Iterable[Path], scratch: Path, reading: Callable[[int], None]
 ) -> tuple[list[Instance], Mapping[str, float], list[dict[str, Any]], list[dict[str, Any]]]:
     """Read every header; count the seconds per study; say what was not DICOM, not wanted, or met twice."""
     kept: dict[str, Instance] = {}
@@ -133,7 +147,8 @@ def _read(
     def note(into: list[dict[str, Any]], path: str, reason: Reason) -> None:
         into.append({"path": path, "reason": reason.as_json()})
 
-    for found in discover(paths, scratch):
+    for count, found in enumerate(discover(paths, scratch), start=1):
+        reading(count)
         if found.instance is None:
             if found.reason is not None:
                 note(skipped if found.skipped else quarantined, found.display, found.reason)

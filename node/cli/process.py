@@ -1,6 +1,9 @@
 """``pacs-ai-node process``: analyse files without a network."""
 
+import contextlib
 import sys
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,9 @@ import click
 
 from node.cli import installed_version
 from node.cli.common import common_options, log_level, print_json, settings_of
+
+_LINE_S = 3.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 @click.command(name="process")
@@ -59,9 +65,10 @@ def command(
         pipelines=pipelines,
         writer=writer,
     )
-    with _display(show=not quiet and sys.stderr.isatty()) as progress:
+    shown = contextlib.nullcontext(_Lines(quiet=quiet)) if quiet or not sys.stderr.isatty() else _bars()
+    with shown as display:
         try:
-            document = process(paths, out, options, progress)
+            document = process(paths, out, options, display.job, display.reading)
         except OutputFolderError as error:
             raise click.UsageError(str(error)) from error
     if as_json:
@@ -71,29 +78,53 @@ def command(
     return exit_code(document)
 
 
-def _display(*, show: bool) -> Any:  # noqa: ANN401 - a context manager that yields a factory of progress callbacks
-    from contextlib import contextmanager
+class _Lines:
+    """Progress as plain lines on stderr, for logs: a new stage at once but no more than one line in some seconds."""
 
+    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._quiet, self._clock = quiet, clock
+        self._last = clock()
+        self._jobs = 0
+
+    def reading(self, count: int) -> None:
+        """Say how many files were looked at."""
+        self._say(f"reading: {count} files")
+
+    def job(self, study: Any, name: str) -> Callable[[str, float], None]:  # noqa: ANN401 - a Study, imported late
+        """Say that a job begins; return what says how far it is."""
+        self._jobs += 1
+        who = f"job {self._jobs}: {name}: {len(study.instances)} instances"
+        self._say(who, at_once=True)
+        return lambda stage, share: self._say(f"{who}: {stage} {share:.0%}")
+
+    def _say(self, line: str, *, at_once: bool = False) -> None:
+        now = self._clock()
+        if not self._quiet and (at_once or now - self._last >= _LINE_S):
+            self._last = now
+            click.echo(line, err=True)
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Any]:
+    """Show progress as bars in a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    @contextmanager
-    def bars() -> Any:  # noqa: ANN401
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[stage]}"),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), disable=not show) as display:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[stage]}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as display:
 
-            def start(study: Any, name: str) -> Any:  # noqa: ANN401
+        class Bars:
+            files = display.add_task("reading", total=None, stage="")
+
+            def reading(self, count: int) -> None:
+                display.update(self.files, completed=count, stage=f"{count} files")
+
+            def job(self, study: Any, name: str) -> Callable[[str, float], None]:  # noqa: ANN401 - a Study
+                display.update(self.files, total=1, completed=1)
                 task = display.add_task(f"{name}: {len(study.instances)} instances", total=1.0, stage="")
                 return lambda stage, share: display.update(task, completed=share, stage=stage)
 
-            yield start
-
-    return bars()
+        yield Bars()
 
 
 def _tell(document: dict[str, Any], out: Path) -> None:
