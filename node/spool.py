@@ -3,6 +3,7 @@
 Order per instance: fsync(file), link, fsync(folder), journal record, fdatasync(journal), answer (DESIGN, promise 1).
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -15,10 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from config.settings import Storage
 from dicom_io.files import make_folders, sync_file, sync_folder
 from dicom_io.read import digest_dataset
 from dicom_io.scp import RefusedObject, StoredObject
 from node.failpoint import passing
+from node.watermarks import Gate, Limits
 
 JOURNAL_BYTES = 64 << 20
 """A journal file is followed by a new one when it has grown to this size."""
@@ -29,14 +32,12 @@ MAX_VERSIONS = 100
 REMEMBERED = 100_000
 """Entries whose record this process remembers to have written; an older one is recorded once more."""
 QUARANTINE_FILES, QUARANTINE_BYTES = 1000, 2 << 30
-FREE_BYTES = 256 << 20
-"""Below this much free space nothing more is accepted: the index and the results need room to end cleanly."""
 
 Kind = Literal["stored", "duplicate", "conflict"]
 
 
 class SpoolFullError(OSError):
-    """The spool takes no more; the sender keeps its object and tries again."""
+    """The spool takes no more of one object; its sender keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +65,21 @@ class Spool:
     ----------
     data_dir : Path
         The node's data folder; created if absent.
-    free_bytes : int
+    limits : Limits
         Space that stays free on the file system.
     """
 
-    def __init__(self, data_dir: Path, *, free_bytes: int = FREE_BYTES) -> None:
+    def __init__(self, data_dir: Path, limits: Limits | None = None) -> None:
         self.root = data_dir / "spool"
         self.incoming = self.root / "incoming"
         self.journals = self.root / "journal"
         self.quarantine = data_dir / "quarantine" / "received"
         notices = self.root / "notices"
-        self._free_bytes = free_bytes
         self._known: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         entries = (self.root / f"{n:02x}" for n in range(256))
         make_folders(self.incoming, self.journals, notices, self.quarantine, *entries, mode=0o700)
+        self.gate = Gate(self.root, limits or Limits.of(Storage()))
 
     def clean(self) -> int:
         """Remove what dead processes were receiving; return how many files.
@@ -90,8 +91,9 @@ class Spool:
             owner = path.name.partition("-")[0]
             if owner.isdecimal() and int(owner) != os.getpid() and _alive(int(owner)):
                 continue
-            path.unlink(missing_ok=True)
-            removed += 1
+            with contextlib.suppress(OSError):  # a disk that cannot be written now: what is left harms nobody
+                path.unlink(missing_ok=True)
+                removed += 1
         return removed
 
     def store(self, arrived: StoredObject) -> Stored:
@@ -129,9 +131,7 @@ class Spool:
 
     def _keep(self, part: Path, stem: str, digest: str, digest_of: Callable[[Path], str]) -> Stored:
         """Flush `part`, give it the first free entry of `stem` unless its bytes stand there already, flush the folder."""
-        stat = os.statvfs(self.root)
-        if stat.f_bavail * stat.f_frsize < self._free_bytes:
-            raise SpoolFullError(errno.ENOSPC, "less free space than the spool leaves for others")
+        self.gate.check_room()
         passing("receive.before_fsync")
         sync_file(part)
         for version in range(MAX_VERSIONS):

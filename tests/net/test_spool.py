@@ -17,6 +17,7 @@ from dicom_io.reasons import REASONS
 from dicom_io.scp import AssociationInfo, RefusedObject, StoredObject
 from node import spool as module
 from node.spool import JournalWriter, Spool, Stored, journals, read_journal
+from node.watermarks import Limits
 
 pytestmark = pytest.mark.unit
 
@@ -150,7 +151,7 @@ def test_an_entry_that_was_removed_is_stored_anew(data: Path, arrive: Callable[.
 
 
 def test_a_disk_below_its_reserve_takes_nothing(data: Path, arrive: Callable[..., StoredObject]) -> None:
-    spool = Spool(data, free_bytes=1 << 62)
+    spool = Spool(data, Limits(1 << 62, 0, 0, 0.25))
     arrived = arrive(spool)
     with pytest.raises(OSError, match="free space") as caught:
         spool.store(arrived)
