@@ -2,14 +2,35 @@
 
 Work starts on weak evidence, because an early result costs nothing but time. Results leave on strong evidence or after
 the quiet time, because a result on half a study is wrong.
+
+Strong evidence (the first that holds is named):
+
+* *procedure-step*: no performed procedure step of the study is in progress, every image that they name has arrived, and
+  we hold none that they do not name. A completed step that names nothing leaves it unknown what it made; a discontinued
+  one that names nothing made nothing.
+* *count*: a source that was asked twice counted the same both times, and in every series as much as we hold.
+* *sender*: a peer that is declared to send whole studies has released its association, and was the last to send.
+
+An instance availability notification closes nothing by itself: it says that what it names can be had, and archives send
+one for a series or a batch as well as for a study (PS3.4 annex R). What it names and we lack keeps the study open, and
+beside finished steps it names images too.
+
+Evidence against completeness (a step in progress, an image named or counted that has not arrived, a required series that
+is missing) outweighs any of this and the quiet time; such a study closes when it has been open for too long. Evidence of
+a kind that late images of the same sender have refuted before is not evidence from that sender (`node.pace`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dicom_io.reason import Reason
+from node.reasons import REASONS
+
 State = Literal["open", "early"]
 End = Literal["open", "released", "aborted"]
+StepStatus = Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"]
+Kind = Literal["procedure-step", "count", "sender"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +38,21 @@ class Times:
     """The waits, in seconds; as in ``[study]`` of the configuration."""
 
     settle_s: float
-    quiet_s: float
     boot_grace_s: float
     max_open_s: float
     weak_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """How long no image must come (s): while an association that carries the study is open, and when all are over.
+
+    `why` says whose pace that is.
+    """
+
+    open_s: float
+    over_s: float
+    why: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +79,37 @@ class Sender:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One performed procedure step of the study: how many images it names, and how many of them have not arrived."""
+
+    status: StepStatus
+    named: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What a source counts, beside what we hold.
+
+    Parameters
+    ----------
+    source : str
+        Its AE title.
+    more : int
+        Images that it has in its series and we do not hold.
+    equal : bool
+        Whether it has, series by series, exactly what we hold.
+    steady : bool
+        Whether it has said the same twice, long enough apart.
+    """
+
+    source: str
+    more: int
+    equal: bool
+    steady: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of one unfinished study.
 
@@ -64,6 +127,20 @@ class Facts:
         In the order of their last image.
     continuous : bool
         Whether every stack of at least ``weak_images`` slices is without gaps, and there is one.
+    quiet : Quiet
+        The waits that the senders' pace asks for.
+    steps : Sequence[Step]
+        Performed procedure steps.
+    unnamed : int
+        Images that we hold and that neither a step nor a notification names.
+    available : int
+        Images that an availability notification names and that have not arrived.
+    counts : Sequence[Count]
+        One for each source that has answered.
+    required : Sequence[str]
+        What matching rules still miss: ``rule: tests``.
+    doubted : frozenset[str]
+        Kinds of strong evidence that these senders' late images have refuted too often.
     """
 
     state: State
@@ -73,6 +150,21 @@ class Facts:
     active: float
     senders: Sequence[Sender]
     continuous: bool
+    quiet: Quiet
+    steps: Sequence[Step] = ()
+    unnamed: int = 0
+    available: int = 0
+    counts: Sequence[Count] = ()
+    required: Sequence[str] = ()
+    doubted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One thing that a study waits for, or waited for; without news it does so until then (s since the epoch)."""
+
+    reason: Reason
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +172,43 @@ class KeepOpen:
     """Wait; without news nothing changes before `until`."""
 
     until: float
-    why: str
+    waits: tuple[Wait, ...]
+
+    @property
+    def why(self) -> str:
+        """The same in one line."""
+        return _line(self.waits)
 
 
 @dataclass(frozen=True, slots=True)
 class LooksComplete:
     """Begin to work, publish nothing."""
 
-    why: str
+    waits: tuple[Wait, ...]
+
+    @property
+    def why(self) -> str:
+        """The same in one line."""
+        return _line(self.waits)
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The revision stands: results may leave."""
+    """The revision stands: results may leave. `by` is the kind of strong evidence."""
 
     evidence: Literal["strong", "quiet", "max-open"]
-    why: str
+    waits: tuple[Wait, ...]
+    by: Kind | None = None
+
+    @property
+    def why(self) -> str:
+        """The same in one line."""
+        return _line(self.waits)
 
     def as_json(self) -> dict[str, Any]:
         """Return what the timeline says."""
-        return {"evidence": self.evidence, "why": self.why}
+        waited = [{"what": w.reason.code, "detail": dict(w.reason.text)} for w in self.waits]
+        return {"evidence": self.evidence, "by": self.by, "why": self.why, "waited_for": waited}
 
 
 Decision = KeepOpen | LooksComplete | Close
@@ -108,11 +217,41 @@ Decision = KeepOpen | LooksComplete | Close
 def weak(facts: Facts, weak_images: int) -> Sender | None:
     """Return the released association that makes the study look complete but for its geometry; None if there is none.
 
-    While another association carries the study, it does not look complete.
+    While another association carries the study, or something is known to be missing, it does not look complete.
     """
-    if any(s.end == "open" for s in facts.senders):
+    if any(s.end == "open" for s in facts.senders) or against(facts):
         return None
     return next((s for s in reversed(facts.senders) if s.end == "released" and s.images >= weak_images), None)
+
+
+def against(facts: Facts) -> tuple[Reason, ...]:
+    """Return what says that the study is not complete, whatever else is known."""
+    said = []
+    if running := sum(s.status == "IN PROGRESS" for s in facts.steps):
+        said.append(REASONS("waits-step-in-progress", count=running))
+    if missing := sum(s.missing for s in facts.steps):
+        said.append(REASONS("waits-named-images", count=missing))
+    if facts.available:
+        said.append(REASONS("waits-available-images", count=facts.available))
+    said += [REASONS("waits-counted-images", source=c.source, count=c.more) for c in facts.counts if c.more]
+    said += [REASONS("waits-required-series", rule=rule) for rule in facts.required]
+    return tuple(said)
+
+
+def proof(facts: Facts) -> tuple[tuple[Kind, Reason], ...]:
+    """Return all strong evidence that there is, the best first, doubted or not and whatever says otherwise."""
+    found: list[tuple[Kind, Reason]] = []
+    named = sum(s.named for s in facts.steps)
+    final = all(s.status != "IN PROGRESS" and not s.missing for s in facts.steps)
+    said = all(s.named or s.status == "DISCONTINUED" for s in facts.steps)
+    if named and final and said and not facts.unnamed:
+        found.append(("procedure-step", REASONS("complete-procedure-step", images=named, steps=len(facts.steps))))
+    if counted := [c.source for c in facts.counts if c.equal and c.steady]:
+        found.append(("count", REASONS("complete-count", source=", ".join(counted))))
+    last = facts.senders[-1] if facts.senders else None
+    if last is not None and last.whole and last.end == "released" and all(s.end != "open" for s in facts.senders):
+        found.append(("sender", REASONS("complete-sender")))
+    return tuple(found)
 
 
 def decide(facts: Facts, times: Times, boot: float, now: float) -> Decision:
@@ -130,35 +269,66 @@ def decide(facts: Facts, times: Times, boot: float, now: float) -> Decision:
     now : float
         The time.
     """
-    grace = boot + times.boot_grace_s if facts.opened < boot else boot
-    if now < grace:
-        return KeepOpen(grace, "the node has just started; the sender of this study may come back")
-    # each further revision of a study whose images keep trickling in costs a second look at every result
-    longest = max(times.max_open_s, times.quiet_s)
-    quiet = facts.active + min(times.quiet_s * 2.0 ** min(facts.revision - 1, 30), longest)
-    close = _close(facts, quiet, facts.opened + times.max_open_s, now)
+    grace = boot + times.boot_grace_s
+    if facts.opened < boot and now < grace:
+        return KeepOpen(grace, (Wait(REASONS("waits-boot-grace"), grace),))
+    longest = facts.opened + times.max_open_s
+    contra, evidence = against(facts), proof(facts)
+    quiet = _quiet(facts, times)
+    close = _close(facts, evidence, contra, quiet, longest, now)
     if close is not None:
         return close
-    until = min(quiet, facts.opened + times.max_open_s)
+    # an hour of trickling is enough, even where nothing has contradicted
+    until = longest if contra else min(quiet, longest)
+    waits = [Wait(reason, longest) for reason in contra]
+    waits += [Wait(REASONS("doubted-evidence", kind=kind), until) for kind, _ in evidence if kind in facts.doubted]
+    if not contra:
+        waits.append(Wait(facts.quiet.why, until))
     if facts.state == "early":
-        return KeepOpen(until, "work has begun; waiting for the quiet time")
+        return KeepOpen(until, (*waits, Wait(REASONS("waits-work-begun"), until)))
     sender = weak(facts, times.weak_images)
     if sender is None or not facts.continuous:
-        return KeepOpen(until, "images may follow")
-    settled = max(facts.active, sender.ended) + min(times.settle_s * 2.0 ** min(facts.dropped, 30), times.quiet_s)
+        return KeepOpen(until, tuple(waits))
+    settle_s = min(times.settle_s * 2.0 ** min(facts.dropped, 30), max(facts.quiet.over_s, times.settle_s))
+    settled = max(facts.active, sender.ended) + settle_s
     if now < settled:
-        return KeepOpen(min(settled, until), "looks complete; letting it settle")
-    return LooksComplete(f"{sender.images} images in one released association, stacks without gaps")
+        return KeepOpen(min(settled, until), (*waits, Wait(REASONS("waits-settle"), min(settled, until))))
+    return LooksComplete((Wait(REASONS("looks-complete", images=sender.images), until),))
 
 
-def _close(facts: Facts, quiet: float, longest: float, now: float) -> Close | None:
+def _quiet(facts: Facts, times: Times) -> float:
+    """Return when it has been quiet for long enough.
+
+    Each further revision of a study whose images keep trickling in costs a second look at every result: it waits twice
+    as long. An association that has just ended may be followed by the next one.
+    """
+    is_open = any(s.end == "open" for s in facts.senders)
+    wait_s = facts.quiet.open_s if is_open else facts.quiet.over_s
+    grown = min(wait_s * 2.0 ** min(facts.revision - 1, 30), max(times.max_open_s, wait_s))
+    ended = max((s.ended for s in facts.senders if s.end != "open"), default=facts.active)
+    return max(facts.active + grown, facts.active if is_open else ended + min(times.settle_s, grown))
+
+
+def _close(
+    facts: Facts,
+    evidence: Sequence[tuple[Kind, Reason]],
+    contra: Sequence[Reason],
+    quiet: float,
+    longest: float,
+    now: float,
+) -> Close | None:
     """Close a study on strong evidence, after the quiet time, or because it has been open for too long."""
-    last = facts.senders[-1] if facts.senders else None
-    over = all(s.end != "open" for s in facts.senders)
-    if last is not None and over and last.whole and last.end == "released":
-        return Close("strong", "the peer sends whole studies and has released its association")
-    if now >= quiet:
-        return Close("quiet", f"no image for {now - facts.active:.1f} s")
+    trusted = [(kind, reason) for kind, reason in evidence if kind not in facts.doubted]
+    if trusted and not contra:
+        return Close("strong", tuple(Wait(reason, now) for _, reason in trusted), trusted[0][0])
+    if now >= quiet and not contra:
+        gone = Wait(REASONS("complete-quiet", seconds=f"{now - facts.active:.1f}"), now)
+        return Close("quiet", (gone, Wait(facts.quiet.why, now)))
     if now >= longest:
-        return Close("max-open", f"open for {now - facts.opened:.0f} s")
+        gone = Wait(REASONS("open-too-long", seconds=f"{now - facts.opened:.0f}"), now)
+        return Close("max-open", (gone, *(Wait(reason, now) for reason in contra)))
     return None
+
+
+def _line(waits: Sequence[Wait]) -> str:
+    return " ".join(w.reason.text["en"] for w in waits)

@@ -1,23 +1,25 @@
-"""The coordinator process: index, look at every unfinished study, close and route what is complete."""
+"""The coordinator process: index, look at unfinished studies, close and route what is complete."""
 
+import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import Any
 
 import structlog
 
 from config.settings import Settings
-from dicom_io.errors import DicomIOError, UnreadableError
-from dicom_io.model import Instance
-from dicom_io.read import read_instance
-from dicom_io.stack import build_stack, continuous
-from node import assemble, child, recover, retry, route
-from node.assemble import Close, Facts, LooksComplete, Sender, Times
+from dicom_io.reason import Reason
+from node import assemble, child, inquire, recover, retry, route
+from node.assemble import Close, KeepOpen, LooksComplete
 from node.clock import clock
 from node.execute import unfit
-from node.indexer import Indexer, charsets
+from node.facts import Gatherer
+from node.indexer import Indexer
+from node.inquire import Inquirer
 from node.installation import DataFolder
 from node.reasons import REASONS
-from node.store import Database, open_database, studies
+from node.store import Database, evidence, open_database, studies
 from node.store import node as node_store
 from node.store.rows import Carrier, Planned, Process, Study
 
@@ -40,73 +42,118 @@ class Coordinator:
         Of the node.
     boot : float
         When the node started (s since the epoch).
+    how : inquire.Ask
+        Asks a source how many images it has.
     """
 
-    def __init__(self, db: Database, folder: DataFolder, settings: Settings, boot: float) -> None:
-        self._db, self._folder, self._settings, self._boot = db, folder, settings, boot
-        self._installation_id = folder.installation_id
+    def __init__(
+        self, db: Database, folder: DataFolder, settings: Settings, boot: float, how: inquire.Ask = inquire.ask
+    ) -> None:
+        self._db, self._settings, self._boot = db, settings, boot
         self._indexer = Indexer(db, folder, settings)
-        s = settings.study
-        weak = retry.policy()["assemble"]["weak_images"]
-        self._times = Times(s.settle_s, s.quiet_s, s.boot_grace_s, s.max_open_s, weak)
-        self._whole = {p.ae_title.strip() for p in settings.dicom.peer if p.sends == "study"}
-        self._charsets = charsets(settings)
-        self._continuous: dict[str, tuple[int, bool]] = {}
-        self._odd: dict[str, float] = {}
+        self._gatherer = Gatherer(db, folder, settings)
+        self.inquirer = Inquirer(db, settings, self._answered, how)
+        self._answers: set[str] = set()
+        self._lock = threading.Lock()
+        self._processes: tuple[Process, ...] | None = None
+        self._again: dict[str, float] = {}
+        self._last = 0.0
+        self._told: dict[str, tuple[int, frozenset[str]]] = {}
 
     def tick(self, now: float | None = None) -> None:
-        """Index what is new, then look at every study that is not closed."""
+        """Index what is new, then look at every open study with news or whose time has come."""
         self._indexer.advance()
+        with self._lock:
+            news, self._answers = self._answers, set()
+        news |= studies.touched(self._db, self._indexer.changed())
         processes = node_store.processes(self._db)
         now = time.time() if now is None else now
+        if processes != self._processes or now < self._last:  # a receiver ended, or the clock was set back
+            self._again.clear()
+        everything = not self._again
+        self._processes, self._last = processes, now
+        if not everything and not news and min(self._again.values()) > now:
+            return
+        still = {}
         for study in studies.unfinished(self._db):
-            if self._odd.get(study.uid, 0.0) > now:
-                continue
-            try:
-                self._look(study, processes, now)
-            except Exception:  # noqa: BLE001 - one odd study must not keep the others open
-                self._odd[study.uid] = now + _ODD_S
-                _log.exception("study not decided", study=study.hash, again_in_s=_ODD_S)
+            again: float | None = self._again.get(study.uid, now)
+            if study.uid in news or again is None or again <= now:
+                again = self._look_at(study, processes, now)
+            if again is not None:
+                still[study.uid] = again
+        for uid in set(self._again) - set(still):
+            self._gatherer.forget(uid)
+            self._told.pop(uid, None)
+        self._again = still
 
-    def _look(self, study: Study, processes: tuple[Process, ...], now: float) -> None:
+    def next_look(self) -> float | None:
+        """Return when the next open study is due without news (s since the epoch)."""
+        return min(self._again.values(), default=None)
+
+    def _answered(self, study_uid: str) -> None:
+        with self._lock:
+            self._answers.add(study_uid)
+
+    def _look_at(self, study: Study, processes: tuple[Process, ...], now: float) -> float | None:
+        """Decide about one study; return when it is due again, or None if it is closed."""
+        try:
+            until = self._look(study, processes, now)
+        except Exception:  # noqa: BLE001 - one odd study must not keep the others open
+            _log.exception("study not decided", study=study.hash, again_in_s=_ODD_S)
+            return now + _ODD_S
+        return None if until is None else min(until, now + float(retry.policy()["clock"]["look_s"]))
+
+    def _look(self, study: Study, processes: tuple[Process, ...], now: float) -> float | None:
         carriers = studies.carriers(self._db, study.uid)
-        senders = tuple(_sender(c, processes, self._whole) for c in carriers)
-        state: assemble.State = "early" if study.state == "early" else "open"
-        facts = Facts(state, study.revision, study.dropped, study.opened, study.active, senders, continuous=False)
-        if state == "open" and assemble.weak(facts, self._times.weak_images) is not None:
-            facts = Facts(
-                state, study.revision, study.dropped, study.opened, study.active, senders, self._is_continuous(study)
+        facts = self._gatherer.facts(study, carriers, processes, now)
+        self._tell(study, assemble.proof(facts), now)
+        decision = assemble.decide(facts, self._gatherer.times, self._boot, now)
+        match decision:
+            case KeepOpen():
+                self.inquirer.consider(study, carriers, facts, now)
+                return decision.until
+            case LooksComplete():
+                why = {"evidence": "weak", "why": decision.why}
+                self._begin(study, carriers, why, now, publish=False)
+                self.inquirer.consider(study, carriers, facts, now)
+                return now  # what it waits for now, the next look says
+            case Close():
+                self._close(study, carriers, decision, now)
+                self.inquirer.consider(study, carriers, None, now)
+                return None
+
+    def _close(self, study: Study, carriers: tuple[Carrier, ...], decision: Close, now: float) -> None:
+        why = decision.as_json()
+        if study.state != "early":
+            self._begin(study, carriers, why, now, publish=True)
+        elif studies.publish(self._db, study, now, why):
+            _log.info(
+                "study.closed", study=study.hash, revision=study.revision, evidence=decision.evidence, by=decision.by
             )
-        match assemble.decide(facts, self._times, self._boot, now):
-            case LooksComplete() as looks:
-                self._begin(study, carriers, {"evidence": "weak", "why": looks.why}, now, publish=False)
-            case Close() as closed if state == "early":
-                done = studies.publish(self._db, study, now, closed.as_json())
-                if done:
-                    _log.info("study.closed", study=study.hash, revision=study.revision, **closed.as_json())
-            case Close() as closed:
-                self._begin(study, carriers, closed.as_json(), now, publish=True)
+
+    def _tell(self, study: Study, found: Sequence[tuple[str, Reason]], now: float) -> None:
+        """Put strong evidence into the timeline when it appears."""
+        revision, told = self._told.get(study.uid, (study.revision, frozenset()))
+        told = told if revision == study.revision else frozenset()
+        for kind, reason in found:
+            if kind not in told:
+                evidence.tell_evidence(self._db, study.uid, study.revision, now, kind, reason.text)
+        self._told[study.uid] = (study.revision, told | {kind for kind, _ in found})
 
     def _begin(
-        self, study: Study, carriers: tuple[Carrier, ...], why: dict[str, str], now: float, *, publish: bool
+        self, study: Study, carriers: tuple[Carrier, ...], why: dict[str, Any], now: float, *, publish: bool
     ) -> None:
         """Route the study and enqueue its jobs."""
-        by_association = {c.association: c for c in carriers}
-        first: dict[str, route.SeriesFacts] = {}
-        for row in studies.images(self._db, study.uid, study.upto):
-            if row.series_uid in first:
-                continue
-            carrier = by_association.get(row.association)
-            calling, called = (carrier.calling, carrier.called) if carrier else ("", "")
-            try:
-                header = read_instance(self._folder.spool / row.entry, self._charsets.get(calling)).header
-            except UnreadableError as error:  # readable when it was indexed: the disk; the worker will say so
-                _log.error("image unreadable", study=study.hash, entry=row.entry, reason=error.reason.code)
-                continue
-            first[row.series_uid] = route.SeriesFacts(row.series_uid, header, calling, called)
-        plan = route.plan(self._settings.rule, tuple(first.values()))
+        series = self._gatherer.series(study, carriers)
+        plan = route.plan(self._settings.rule, series)
         planned = tuple(
-            Planned(name, series, plan.destinations if name in plan.live else {}, unfit(name, REASONS("not-run-yet")))
+            Planned(
+                name,
+                series,
+                plan.destinations if name in plan.live else {},
+                unfit(name, REASONS("not-run-yet")),
+                priority=plan.priority,
+            )
             for name, series in plan.pipelines.items()
         )
         if not planned:
@@ -115,37 +162,8 @@ class Coordinator:
         routed = {"matched": list(plan.matched), "rules": list(plan.explanation)}
         if studies.close(self._db, study, planned, now, publish=publish, why=why, routed=routed):
             action = "study.closed" if publish else "study.looks-complete"
-            _log.info(action, study=study.hash, revision=study.revision, jobs=[p.pipeline for p in planned], **why)
-
-    def _is_continuous(self, study: Study) -> bool:
-        known = self._continuous.get(study.uid)
-        if known is None or known[0] != study.upto:
-            known = (study.upto, self._measure(study))
-            self._continuous[study.uid] = known
-        return known[1]
-
-    def _measure(self, study: Study) -> bool:
-        """Say whether every series that could be a stack is one without gaps, and there is one."""
-        series: dict[str, list[Instance]] = {}
-        for row in studies.images(self._db, study.uid, study.upto):
-            try:
-                series.setdefault(row.series_uid, []).append(read_instance(self._folder.spool / row.entry))
-            except UnreadableError:
-                return False
-        stacks = [rows for rows in series.values() if len(rows) >= self._times.weak_images]
-        try:
-            return bool(stacks) and all(continuous(build_stack(rows)) for rows in stacks)
-        except DicomIOError:
-            return False
-
-
-def _sender(carrier: Carrier, processes: tuple[Process, ...], whole: set[str]) -> Sender:
-    """Return one association as the decision sees it; one whose receiver is gone will never end by itself."""
-    alive = any(p.pid == carrier.pid and p.role == "receiver" and p.started <= carrier.opened for p in processes)
-    end: assemble.End = "open" if alive else "aborted"
-    if carrier.how is not None:
-        end = "released" if carrier.how == "released" else "aborted"
-    return Sender(end, carrier.images, carrier.calling in whole, carrier.last, carrier.ended or carrier.last)
+            told = {key: why[key] for key in ("evidence", "by") if why.get(key)}
+            _log.info(action, study=study.hash, revision=study.revision, jobs=[p.pipeline for p in planned], **told)
 
 
 def run_coordinator(settings: Settings, connection: Connection, boot: float) -> None:
@@ -160,6 +178,7 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
         "leases": (every["leases_s"], lambda: recover.expired(db, time.time(), settings.worker.attempts)),
     })  # fmt: skip
     ticks.start()
+    coordinator.inquirer.start(stop)
     stop.wait()
     ticks.shutdown(wait=True)
     db.close()

@@ -35,6 +35,7 @@ host = "127.0.0.1"
 [study]
 settle_s = 0.5
 quiet_s = {quiet_s}
+pace = "fixed"
 boot_grace_s = 2.0
 
 [[destination]]

@@ -6,10 +6,25 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.failpoint import passing
+from node.store import evidence
 from node.store import tables as t
 from node.store.engine import Database
 from node.store.events import tell
-from node.store.rows import Carrier, Planned, StoredInstance, Study, as_a
+from node.store.rows import (
+    Arrived,
+    AssociationEnded,
+    Carrier,
+    Change,
+    Noticed,
+    Planned,
+    Repeated,
+    StoredInstance,
+    Study,
+    as_a,
+)
+
+_VALUES = 500
+"""Values of one IN list; SQLite takes 32,766."""
 
 
 def unfinished(db: Database) -> tuple[Study, ...]:
@@ -17,6 +32,24 @@ def unfinished(db: Database) -> tuple[Study, ...]:
     with db.read() as c:
         rows = c.execute(sa.select(t.study).where(t.study.c.state != "closed").order_by(t.study.c.active))
         return tuple(as_a(Study, row) for row in rows)
+
+
+def touched(db: Database, changes: Sequence[Change]) -> set[str]:
+    """Return the studies that `changes`, already applied, are about."""
+    found, ended = set(), []
+    for change in changes:
+        match change:
+            case Arrived() | Repeated():
+                found.add(change.study_uid)
+            case AssociationEnded():
+                ended.append(change.id)
+            case Noticed():
+                found |= evidence.concerned(db, change)
+    for begin in range(0, len(ended), _VALUES):
+        some = t.carried.c.association.in_(ended[begin : begin + _VALUES])
+        with db.read() as c:
+            found |= set(c.execute(sa.select(t.carried.c.study_uid).where(some)).scalars())
+    return found
 
 
 def study(db: Database, uid: str) -> Study | None:

@@ -42,6 +42,7 @@ host = "127.0.0.1"
 [study]
 settle_s = 0.2
 quiet_s = {quiet_s}
+pace = "{pace}"
 boot_grace_s = 1.0
 [worker]
 lease_s = 3.0
@@ -68,6 +69,7 @@ class Rig:
         pacs: LoopbackPacs,
         *,
         quiet_s: float = 2.0,
+        pace: str = "fixed",
         check_study: bool = False,
         elsewhere: tuple[str, int] | None = None,
     ) -> None:
@@ -77,6 +79,7 @@ class Rig:
         text = CONFIGURATION.format(
             data_dir=json.dumps(str(self.data.path)),
             quiet_s=quiet_s,
+            pace=pace,
             port=elsewhere[1] if elsewhere else pacs.port,
             pacs=elsewhere[0] if elsewhere else pacs.ae_title,
             check_study=str(check_study).lower(),

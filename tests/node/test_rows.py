@@ -34,6 +34,7 @@ pytestmark = pytest.mark.unit
 RULES = """
 [study]
 quiet_s = 60.0
+pace = "fixed"
 settle_s = 1.0
 [[destination]]
 name = "pacs"
