@@ -38,7 +38,8 @@ class Peer:
 
     `charset` is what it really writes, where it declares something else. ``sends = "study"`` says that its release of an
     association means that the study is complete. With a `query_port` it is asked by C-FIND how many images each series
-    has, under `query_ae_title` if it answers under another title.
+    has, under `query_ae_title` if it answers under another title. At `commit_port` it is told the results of storage
+    commitment that it asked for.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -48,6 +49,7 @@ class Peer:
     sends: Literal["study"] | None = None
     query_port: Annotated[int, Ge(1), Le(65535)] | None = None
     query_ae_title: AETitle | None = None
+    commit_port: Annotated[int, Ge(1), Le(65535)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

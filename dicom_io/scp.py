@@ -1,7 +1,7 @@
-"""The listener: storage, verification and (for the small PACS) study queries as an SCP.
+"""The listener: storage, verification, notices and (for the small PACS) study queries as an SCP.
 
-It stores nothing itself: each object that arrived whole is handed to `on_stored`, and the number that this returns is
-the answer. Nothing here raises into the network library, and nothing logs what came from a patient.
+It stores nothing itself: each object that arrived whole is handed to `on_stored`, each notice to `on_notice`, and what
+these return is the answer. Nothing here raises into the network library, and nothing logs what came from a patient.
 
 References
 ----------
@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from typing import cast
 
 from pydicom.dataset import Dataset
@@ -29,8 +30,10 @@ from pynetdicom.transport import AddressInformation, AssociationSocket, Threaded
 
 from dicom_io.arrival import Arrival, Identity, open_arrival, read_identity
 from dicom_io.contexts import PDU_BYTES, STILL_IMAGE_SYNTAXES, STUDY_ROOT_FIND, VERIFICATION, choose_syntax
+from dicom_io.limits import LIMITS
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
+from dicom_io.scp_notices import propose_roles, serve_notices
 from dicom_io.scp_types import (
     AssociationEvent,
     AssociationInfo,
@@ -73,6 +76,7 @@ class _Track:
         self.info = info
         self.opened = self.ended = False
         self.storing = False
+        self.noticing = 0
         self.last = time.monotonic()
         self.arrival: Arrival | None = None
 
@@ -89,9 +93,11 @@ class _Server(ThreadedAssociationServer):
         contexts: list[PresentationContext],
         bound: list[EventHandlerType],
         on_association: Callable[[AssociationEvent], None],
+        room: Callable[[], None] | None,
     ) -> None:
         self.incoming = listener.incoming
-        self._timeout_s = listener.network_timeout_s
+        self._room = room
+        self.timeout_s, self._request_s = listener.network_timeout_s, listener.request_timeout_s
         self._on_association = on_association
         self.tracks: dict[Association, _Track] = {}
         self.lock = threading.Lock()
@@ -100,7 +106,7 @@ class _Server(ThreadedAssociationServer):
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Accept a connection; bound every later read and write, and answer without Nagle's delay."""
         connection, address = super().get_request()
-        connection.settimeout(self._timeout_s)
+        connection.settimeout(self._request_s)  # until the association stands: see `_established`
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection, address
 
@@ -123,7 +129,7 @@ class _Server(ThreadedAssociationServer):
 
     def arriving(self, association: Association) -> Arrival:
         """Open the file for an object that begins to arrive; it is removed if the association breaks."""
-        arrival = Arrival(self.incoming)
+        arrival = Arrival(self.incoming, self._room)
         track = self.tracks.get(association)
         if track is not None:
             track.arrival, track.last = arrival, time.monotonic()
@@ -183,7 +189,12 @@ class Server:
         quiet_since, deadline = now + grace_s, now + grace_s + 1.5
         while self._server.tracks and (now := time.monotonic()) < deadline:
             for association, track in list(self._server.tracks.items()):
-                idle = not track.storing and association.dimse.message is None and association.dimse.msg_queue.empty()
+                idle = (
+                    not track.storing
+                    and not track.noticing
+                    and association.dimse.message is None
+                    and association.dimse.msg_queue.empty()
+                )
                 if idle and (now > quiet_since or now - track.last > 0.5):
                     association.abort(block=False)
             self._server.sweep()
@@ -222,13 +233,18 @@ def serve(listener: Listener, handlers: Handlers) -> Server:
         (evt.EVT_RELEASED, _ended, ["released"]),
         (evt.EVT_ABORTED, _ended, ["aborted"]),
         (evt.EVT_REJECTED, _over_limit, [handlers]),
+        (evt.EVT_PDU_RECV, _bounded),
         (evt.EVT_C_STORE, _store, [handlers]),
         (evt.EVT_C_ECHO, _echo),
     ]
     if handlers.on_find is not None:
         contexts.append(build_context(STUDY_ROOT_FIND, list(STILL_IMAGE_SYNTAXES[:2])))
         bound.append((evt.EVT_C_FIND, _find, [handlers.on_find]))
-    server = _Server(ae, listener, contexts, bound, handlers.on_association)
+    if handlers.on_notice is not None:
+        offered, answering = serve_notices(handlers.on_notice, _noticing, commitment=handlers.commitment)
+        contexts += offered
+        bound += answering
+    server = _Server(ae, listener, contexts, bound, handlers.on_association, handlers.room)
     ae._servers.append(server)  # noqa: SLF001 - as AE.start_server does; shutdown() takes it out again
     return Server(server)
 
@@ -247,15 +263,27 @@ def _connected(event: Event) -> None:
             raise OSError(errno.EMSGSIZE, "a PDU far beyond the agreed length")  # ends the connection
         data = bytearray(count)
         view, have = memoryview(data), 0
+        end = time.monotonic() + (connection.gettimeout() or 0.0)
         while have < count:
             got = connection.recv_into(view[have:])
             if not got:
                 break
             have += got
+            if have < count and time.monotonic() > end:  # each drop came in time, and the whole does not
+                raise TimeoutError
         view.release()
         return data if have == count else data[:have]
 
     transport.recv = recv  # type: ignore[method-assign, assignment]  # on this instance alone, on purpose
+
+
+def _bounded(event: Event) -> None:
+    """Abort an association on which a message grows in memory beyond its limit; objects go to disk and do not."""
+    message = event.assoc.dimse.message
+    if message is not None:
+        held = message.encoded_command_set.tell() + cast("BytesIO", message.data_set).tell()
+        if held > LIMITS.read.message_bytes:
+            event.assoc.abort(block=False)
 
 
 def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None:
@@ -275,6 +303,7 @@ def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None
         _reject(event, handlers, info, _REJECT_CALLED, REASONS("called-title-unknown", called=info.called))
     elif not known:
         _reject(event, handlers, info, _REJECT_CALLING, REASONS("peer-not-allowed", calling=info.calling, peer=peer))
+    propose_roles(association, commitment=handlers.commitment)
     for context in request.presentation_context_definition_list:
         chosen = choose_syntax([str(uid) for uid in context.transfer_syntax])
         context.transfer_syntax = [UID(chosen), *(uid for uid in context.transfer_syntax if uid != chosen)]
@@ -296,6 +325,9 @@ def _over_limit(event: Event, handlers: Handlers) -> None:
 def _established(event: Event, handlers: Handlers) -> None:
     track = _listener(event.assoc).tracks[event.assoc]
     track.opened = True
+    connection = cast("AssociationSocket", event.assoc.dul.socket).socket
+    if connection is not None:
+        connection.settimeout(_listener(event.assoc).timeout_s)
     try:
         handlers.on_association(AssociationEvent("opened", track.info))
     except Exception:  # noqa: BLE001 - an association that cannot be recorded (full disk) must not run
@@ -325,6 +357,9 @@ def _answer(event: Event, track: _Track, handlers: Handlers) -> int:
     if not isinstance(arrival, Arrival):
         return Answer.CANNOT_UNDERSTAND  # the request announced no data set
     if arrival.error is not None:
+        if handlers.on_trouble is not None:
+            with contextlib.suppress(Exception):  # a handler's failure must not keep the peer waiting
+                handlers.on_trouble(track.info, arrival.error)
         return Answer.OUT_OF_RESOURCES
     syntax = str(event.context.transfer_syntax)
     found = read_identity(arrival.path, arrival.data_offset, syntax)
@@ -367,6 +402,21 @@ def _fault(found: Identity, asked: tuple[str, str]) -> tuple[Answer, str] | None
     if asked != (found.sop_class_uid, found.sop_instance_uid):
         return Answer.DATASET_MISMATCH, "object-is-another"
     return None
+
+
+@contextlib.contextmanager
+def _noticing(association: Association) -> Iterator[AssociationInfo]:
+    """Keep an association alive while it answers a notice; gives who is on the other side."""
+    server = _listener(association)
+    track = server.tracks[association]
+    with server.lock:  # notices of one association may be answered by several threads
+        track.noticing += 1
+    try:
+        yield track.info
+    finally:
+        with server.lock:
+            track.noticing -= 1
+        track.last = time.monotonic()
 
 
 def _find(event: Event, on_find: Callable[[Dataset], Iterable[Dataset]]) -> Iterator[tuple[int, Dataset | None]]:

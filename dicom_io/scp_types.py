@@ -69,6 +69,48 @@ class RefusedObject:
     bytes: int
 
 
+NoticeKind = Literal["mpps-create", "mpps-set", "ian", "commit-request", "commit-result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a peer says about a procedure step, about available instances, or about storage commitment.
+
+    Parameters
+    ----------
+    uid : str
+        SOP Instance UID of the step or notification, empty if its sender leaves the choice to us; for commitment the
+        Transaction UID.
+    sop_class_uid, sop_instance_uid : str
+        As the request names them; the instance is empty as `uid` is.
+    syntax : str
+        Transfer syntax of `encoded`.
+    encoded : bytes
+        The data set exactly as it came.
+    dataset : Dataset
+        The same, read; it has passed `notices.fault`.
+    """
+
+    kind: NoticeKind
+    uid: str
+    association: AssociationInfo
+    sop_class_uid: str
+    sop_instance_uid: str
+    syntax: str
+    encoded: bytes
+    dataset: Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeAnswer:
+    """The answer to a notice; `uid` is the one that we gave to a new instance whose request named none."""
+
+    status: int
+    error_id: int | None = None
+    comment: str | None = None
+    uid: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
     """Where to listen and within which bounds.
@@ -109,6 +151,14 @@ class Handlers:
         Whether the peer with this calling AE title and this address may open an association.
     on_find : Callable[[Dataset], Iterable[Dataset]] or None
         Answers Study Root queries with matching identifiers; None: the service is not offered.
+    on_notice : Callable[[Notice], NoticeAnswer] or None
+        Makes a notice durable and returns the answer. `OSError` is answered with 0x0213. None: no notices are taken.
+    commitment : bool
+        Whether storage commitment is among them.
+    room : Callable[[], None] or None
+        Raises `OSError` while nothing can be stored: then what arrives is not even written, and answered with 0xA700.
+    on_trouble : Callable[[AssociationInfo, OSError], None] or None
+        Told when an object could not be written while it arrived, or was not because of `room`.
     """
 
     on_stored: Callable[[StoredObject], int]
@@ -116,3 +166,7 @@ class Handlers:
     on_refused: Callable[[RefusedObject], None]
     allowed: Callable[[str, str], bool]
     on_find: Callable[[Dataset], Iterable[Dataset]] | None = None
+    on_notice: Callable[[Notice], NoticeAnswer] | None = None
+    commitment: bool = False
+    room: Callable[[], None] | None = None
+    on_trouble: Callable[[AssociationInfo, OSError], None] | None = None

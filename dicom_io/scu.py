@@ -27,7 +27,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.presentation import PresentationContext, build_context, build_role
 from pynetdicom.transport import AssociationSocket
 
 from dicom_io.contexts import INTERCHANGEABLE, PDU_BYTES, VERIFICATION
@@ -225,8 +225,12 @@ class _Entity(AE):
         return made
 
 
-def associate(peer: Peer, contexts: list[PresentationContext], timeouts: Timeouts) -> Association:
+def associate(
+    peer: Peer, contexts: list[PresentationContext], timeouts: Timeouts, *, provider_of: str | None = None
+) -> Association:
     """Open an association; whoever does so gives it to `release` in the end.
+
+    On it we propose to be the provider (SCP) of the SOP class `provider_of` (PS3.7 annex D.3.3.4).
 
     Raises
     ------
@@ -250,6 +254,7 @@ def associate(peer: Peer, contexts: list[PresentationContext], timeouts: Timeout
         contexts,
         peer.ae_title,
         max_pdu=PDU_BYTES,
+        ext_neg=None if provider_of is None else [build_role(provider_of, scp_role=True)],
         evt_handlers=[
             (evt.EVT_CONN_OPEN, _connected, [seen, timeouts.answer_s]),
             (evt.EVT_ACCEPTED, lambda _event: seen.add("accepted")),
