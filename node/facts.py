@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -15,6 +17,7 @@ from node.assemble import Count, Facts, Sender, Step, Times
 from node.indexer import charsets
 from node.installation import DataFolder
 from node.store import Database, evidence, studies
+from node.store import node as store
 from node.store.rows import Carrier, Held, Process, Read, Seen, Study
 
 _log = structlog.get_logger()
@@ -48,8 +51,16 @@ class Gatherer:
         self._required: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {}
         self._seen: dict[str, tuple[float, Seen]] = {}
 
-    def facts(self, study: Study, carriers: Sequence[Carrier], processes: Sequence[Process], now: float) -> Facts:
-        """Return what is known of one unfinished study; whether stacks are continuous only where that matters."""
+    def facts(
+        self,
+        study: Study,
+        carriers: Sequence[Carrier],
+        processes: Sequence[Process],
+        now: float,
+        *,
+        stacks: bool = True,
+    ) -> Facts:
+        """Return what is known of one unfinished study; of its `stacks` only where that matters, or never."""
         senders = tuple(_sender(c, processes, self._whole) for c in carriers)
         said = evidence.said(self._db, study.uid)
         reads = evidence.reads(self._db, study.uid)
@@ -72,7 +83,7 @@ class Gatherer:
             required=self.required(study, carriers),
             doubted=pace.doubted(seen) if self._settings.study.pace == "learn" else frozenset(),
         )
-        if study.state == "open" and assemble.weak(facts, self.times.weak_images) is not None:
+        if stacks and study.state == "open" and assemble.weak(facts, self.times.weak_images) is not None:
             facts = replace(facts, continuous=self._is_continuous(study))
         return facts
 
@@ -136,6 +147,25 @@ class Gatherer:
             return bool(stacks) and all(continuous(build_stack(rows)) for rows in stacks)
         except DicomIOError:
             return False
+
+
+def waiting_for(db: Database, folder: DataFolder, settings: Settings, study: Study, now: float) -> list[dict[str, Any]]:
+    """Return what an unfinished study waits for, as `show` tells it: reason code, texts, and until when without news."""
+    if study.state == "closed":
+        return []
+    processes = store.processes(db)
+    boot = next((p.started for p in processes if p.role == "supervisor"), 0.0)
+    gatherer = Gatherer(db, folder, settings)
+    facts = gatherer.facts(study, studies.carriers(db, study.uid), processes, now, stacks=False)
+    decision = assemble.decide(facts, gatherer.times, boot, now)
+    return [
+        {
+            "what": w.reason.code,
+            "detail": dict(w.reason.text),
+            "until": datetime.fromtimestamp(w.until, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+        for w in decision.waits
+    ]
 
 
 def compare(read: Read, held: Mapping[str, Held]) -> Count:

@@ -1,13 +1,15 @@
 """What the node knows, as the contract's documents: `show`, `studies`, `status`."""
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from node import pace, retry
 from node.installation import DataFolder
-from node.spool import journals
-from node.store import Database, alarms, breakers, deliveries, events, index, jobs, studies
+from node.spool import journals, read_journal
+from node.store import Database, alarms, breakers, corrections, deliveries, events, evidence, index, jobs, studies
 from node.store import node as store
 from node.store.rows import Alarm, Breaker, Carrier, Delivery, Event, Job, Sent, StoredArtifact, Study
 
@@ -19,8 +21,8 @@ _DELIVERY_STATES = (
 )  # fmt: skip
 
 
-def show(db: Database, study: Study, version: str) -> dict[str, Any]:
-    """Return ``pacs-ai-node/show/1``: one study, its timeline and its deliveries."""
+def show(db: Database, study: Study, version: str, waiting: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return ``pacs-ai-node/show/1``: one study, its timeline and its deliveries; `waiting`: see `node.facts.waiting_for`."""
     images, series = studies.counts(db, study.uid)
     rows = jobs.jobs(db, study.uid)
     told = [_event(e) for e in events.timeline(db, study.uid)]
@@ -37,9 +39,11 @@ def show(db: Database, study: Study, version: str) -> dict[str, Any]:
         "revision": study.revision,
         "instances": images,
         "series": series,
+        "waiting_for": [dict(w) for w in waiting],
         "jobs": [_job(row, jobs.artifacts(db, row)) for row in rows],
         "timeline": sorted([*told, *received], key=lambda entry: str(entry["utc"])),
         "deliveries": _deliveries(db, study),
+        "corrections": [_correction(c) for c in corrections.told(db, study.uid)],
         "alarms": [_alarm(a) for a in alarms.standing(db, study.uid)],
     }
 
@@ -72,6 +76,7 @@ def status(db: Database, folder: DataFolder, version: str, settings: "Settings |
         "jobs": work,
         "deliveries": sends,
         "destinations": _destinations(db, settings),
+        "senders": [] if settings is None else _senders(db, settings),
         "alarms": [_alarm(a) for a in alarms.standing(db)],
         "quarantine": sum(1 for path in folder.quarantine.rglob("*.dcm")),
         "disk": {"free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize},
@@ -84,10 +89,19 @@ def _listens(settings: "Settings") -> dict[str, Any]:
     return {"host": d.host, "port": d.port, "ae_titles": list(d.ae_titles)}
 
 
+def _senders(db: Database, settings: "Settings") -> list[dict[str, Any]]:
+    recent = time.time() - float(retry.policy()["pace"]["days"]) * 86400.0
+    return pace.senders(evidence.seen(db, recent), settings.study)
+
+
 def _lagging(db: Database, folder: DataFolder) -> bool:
     """Say whether a journal holds records that are not indexed yet."""
     offsets = index.offsets(db)
-    return any(path.stat().st_size > offsets.get(path.name, 0) for path in journals(folder.path))
+    # what a process that was killed left half-written is never read
+    return any(
+        path.stat().st_size > (offset := offsets.get(path.name, 0)) and read_journal(path, offset)[1] > offset
+        for path in journals(folder.path)
+    )
 
 
 def utc(at: float) -> str:
@@ -101,6 +115,10 @@ def _optional(at: float | None) -> str | None:
 
 def _event(event: Event) -> dict[str, Any]:
     return {"utc": utc(event.at), "event": event.kind, **event.data}
+
+
+def _correction(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {"utc": utc(told["at"]), "cancelled": told["cancelled"], "delivered": list(told["delivered"])}
 
 
 def _received(carrier: Carrier) -> dict[str, Any]:
