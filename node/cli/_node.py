@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from node.cli.common import print_json
 
 if TYPE_CHECKING:
     from config import Settings
@@ -58,7 +60,14 @@ def study_named(db: "Database", name: str) -> "Study | None":
     return found[0] if found else None
 
 
-def unknown_study() -> dict[str, Any]:
-    """Return the contract's document for a study that the node does not know."""
-    text = "This node has no such study. `pacs-ai-node studies` lists what it has."
-    return {"error": {"code": "unknown-study", "text": text}}
+def unknown_study(settings: "Settings", *, as_json: bool) -> int:
+    """Say that the node does not know a study; return the exit code."""
+    from node.cli._words import words
+    from node.reasons import REASONS
+
+    reason = REASONS("unknown-study").as_json()
+    if as_json:
+        print_json({"error": reason})
+    else:
+        click.echo("\n".join(["Error:", *words(settings).reason(reason, indent=2)]), err=True)
+    return 1

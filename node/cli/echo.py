@@ -1,6 +1,8 @@
 """``pacs-ai-node echo``: ask whether a destination answers."""
 
+import uuid
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,9 +13,12 @@ from node.cli.common import common_options, print_json, settings_of
 @click.argument("dest")
 @common_options
 def command(dest: str, config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bool) -> int:
-    """C-ECHO the destination DEST of the configuration."""
-    from dicom_io import scu
-    from dicom_io.errors import NetworkError
+    """Ask the destination DEST of the configuration whether it answers, and whether it answers queries.
+
+    Queries decide whether results can be checked against whose study it is there (check_study), and their arrival be
+    proven (proof = "find"). Exit code 1: it does not answer, or fails on a query that the configuration wants asked.
+    """
+    from node.cli._words import words
 
     del verbose
     settings = settings_of(config_file)
@@ -22,17 +27,56 @@ def command(dest: str, config_file: Path | None, *, as_json: bool, quiet: bool, 
         raise click.UsageError(
             f"no such destination: {dest}; there are: {', '.join(d.name for d in settings.destination) or 'none'}"
         )
-    try:
-        taken = scu.echo(scu.Peer(place.host, place.port, place.ae_title, settings.dicom.ae_titles[0]))
-    except NetworkError as error:
-        reason = error.reason.as_json()
-        if as_json:
-            print_json({"schema": "pacs-ai-node/echo/1", "destination": dest, "ok": False, "error": reason})
-        else:
-            click.echo(f"Error: {reason['text']['en']} {reason['hint'].get('en', '')}", err=True)
-        return 1
+    document = {"schema": "pacs-ai-node/echo/1", "destination": dest, **_asked(settings, place)}
     if as_json:
-        print_json({"schema": "pacs-ai-node/echo/1", "destination": dest, "ok": True, "seconds": round(taken, 4)})
-    elif not quiet:
-        click.echo(f"{dest} answers ({taken * 1000:.0f} ms)")
-    return 0
+        print_json(document)
+    elif not quiet or not document["ok"]:
+        if "seconds" in document and not quiet:
+            click.echo(f"{dest} answers ({document['seconds'] * 1000:.0f} ms)")
+            for line in _means(document["query"], place):
+                click.echo(f"  {line}")
+        if "error" in document:
+            click.echo("\n".join(words(settings).reason(document["error"], indent=2)), err=True)
+    return 0 if document["ok"] else 1
+
+
+def _asked(settings: Any, place: Any) -> dict[str, Any]:  # noqa: ANN401 - config.Settings and config.Destination
+    """Verify the destination, then ask it for a study that nobody has."""
+    from dicom_io import scu, scu_query
+    from dicom_io.errors import NetworkError
+
+    peer = scu.Peer(place.host, place.port, place.ae_title, settings.dicom.ae_titles[0])
+    try:
+        seconds = scu.echo(peer)
+    except NetworkError as error:
+        return {"ok": False, "error": error.reason.as_json()}
+    said: dict[str, Any] = {"ok": True, "seconds": round(seconds, 4), "query": "offered"}
+    try:
+        scu_query.find_study(peer, f"2.25.{uuid.uuid4().int}")
+    except NetworkError as error:
+        if error.reason.code == "query-not-offered":
+            return {**said, "query": "not-offered"}
+        wanted = place.check_study or place.proof == "find"
+        return {**said, "query": "failed", "ok": not wanted, "error": error.reason.as_json()}
+    return said
+
+
+def _means(query: str, place: Any) -> list[str]:  # noqa: ANN401 - config.Destination, imported when needed
+    """Say what the answer to queries means for results that go there."""
+    if query == "failed":
+        return ["a query failed:"]
+    offered = query == "offered"
+    said = ["answers Study Root C-FIND" if offered else "offers no Study Root C-FIND"]
+    if not place.check_study:
+        said.append("check_study = false: it is not asked whose study it is")
+    elif offered:
+        said.append("check_study: results wait until it has the study, under the same patient")
+    else:
+        said.append("check_study has no effect: results are sent without asking whose study it is there")
+    if place.proof == "find":
+        said.append(
+            "proof: arrival is confirmed by asking for the objects" if offered else "proof: arrival is not confirmed"
+        )
+    else:
+        said.append(f'proof = "{place.proof}"')
+    return said

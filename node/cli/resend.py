@@ -26,15 +26,13 @@ def command(
         raise click.UsageError(f"no such destination: {dest}; there are: {', '.join(known) or 'none'}")
     with opened(settings) as (db, _):
         found = study_named(db, study)
-        queued = () if found is None else operator.resend(db, found.uid, time.time(), None if dest is None else [dest])
+        if found is None:
+            return unknown_study(settings, as_json=as_json)
+        queued = operator.resend(db, found.uid, time.time(), None if dest is None else [dest])
     if as_json:
-        print_json(
-            unknown_study() if found is None else {"schema": "pacs-ai-node/resend/1", "destinations": list(queued)}
-        )
-    elif found is None:
-        click.echo(f"Error: {unknown_study()['error']['text']}", err=True)
+        print_json({"schema": "pacs-ai-node/resend/1", "destinations": list(queued)})
     elif not quiet:
         click.echo(
             f"queued for {', '.join(queued)}" if queued else "nothing to send: this study has no standing results"
         )
-    return 1 if found is None else 0 if queued else 3
+    return 0 if queued else 3

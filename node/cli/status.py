@@ -12,7 +12,12 @@ from node.cli.common import common_options, print_json, settings_of
 @click.command(name="status")
 @common_options
 def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bool) -> int:
-    """Say what the node is doing now."""
+    """Say whether the node runs and accepts, what waits for what, and what a person must look at.
+
+    Times are local; --json has them in UTC.
+    """
+    from node.cli._node_state import tell
+    from node.cli._words import words
     from node.show import status
 
     del verbose
@@ -22,12 +27,5 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
     if as_json:
         print_json(document)
     elif not quiet:
-        roles = ", ".join(f"{p['role']} {p['pid']}" for p in document["processes"]) or "not running"
-        click.echo(f"processes     {roles}")
-        for key in ("associations", "studies", "jobs", "deliveries", "quarantine"):
-            value = document[key]
-            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            click.echo(f"{key:13} {text}")
-        click.echo(f"disk          {document['disk']['free_bytes'] / 1e9:.1f} GB free")
-        click.echo("idle" if document["idle"] else "busy")
+        click.echo("\n".join(tell(document, words(settings))))
     return 0

@@ -26,21 +26,30 @@ def command(
     verbose: bool,
 ) -> int:
     """List the studies that the node knows, the newest first. Exit code 3: none."""
+    from node.cli._words import columns, words
     from node.show import listing
     from node.store import studies
 
     del verbose
     if date is not None and not re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", date):
         raise click.UsageError(f"--date {date!r}: a study date is YYYYMMDD or YYYY-MM-DD")
-    with opened(settings_of(config_file)) as (db, _):
+    settings = settings_of(config_file)
+    with opened(settings) as (db, _):
         found = studies.find(db, accession=accession, patient_id=patient_id, date=date and date.replace("-", ""))
         document = listing(db, found, installed_version())
     if as_json:
         print_json(document)
     elif not quiet:
-        for line in document["studies"]:
-            outcomes = ", ".join(f"{j['pipeline'] or '-'}: {j['outcome']}" for j in line["jobs"])
-            click.echo(
-                f"{line['hash']}  {line['accession'] or '-':16}  {line['state']:6} revision {line['revision']}  {line['instances']} images  {outcomes}"
+        said = words(settings)
+        rows = [
+            (
+                said.time(line["last_image"]), line["hash"], line["accession"], line["patient_id"], line["date"],
+                line["state"], str(line["revision"]), str(line["instances"]),
+                ", ".join(f"{j['pipeline'] or 'no pipeline'}: {j['outcome']}" for j in line["jobs"]),
             )
+            for line in document["studies"]
+        ]  # fmt: skip
+        head = ("last image", "hash", "accession", "patient", "date", "state", "revision", "images", "outcome")
+        if rows:
+            click.echo("\n".join(columns(rows, head, indent=0)))
     return 0 if found else 3

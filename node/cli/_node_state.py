@@ -1,0 +1,79 @@
+"""The node as its administrator reads it: does it run, does it accept, who waits for whom, what needs a hand."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from node.cli._study import alarms
+from node.cli._words import Words, columns, size, span
+
+
+def tell(document: Mapping[str, Any], words: Words) -> Iterator[str]:
+    """Return the lines of ``pacs-ai-node/status/1`` for a person."""
+    yield from columns([row for row in _rows(document, words) if row[1]], indent=0)
+    for title, lines in (
+        ("Alarms", alarms(document["alarms"], words)),
+        ("Destinations", _destinations(document["destinations"], words)),
+        ("Senders", _senders(document["senders"])),
+    ):
+        if told := list(lines):
+            yield from ("", title, *told)
+
+
+def _rows(document: Mapping[str, Any], words: Words) -> Iterator[tuple[str, str]]:
+    running = document["running"]
+    first = min((p["started"] for p in document["processes"]), default=None)
+    yield "node", f"running for {words.since(first)}" if running else "NOT RUNNING"
+    if listens := document["listens"]:
+        yield "listens", f"{', '.join(listens['ae_titles'])} on {listens['host']}:{listens['port'] or 'any free port'}"
+    disk = document["disk"]
+    if running and not disk.get("accepting", True):
+        yield "accepts", f"NO: {words.text(disk['reason']['text'])} {words.text(disk['reason']['hint'])}"
+    elif running:
+        yield "accepts", "yes"
+    yield "disk", _disk(disk)
+    yield "processes", ", ".join(f"{p['role']} {p['pid']}" for p in document["processes"])
+    yield "associations", str(document["associations"])
+    for key in ("studies", "jobs", "deliveries", "relays", "commitments"):
+        yield key, ", ".join(f"{count} {state}" for state, count in document.get(key, {}).items() if count) or "none"
+    yield "quarantine", f"{document['quarantine']} objects"
+    yield "work", "idle" if document["idle"] else "busy"
+
+
+def _disk(disk: Mapping[str, Any]) -> str:
+    said = f"{size(disk['free_bytes'])} free of {size(disk['total_bytes'])}"
+    if disk.get("bytes_per_day"):
+        said += f"; {size(disk['bytes_per_day'])} a day"
+    if disk.get("full_in_days") is not None:
+        said += f", full in {disk['full_in_days']:.0f} days"
+    return said
+
+
+def _destinations(rows: Any, words: Words) -> Iterator[str]:  # noqa: ANN401 - rows of a JSON document
+    lines = columns(
+        [
+            (
+                d["name"], {"closed": "answers", "half-open": "is tried"}.get(d["breaker"], "DOES NOT ANSWER"),
+                "" if d["breaker"] == "closed" else f"for {words.since(d['since'])}",
+                f"{d['waiting']} waiting" if d["waiting"] else "",
+                f"next try {words.until(d['next_try'])}" if d["next_try"] else "",
+            )
+            for d in rows
+        ]
+    )  # fmt: skip
+    for d, line in zip(rows, lines, strict=True):
+        yield line
+        if d["breaker"] != "closed":
+            yield from words.reason(d["last_error"])
+
+
+def _senders(rows: Any) -> Iterator[str]:  # noqa: ANN401 - rows of a JSON document
+    yield from columns(
+        [
+            (
+                s["ae_title"], f"{s['studies']} studies", f"longest pause {span(s['longest_pause_s'])}",
+                f"quiet time {span(s['quiet_s'])}", "learned" if s["learned"] else "as configured",
+                f"not believed: {', '.join(s['doubted'])}" if s["doubted"] else "",
+            )
+            for s in rows
+        ]
+    )  # fmt: skip
