@@ -27,6 +27,7 @@ from dicom_io.contexts import STILL_IMAGE_SYNTAXES, STORAGE_CLASSES
 from dicom_io.read import digest_dataset
 from node.receive import allowance
 from node.spool import journals
+from node.watermarks import Limits
 
 pytestmark = pytest.mark.sockets
 
@@ -207,7 +208,7 @@ def test_a_full_disk_is_answered_and_the_next_object_is_taken(
     data = encode(make_slice(SOPInstanceUID="2.25.1"))
     with talk(node.port) as peer:
         with monkeypatch.context() as patch:
-            patch.setattr(node.receiver.spool, "_free_bytes", 1 << 62)
+            patch.setattr(node.receiver.spool.gate, "_limits", Limits(1 << 62, 0, 0, 0.25))
             assert peer.store(data) == 0xA700
         assert peer.store(data) == 0x0000
     assert [record["kind"] for record in node.instances()] == ["stored"]
@@ -410,17 +411,31 @@ def test_queries_are_not_offered(listen: Callable[..., Any]) -> None:
     association.release()
 
 
-def test_an_association_that_cannot_be_recorded_does_not_run(
-    listen: Callable[..., Any], talk: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, until: Callable[..., None]
+def test_an_association_that_cannot_be_recorded_gets_answers_and_is_recorded_before_anything_of_it(
+    listen: Callable[..., Any],
+    talk: Callable[..., Any],
+    make_slice: Callable[..., Dataset],
+    encode: Callable[[Dataset], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    until: Callable[..., None],
 ) -> None:
     node = listen()
+    data = encode(make_slice(SOPInstanceUID="2.25.1"))
 
-    def broken(_descriptor: int) -> None:
-        raise OSError(5, "broken")
+    def full(*_arguments: Any, **_options: Any) -> int:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fdatasync", broken)
-    with talk(node.port) as peer:
-        until(lambda: not peer.association.is_established)
+    with monkeypatch.context() as patch:
+        patch.setattr("node.spool.JournalWriter._open", full)
+        with talk(node.port) as lost:
+            assert lost.store(data) == 0xA700
+        with talk(node.port) as peer:
+            assert peer.store(data) == 0xA700
+            patch.undo()
+            assert peer.store(data) == 0x0000
+    until(lambda: node.kinds.count("association-released") == 2)
+    assert node.kinds[:3] == ["association-open", "association-released", "association-open"]
+    assert node.kinds[3:] == ["stored", "association-released"]
 
 
 def test_no_log_line_names_a_patient(
