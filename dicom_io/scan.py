@@ -153,8 +153,8 @@ def _top_level(data: Bytes, start: int, reader: _Reader) -> Iterator[tuple[int, 
             raise _Stop("cut")
         if depth > LIMITS.read.depth or count > LIMITS.read.items or tag >> 16 == _FILE_META:
             raise _Stop("wrong")
-        if depth < 0 or tag >> 16 == _COMMAND:
+        if depth < 0 or tag >> 16 == _COMMAND or (not depth and tag >> 16 == _DELIMITERS and length):
             raise _Stop("odd")  # zeros behind the last element look like a command
-    # fewer than 8 bytes are padding that some writers leave; whether the last fragment is whole is for its decoder
-    if depth and not fragments:
+    # a few zeros are padding that some writers leave; whether the last fragment is whole is for its decoder to say
+    if any(data[at:end]) or (depth and not fragments):
         raise _Stop("cut")
