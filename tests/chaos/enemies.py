@@ -313,17 +313,12 @@ class HostilePacs:
         Of the small PACS behind it; what was stored is in `received`.
     times : int
         Connections that it meddles with.
-    keeps : bool
-        False: the PACS behind stores nothing while it meddles (an answer of success is then a lie).
     """
 
-    def __init__(
-        self, script: PacsScript, folder: Path, ae_title: str = "PACS", *, times: int = 1, keeps: bool = True
-    ) -> None:
+    def __init__(self, script: PacsScript, folder: Path, ae_title: str = "PACS", *, times: int = 1) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.script, self.ae_title = script, ae_title
         self._pacs = LoopbackPacs(folder, ae_title)
-        self._pacs.answer = 0x0000 if keeps else 0xA700
         self._left = times
         self.met = 0
         self._over = threading.Event()
@@ -363,8 +358,6 @@ class HostilePacs:
             hostile = self._left > 0
             self._left -= hostile
             self.met += hostile
-            if not hostile:
-                self._pacs.answer = 0x0000
             link = Link(client, server, self._over)
             self._links.append(link)
             for direction in ("up", "down"):

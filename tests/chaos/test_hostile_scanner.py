@@ -18,7 +18,9 @@ from tests.node.conftest import Rig
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("hostile scanner")]
 
 GOOD_S = 12.0
-"""A good sender is served within so long while an enemy is at work (its own limit for an association is 15 s)."""
+"""A good sender is served within so long while an enemy is at work: connections without a request last 10 s."""
+FULL_S = 35.0
+"""The same when an enemy holds every association: idle ones last 30 s."""
 
 
 class Ward:
@@ -72,7 +74,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
 def test_a_good_sender_gets_through(ward: Ward, name: str) -> None:
     with HostileScanner(ward.rig.port) as enemy:
         SCANNER_SCRIPTS[name](enemy)
-        assert ward.send(enemy) < GOOD_S
+        assert ward.send(enemy) < (FULL_S if name == "associations-by-the-hundred" else GOOD_S)
     assert Path(f"/proc/{ward.receiver}").exists(), "the receiver died"
 
 
