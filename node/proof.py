@@ -145,7 +145,8 @@ class Prover:
     ) -> None:
         now, policy = self._now(), retry.policy()["proof"]
         asked, again = delivery.proof_attempts + 1, delivery.proof == "again"
-        overdue = now - (delivery.ended or now) > float(policy["give_up_s"])
+        age = now - (delivery.ended or now)
+        overdue = age > float(policy["give_up_s"])
         ruling, counts = judge(finding, asked, again=again, overdue=overdue)
         study = studies.study(self._db, delivery.study_uid)
         told = {"destination": delivery.destination, "study": study and study.hash, "job": delivery.job_id}
@@ -155,6 +156,8 @@ class Prover:
                     _log.info("delivery.confirmed", **told, proof=self._word)
             case "later":
                 wait_s = retry.Backoff.of("proof").wait(asked + 1, self._chance())
+                if not counts:  # nobody answers: the longer ago, the more seldom
+                    wait_s = min(float(policy["cap_s"]), max(wait_s, age / 2))
                 proofs.ask_again(self._db, delivery, now + wait_s, counts=counts)
             case "send-again":
                 if proofs.send_again(self._db, delivery, now, missing):
