@@ -157,7 +157,8 @@ class Coordinator:
             for name, series in plan.pipelines.items()
         )
         if not planned:
-            reason = REASONS("no-pipeline-in-rule" if plan.matched else "no-rule-matched")
+            code = "no-pipeline-in-rule" if plan.matched else "no-rule-matched"
+            reason = REASONS(code if series else "no-usable-images")
             planned = (Planned(None, (), {}, unfit(None, reason), reason.as_json()),)
         routed = {"matched": list(plan.matched), "rules": list(plan.explanation)}
         if studies.close(self._db, study, planned, now, publish=publish, why=why, routed=routed):

@@ -14,9 +14,10 @@ from dicom_io.read import read_instance
 from dicom_io.stack import build_stack, continuous
 from node import assemble, pace, retry, route
 from node.assemble import Count, Facts, Sender, Step, Times
+from node.identity import patients
 from node.indexer import charsets
 from node.installation import DataFolder
-from node.store import Database, evidence, studies
+from node.store import Database, corrections, evidence, studies
 from node.store import node as store
 from node.store.rows import Carrier, Held, Process, Read, Seen, Study
 
@@ -135,7 +136,13 @@ class Gatherer:
         return known[1]
 
     def _measure(self, study: Study) -> bool:
-        """Say whether every series that could be a stack is one without gaps, and there is one."""
+        """Say whether every series that could be a stack is one without gaps, and there is one.
+
+        A study that names two patients is not worked on early: its correction may still be on its way.
+        """
+        named, left = corrections.identities(self._db, study.uid)
+        if left or patients(named) > 1:
+            return False
         series: dict[str, list[Instance]] = {}
         for row in studies.images(self._db, study.uid, study.upto):
             try:

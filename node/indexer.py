@@ -15,6 +15,7 @@ from dicom_io.read import read_instance
 from dicom_io.same import equal_pixels
 from node import identity, log, route
 from node.installation import DataFolder
+from node.notices import noticed
 from node.spool import journals, read_journal
 from node.store import Database, corrections
 from node.store import index as store
@@ -68,6 +69,7 @@ class Indexer:
         self._charsets = charsets(settings)
         self._offsets = store.offsets(db)
         self._removed = removed
+        self._ris = tuple(r.name for r in settings.ris)
         self._longest_s = settings.study.quiet_max_s
         self._changes: list[Change] = []
 
@@ -129,6 +131,8 @@ class Indexer:
             return Repeated(record["association"], at, record["study"], record["sop"], *where)
         if kind == "removed":
             return Removed(record["entry"], at)
+        if kind == "notice":
+            return replace(noticed(record, self._folder.spool), relay_to=self._ris)
         return self._arrived(record, at, known) if kind in _ARRIVED else None
 
     def _arrived(self, record: Mapping[str, Any], at: float, known: Known) -> Arrived:
@@ -144,6 +148,7 @@ class Indexer:
             if not path.exists():
                 return self._gone(x, "missing")
             _log.warning("index.unreadable", entry=x.entry, reason=error.reason.code)
+            x = replace(x, relation="conflict" if any(v.state == "used" for v in known.get(x.sop_uid, ())) else "first")
         else:
             if instance.digest != x.digest:
                 return self._gone(x, "damaged")
@@ -199,7 +204,7 @@ class Indexer:
 
 def _with(before: tuple[Version, ...], x: Arrived) -> tuple[Version, ...]:
     """Return the versions of an instance once `x` has come, as `node.store.corrections` will write them down."""
-    state: VersionState = _BECOMES.get(x.relation, "used")
+    state: VersionState = _BECOMES.get(x.relation, "unreadable" if x.role == "unreadable" else "used")
     if x.relation == "corrected":
         before = tuple(replace(v, state="corrected") if v.state == "used" else v for v in before)
     return (*before, Version(x.sop_uid, x.digest, x.study_uid, x.entry, state, x.identity, None))

@@ -60,7 +60,7 @@ def use(c: sa.Connection, x: Arrived) -> str | None:
         c.execute(t.instance.update().where(_i.sop_uid == x.sop_uid).values(id=newest, **facts))
         old: VersionState = "corrected" if x.relation == "corrected" else "unreadable"
         c.execute(t.version.update().where(_v.sop_uid == x.sop_uid, _v.state == "used").values(state=old))
-    _keep(c, x, "used")
+    _keep(c, x, "unreadable" if x.role == "unreadable" else "used")
     return before
 
 
@@ -68,7 +68,7 @@ def set_aside(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> lis
     """Keep an object that does not take the place of the one that is used; a person hears of it if it matters."""
     state: VersionState = x.relation if x.relation in ("conflict", "returned") else "same"
     _keep(c, x, state)
-    if state == "returned":
+    if state == "returned" and x.role == "image":
         return _returned(c, x.study_uid, x.sop_uid, x.at, hashed)
     if state != "conflict" or x.role == "authored":
         return []
@@ -121,7 +121,8 @@ def seen_again(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> l
     c.execute(t.version.update().where(mine).values(received=x.at, entry=entry, removed=None))
     used = sa.and_(_i.sop_uid == x.sop_uid, _i.digest == x.digest)
     c.execute(t.instance.update().where(used).values(entry=entry, removed=None))
-    if row.state in ("corrected", "returned"):
+    image = c.execute(sa.select(_i.id).where(_i.sop_uid == x.sop_uid, _i.role == "image")).first() is not None
+    if image and row.state in ("corrected", "returned"):
         return _returned(c, x.study_uid, x.sop_uid, x.at, hashed)
     return []
 

@@ -1,12 +1,13 @@
 """From journal records to rows: the only way instances, associations and studies come into the database."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from node.failpoint import passing
-from node.store import corrections, evidence
+from node.store import corrections, evidence, relays
 from node.store import tables as t
 from node.store.alarms import Rung
 from node.store.engine import Database
@@ -80,6 +81,7 @@ def index(
                     corrections.removed(c, change)
                 case Noticed():
                     evidence.noticed(c, change)
+                    relays.queue(c, change)
         c.execute(
             insert(t.journal).values(file=file, offset=offset).on_conflict_do_update(["file"], set_={"offset": offset})
         )
@@ -100,6 +102,8 @@ def _arrived(c: sa.Connection, x: Arrived, hashed: Callable[[str], str], longest
         return _repeated(c, Repeated(x.association, x.at, x.study_uid, x.sop_uid, x.digest, x.entry), hashed)
     if x.relation not in ("first", "readable", "corrected"):
         rung = corrections.set_aside(c, x, hashed)
+        if x.role == "image":
+            _known(c, x, hashed)
         return rung + _repeated(c, Repeated(x.association, x.at, x.study_uid, x.sop_uid), hashed)
     before = corrections.use(c, x)
     rung = corrections.healed(c, x, hashed)
@@ -120,15 +124,10 @@ def _arrived(c: sa.Connection, x: Arrived, hashed: Callable[[str], str], longest
 
 def _grow(c: sa.Connection, x: Arrived, hashed: Callable[[str], str] | None) -> None:
     """Let a study begin, grow or open again because of the image `x`, whose row is the newest."""
-    upto = c.execute(sa.select(t.instance.c.id).where(t.instance.c.sop_uid == x.sop_uid)).scalar_one()
-    study = c.execute(sa.select(t.study.c.state, t.study.c.revision).where(t.study.c.uid == x.study_uid)).first()
-    if study is None:
-        if hashed is None:
-            raise ValueError("a correction of a study that is not there")
-        facts = {"uid": x.study_uid, "hash": hashed(x.study_uid), "accession": x.accession, "patient_id": x.patient_id}
-        life = {"state": "open", "revision": 1, "dropped": 0, "opened": x.at, "active": x.at, "upto": upto}
-        c.execute(t.study.insert().values(**facts, issuer=x.issuer, date=x.date, **life))
+    if hashed is not None and _known(c, x, hashed):
         return
+    upto = _number(x)
+    study = c.execute(sa.select(t.study.c.state, t.study.c.revision).where(t.study.c.uid == x.study_uid)).one()
     grown = t.study.update().where(t.study.c.uid == x.study_uid)
     if study.state == "early":
         _drop_early(c, x.study_uid, study.revision, x.at)
@@ -141,7 +140,23 @@ def _grow(c: sa.Connection, x: Arrived, hashed: Callable[[str], str] | None) -> 
         c.execute(grown.values(active=x.at, upto=upto))
 
 
-def reopen(c: sa.Connection, study_uid: str, revision: int, at: float, upto: int) -> None:
+def _known(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> bool:
+    """Make the study of `x` known; False if it was.
+
+    Also when all that came of it were other studies' images: nothing is done in silence.
+    """
+    facts = {"uid": x.study_uid, "hash": hashed(x.study_uid), "accession": x.accession, "patient_id": x.patient_id}
+    life = {"state": "open", "revision": 1, "dropped": 0, "opened": x.at, "active": x.at}
+    row = insert(t.study).values(**facts, issuer=x.issuer, date=x.date, **life, upto=sa.func.coalesce(_number(x), 0))
+    return bool(c.execute(row.on_conflict_do_nothing()).rowcount)
+
+
+def _number(x: Arrived) -> sa.ScalarSelect[int]:
+    same = sa.and_(t.instance.c.sop_uid == x.sop_uid, t.instance.c.study_uid == x.study_uid)
+    return sa.select(t.instance.c.id).where(same).scalar_subquery()
+
+
+def reopen(c: sa.Connection, study_uid: str, revision: int, at: float, upto: Any) -> None:  # noqa: ANN401 - a value or SQL
     """Begin another revision of the study that was closed with `revision`."""
     _supersede(c, study_uid, at)
     opened = t.study.update().where(t.study.c.uid == study_uid)
