@@ -5,14 +5,17 @@ Order per instance: fsync(file), link, fsync(folder), journal record, fdatasync(
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import threading
+import time
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +28,19 @@ from node.watermarks import Gate, Limits
 
 JOURNAL_BYTES = 64 << 20
 """A journal file is followed by a new one when it has grown to this size."""
+JOURNAL_AGE = timedelta(days=1)
+"""...or is so old: a journal goes when everything in it has gone."""
 READ_BYTES = 4 << 20
 """How much of a journal one call of `read_journal` takes at most."""
 MAX_VERSIONS = 100
 """Different objects under one SOP Instance UID that are kept."""
 REMEMBERED = 100_000
 """Entries whose record this process remembers to have written; an older one is recorded once more."""
+HELD_S = 5.0
+"""How long to wait for those who store, or for who takes away."""
 QUARANTINE_FILES, QUARANTINE_BYTES = 1000, 2 << 30
+
+_CRC = b', "crc": '
 
 Kind = Literal["stored", "duplicate", "conflict"]
 
@@ -89,7 +98,7 @@ class Spool:
         removed = 0
         for path in self.incoming.glob("*.part"):
             owner = path.name.partition("-")[0]
-            if owner.isdecimal() and int(owner) != os.getpid() and _alive(int(owner)):
+            if owner.isdecimal() and int(owner) != os.getpid() and alive(int(owner)):
                 continue
             with contextlib.suppress(OSError):  # a disk that cannot be written now: what is left harms nobody
                 path.unlink(missing_ok=True)
@@ -160,6 +169,33 @@ class Spool:
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
 
+    @contextlib.contextmanager
+    def held(self, *, alone: bool = False) -> Iterator[None]:
+        """Keep retention away while an object is stored and recorded; `alone`: keep everybody else away.
+
+        What stands in the spool may be the reason for an acknowledgement (the same bytes came again) from the look at it
+        until the record is durable: nothing may be taken away in between.
+
+        Raises
+        ------
+        BlockingIOError
+            If the others do not let go in time.
+        """
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        deadline = time.monotonic() + HELD_S
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.002)
+            yield
+        finally:
+            os.close(descriptor)  # and with it the lock
+
     def refuse(self, refused: RefusedObject, now: datetime) -> None:
         """Keep a copy of an object that is answered with a failure; the oldest copies give way."""
         stem = f"{now:%Y%m%dT%H%M%S%f}-{refused.association.id}-{refused.status:04X}"
@@ -212,10 +248,14 @@ class JournalWriter:
         ``journal`` of a spool.
     now : Callable[[], datetime]
         Names new files.
+    what : str
+        Goes into their names, before the process number.
     """
 
-    def __init__(self, folder: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC), what: str = ""
+    ) -> None:
+        self._folder, self._what = folder, what
         self._now = now
         self._queue = threading.Lock()
         self._flush = threading.Lock()
@@ -223,10 +263,11 @@ class JournalWriter:
         self._seq = 0
         self._fd = -1
         self._size = 0
+        self._begun = now()
         self.path: Path | None = None
 
-    def append(self, record: dict[str, Any]) -> int:
-        """Write one record and return its number once it is durable.
+    def append(self, *records: dict[str, Any]) -> int:
+        """Write records and return the number of the last one once all are durable.
 
         Raises
         ------
@@ -234,9 +275,11 @@ class JournalWriter:
             If it could not be made durable. A reader may see it nevertheless.
         """
         with self._queue:
-            self._seq += 1
-            number, batch = self._seq, self._batch
-            batch.lines.append(json.dumps({"seq": number, **record}, ensure_ascii=False).encode() + b"\n")
+            batch = self._batch
+            for record in records:
+                self._seq += 1
+                batch.lines.append(_line({"seq": self._seq, **record}))
+            number = self._seq
         with self._flush:
             if not batch.done:
                 self._write()
@@ -254,7 +297,7 @@ class JournalWriter:
         with self._queue:
             batch, self._batch = self._batch, _Batch()
         try:
-            if self._fd < 0 or self._size > JOURNAL_BYTES:
+            if self._fd < 0 or self._size > JOURNAL_BYTES or self._now() - self._begun > JOURNAL_AGE:
                 self._open()
             data = memoryview(b"".join(batch.lines))
             while data:
@@ -269,7 +312,8 @@ class JournalWriter:
 
     def _open(self) -> None:
         self._close()
-        self.path = self._folder / f"{self._now():%Y%m%dT%H%M%S%f}Z-{os.getpid()}.jsonl"
+        self._begun = self._now()
+        self.path = self._folder / f"{self._begun:%Y%m%dT%H%M%S%f}Z-{self._what}{os.getpid()}.jsonl"
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = 0
         sync_folder(self._folder)
@@ -283,8 +327,8 @@ class JournalWriter:
 def read_journal(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """Read whole records from `offset` on, some megabytes at a time.
 
-    A last line without its end is left for the next call. A whole line that is no record (a torn write of a machine
-    that lost power) is passed over: nothing in it was ever acknowledged.
+    A last line without its end is left for the next call. A whole line that is no record is passed over: a torn write of a
+    machine that lost power was never acknowledged, and for what a damaged disk took, see `node.rebuild`.
 
     Returns
     -------
@@ -297,7 +341,9 @@ def read_journal(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int
         file.seek(offset)
         data = file.read(READ_BYTES)
     end = data.rfind(b"\n") + 1
-    return list(_records(data[:end].splitlines())), offset + end
+    if not end and len(data) == READ_BYTES:  # no line is so long: what a disk gave back instead of one
+        end = len(data)
+    return list(_records(data[:end].split(b"\n"))), offset + end
 
 
 def journals(data_dir: Path) -> list[Path]:
@@ -305,14 +351,25 @@ def journals(data_dir: Path) -> list[Path]:
     return sorted((data_dir / "spool" / "journal").glob("*.jsonl"))
 
 
+def _line(record: dict[str, Any]) -> bytes:
+    """Return a record as a line whose last field is the CRC-32 of everything before it."""
+    body = json.dumps(record, ensure_ascii=False).encode()
+    return body[:-1] + _CRC + str(zlib.crc32(body[:-1])).encode() + b"}\n"
+
+
 def _records(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and "kind" in record:
+        # what a `JournalWriter` wrote is numbered; one wrong bit in it could name another file
+        if isinstance(record, dict) and "kind" in record and ("seq" not in record or _whole(line, record)):
             yield record
+
+
+def _whole(line: bytes, record: dict[str, Any]) -> bool:
+    return zlib.crc32(line[: line.rfind(_CRC)]) == record.get("crc")
 
 
 def utc(now: datetime) -> str:
@@ -324,7 +381,8 @@ def _digest_bytes(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Say whether a process has this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

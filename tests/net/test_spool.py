@@ -252,19 +252,19 @@ def test_a_journal_that_has_grown_is_followed_by_another(data: Path, monkeypatch
 
 def test_a_reader_goes_on_where_it_stopped_and_leaves_a_half_written_line(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    line = json.dumps({"seq": 1, "kind": "stored"}).encode() + b"\n"
+    line = json.dumps({"n": 1, "kind": "stored"}).encode() + b"\n"
     path.write_bytes(line + line[:7])
     records, offset = read_journal(path)
     assert (len(records), offset) == (1, len(line))
     assert read_journal(path, offset) == ([], offset)
     path.write_bytes(line + line)
-    assert read_journal(path, offset) == ([{"seq": 1, "kind": "stored"}], 2 * len(line))
+    assert read_journal(path, offset) == ([{"n": 1, "kind": "stored"}], 2 * len(line))
 
 
-@pytest.mark.parametrize("torn", [b"\0\0\0\0\n", b'{"seq": 1, "ki\n', b"[]\n", b"7\n", b"\xff\xfe\n"])
+@pytest.mark.parametrize("torn", [b"\0\0\0\0\n", b'{"n": 1, "ki\n', b"[]\n", b"7\n", b"\xff\xfe\n"])
 def test_a_torn_line_in_between_is_passed_over(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "j.jsonl"
-    line = json.dumps({"seq": 1, "kind": "stored"}).encode() + b"\n"
+    line = json.dumps({"n": 1, "kind": "stored"}).encode() + b"\n"
     path.write_bytes(line + torn + line)
     records, offset = read_journal(path)
     assert len(records) == 2
@@ -274,9 +274,9 @@ def test_a_torn_line_in_between_is_passed_over(tmp_path: Path, torn: bytes) -> N
 def test_a_long_journal_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "READ_BYTES", 100)
     path = tmp_path / "j.jsonl"
-    path.write_bytes(b"".join(json.dumps({"seq": n, "kind": "stored"}).encode() + b"\n" for n in range(50)))
+    path.write_bytes(b"".join(json.dumps({"n": n, "kind": "stored"}).encode() + b"\n" for n in range(50)))
     seen, offset = [], 0
     while (step := read_journal(path, offset))[0]:
-        seen += [r["seq"] for r in step[0]]
+        seen += [r["n"] for r in step[0]]
         offset = step[1]
     assert seen == list(range(50))
