@@ -56,6 +56,7 @@ _SYSTEM_FILES: Final = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 _TEXT: Final = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 _NUMBER_TEXT: Final = frozenset({"DS", "IS"})  # pydicom leaves them text if they are no numbers
 _UNDEFINED: Final = 0xFFFFFFFF
+_PIXELS: Final = frozenset({0x7FE00010})
 _REQUIRED: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
@@ -135,7 +136,7 @@ def read_instance(path: Path, charset: str | None = None) -> Instance:
         raise UnreadableError(REASONS("unreadable-file"), retryable=True) from error
     if elements.text(header, "SOPClassUID") == _MEDIA_DIRECTORY or "DirectoryRecordSequence" in header:
         raise UnreadableError(REASONS("dicomdir"))
-    if not all(elements.text(header, keyword) for keyword in _REQUIRED):
+    if not all(len(elements.texts(header, keyword)) == 1 for keyword in _REQUIRED):
         raise UnreadableError(REASONS("no-uids" if offset or "SOPClassUID" in header else "not-dicom"))
     return Instance(path, digest, _transfer_syntax(header), header)
 
@@ -389,14 +390,19 @@ def _parse(file: BinaryIO, offset: int, charset: str | None) -> FileDataset:
 
 
 def _refuse_wrong(source: BinaryIO, offset: int) -> None:
-    """Raise for what would cost the parser its stack or the machine its memory; leave `source` at its start."""
+    """Raise for what would cost the parser its stack or the machine its memory, and for half a header.
+
+    Leaves `source` at its start.
+    """
     if isinstance(source, io.BytesIO):
-        verdict = outline(source.getvalue(), offset).verdict
+        found = outline(source.getvalue(), offset, _PIXELS)
     else:
         with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            verdict = outline(mapped, offset).verdict
-    if verdict == "wrong":
+            found = outline(mapped, offset, _PIXELS)
+    if found.verdict == "wrong":
         raise UnreadableError(REASONS("unparsable"))
+    if found.verdict == "cut" and not found.values:
+        raise UnreadableError(REASONS("truncated"))
     source.seek(0)
 
 

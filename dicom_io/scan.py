@@ -80,13 +80,14 @@ def outline(
     end = len(data)
     verdict: Verdict = "whole" if end - start >= 8 else "odd"
     if little_endian is None:
-        group = bytes(data[start : start + 2])
-        little_endian = group[::-1] <= group  # data sets begin with a low group number
+        little_endian = bytes(data[start : start + 1]) != b"\0"  # the first group has a low number: 0008, as a rule
     try:
         for tag, begin, length in _top_level(data, start, _Reader(data, start, little_endian=little_endian)):
             if tag == _PIXEL_DATA:
                 end = begin
             if tag in tags:
+                if end < len(data) and tag not in values:
+                    raise _Stop("odd")  # noqa: TRY301 - readers stop at the pixels and would not find it
                 values.setdefault(tag, []).append(bytes(data[begin : begin + min(length, _VALUE_BYTES)]))
     except _Stop as stop:
         verdict = stop.verdict

@@ -57,9 +57,9 @@ def defined_nesting(_kit: Any) -> bytes:
     return before(0x00100010, inner)(_kit)
 
 
-def reordered(kit: Any) -> bytes:
-    elements = kit.slice_elements()
-    return kit.encode(dict(reversed(elements.items())))
+def reordered(kit: Any, *, pixels_first: bool = False) -> bytes:
+    elements = sorted(kit.slice_elements().items(), key=lambda e: ((e[0] == kit.PIXELS) != pixels_first, -e[0]))
+    return kit.encode(dict(elements))
 
 
 def pixels(**geometry: int) -> Make:
@@ -84,6 +84,7 @@ CASES: list[Case] = [
     ("odd lengths", lambda k: b"".join(k.element(t, vr, v, pad=False) for t, (vr, v) in k.slice_elements().items()), "", "2.25.1", 0x0000, None),
     ("empty values", changed(t00080060=("CS", b""), t00100010=("PN", b""), t00100020=("LO", b""), t00200013=("IS", b"")), "", "2.25.1", 0x0000, None),
     ("elements out of order", reordered, "", "2.25.1", 0x0000, None),
+    ("pixels before all else", lambda k: reordered(k, pixels_first=True), "", "2.25.1", 0xC000, WITHOUT_UIDS),
     ("element twice, alike", before(0x00100010, b"\x08\x00\x18\x00UI\x06\x002.25.1"), "", "2.25.1", 0x0000, None),
     ("patient twice", before(0x00100020, b"\x10\x00\x20\x00LO\x02\x00P2"), "", "2.25.1", 0x0000, None),
     ("private element of unknown VR", before(0x00100010, b"\x09\x00\x10\x00ZZ\x02\x00ab"), "", "2.25.1", 0x0000, None),
