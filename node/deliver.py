@@ -20,10 +20,12 @@ from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome
 from node import alarm, breaker, child, overdue, retry
 from node.clock import surviving
+from node.commitment import Archive, Messenger
 from node.failpoint import passing
 from node.installation import DataFolder
 from node.proof import Prover
 from node.reasons import REASONS
+from node.ris import Relayer
 from node.store import Database, breakers, deliveries, jobs, open_database, studies
 from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, StoredArtifact, Study
 from node.transport import Network, Transport
@@ -332,16 +334,21 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
     db = open_database(folder.database)
     deliveries.interrupted(db, time.time())
     calling = settings.dicom.ae_titles[0]
-    threads = []
+    threads: list[threading.Thread] = []
+    steps: list[tuple[str, str, Callable[[], bool]]] = []
     for destination in settings.destination:
         courier = Courier(db, folder.path, destination, calling)
-        prover = Prover(db, destination, calling)
-        for name, step in (("deliver", courier.step), ("prove", prover.step)):
-            thread = threading.Thread(
-                target=keep_at_it, args=(name, step, stop), daemon=True, name=f"{name} {destination.name}"
-            )
-            thread.start()
-            threads.append(thread)
+        archive = Archive(db, folder.spool, destination, calling)
+        prover = Prover(db, destination, calling, commitment=archive.confirm)
+        steps += [("deliver", destination.name, courier.step), ("prove", destination.name, prover.step)]
+        if destination.name == settings.commitment.archive:
+            messenger = Messenger(db, folder.spool, settings, destination)
+            steps += [("ask", destination.name, messenger.ask), ("tell", destination.name, messenger.tell)]
+    steps += [("relay", ris.name, Relayer(db, folder.spool, ris, calling).step) for ris in settings.ris]
+    for name, place, step in steps:
+        thread = threading.Thread(target=keep_at_it, args=(name, step, stop), daemon=True, name=f"{name} {place}")
+        thread.start()
+        threads.append(thread)
     sweep = surviving("overdue", lambda: overdue.sweep(db, settings.destination, time.time()))
     while True:
         sweep()

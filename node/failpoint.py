@@ -10,7 +10,9 @@ NAMES = frozenset({
     "receive.before_fsync", "receive.after_link", "receive.before_response",
     "index.before_commit", "close.before_commit",
     "job.claimed", "job.worked", "job.written", "job.before_commit",
+    "retention.before_unlink",
     "deliver.object", "deliver.sent", "deliver.before_commit",
+    "relay.sent", "relay.before_commit", "commit.asked", "commit.reported",
 })  # fmt: skip
 
 _passed: dict[str, int] = {}

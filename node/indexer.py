@@ -87,9 +87,12 @@ class Indexer:
 
     def _follow(self, path: Path) -> int:
         offset = self._offsets.get(path.name, 0)
-        if path.stat().st_size <= offset:
+        try:
+            if path.stat().st_size <= offset:
+                return 0
+            records, after = read_journal(path, offset)
+        except FileNotFoundError:  # retention was quicker: everything in it had gone
             return 0
-        records, after = read_journal(path, offset)
         if after == offset:
             return 0
         pid = int(path.stem.rpartition("-")[2])
@@ -208,6 +211,19 @@ def _with(before: tuple[Version, ...], x: Arrived) -> tuple[Version, ...]:
     if x.relation == "corrected":
         before = tuple(replace(v, state="corrected") if v.state == "used" else v for v in before)
     return (*before, Version(x.sop_uid, x.digest, x.study_uid, x.entry, state, x.identity, None))
+
+
+def lagging(db: Database, folder: DataFolder) -> bool:
+    """Say whether a journal holds records that are not indexed yet; what a killed process left half-written never is."""
+    offsets = store.offsets(db)
+    for path in journals(folder.path):
+        try:
+            offset = offsets.get(path.name, 0)
+            if path.stat().st_size > offset and read_journal(path, offset)[1] > offset:
+                return True
+        except FileNotFoundError:  # retention was quicker
+            continue
+    return False
 
 
 def charsets(settings: Settings) -> dict[str, str]:

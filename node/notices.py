@@ -174,8 +174,9 @@ class Notices:
 
     def _keep(self, notice: Notice, name: str) -> None:
         content = _file(notice)
-        stored: Stored = self._spool.keep(content, name)
-        self._record(notice, notice.kind, stored.entry.removeprefix("notices/"))
+        with self._spool.held():
+            stored: Stored = self._spool.keep(content, name)
+            self._record(notice, notice.kind, stored.entry.removeprefix("notices/"))
         self._spool.recorded(stored, hashlib.sha256(content).hexdigest())
 
     def _record(self, notice: Notice, kind: NoticeKind, name: str) -> None:

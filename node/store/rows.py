@@ -25,6 +25,7 @@ Lost = Literal["removed", "missing", "damaged"]
 """Why an object cannot be read: retention took it, it is not there, or its file holds other bytes."""
 VersionState = Literal["used", "corrected", "conflict", "same", "returned", "unreadable"]
 NoticeKind = Literal["mpps-create", "mpps-set", "ian", "commit-request", "commit-result"]
+RelayState = Literal["waiting", "delivered", "dead"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +268,7 @@ class StoredArtifact:
     series_uid: str
     bytes: int
     digest: str
+    removed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +410,42 @@ class Seen:
     first: float
     last: float
     refuted: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """What came lately: bytes since a time and when the first of it came; `held`: bytes of all images that are there."""
+
+    bytes: int
+    first: float | None
+    held: int
+
+
+Relayed = Literal["unknown", "pending", "settled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What says whether a study is finished.
+
+    Parameters
+    ----------
+    active, ended : float
+        Last image; last image or end of a job, whichever came later (s since the epoch).
+    jobs : frozenset[tuple[str, bool]]
+        States of its jobs, each with whether it is one of the present revision.
+    deliveries : frozenset[tuple[str, str | None]]
+        States of its deliveries, each with its proof.
+    alarms : int
+        How many stand.
+    """
+
+    state: StudyState
+    active: float
+    ended: float
+    jobs: frozenset[tuple[str, bool]]
+    deliveries: frozenset[tuple[str, str | None]]
+    alarms: int
 
 
 def as_a(kind: type[R], row: sa.Row[*tuple[Any, ...]]) -> R:

@@ -90,6 +90,7 @@ instance = sa.Table(
     sa.Column("role", sa.String, nullable=False),  # image | other | authored | unreadable
     sa.Column("identity", sa.String, nullable=False, default=""),  # whose it says it is, see node/identity.py
     sa.Column("removed", sa.Float),  # when the file was taken away, by retention or because it is damaged
+    sa.Index("ix_instance_received", "received", "bytes", "removed"),
     sa.Index("ix_instance_study", "study_uid", "role", "series_uid"),
 )
 
@@ -153,6 +154,7 @@ artifact = sa.Table(
     sa.Column("series_uid", sa.String, nullable=False),
     sa.Column("bytes", sa.Integer, nullable=False),
     sa.Column("digest", sa.String, nullable=False),
+    sa.Column("removed", sa.Float),  # when retention took the file away
 )
 
 delivery = sa.Table(
@@ -241,6 +243,7 @@ relay = sa.Table(  # notices on their way to the RIS, in the order of their arri
     sa.Column("to", sa.String, nullable=False),
     sa.Column("state", sa.String, nullable=False),  # waiting | delivered | dead
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("refused", sa.Integer, nullable=False, default=0),  # attempts that were answered with a failure
     sa.Column("next_attempt", sa.Float),
     sa.Column("last_error", sa.JSON(none_as_null=True)),
     sa.UniqueConstraint("notice_id", "to"),

@@ -13,7 +13,11 @@ from node.store import open_database
 pytestmark = pytest.mark.chaos
 
 
-@pytest.mark.parametrize("name", sorted(failpoint.NAMES))
+# notices have their own: tests/node/test_mpps.py and test_commitment.py
+ON_THE_WAY = sorted(name for name in failpoint.NAMES if not name.startswith(("relay.", "commit.")))
+
+
+@pytest.mark.parametrize("name", ON_THE_WAY)
 def test_killed_there_and_started_again(name: str, rig: Any, ct: list[Path]) -> None:
     ct = ct[20:44]
     rig.start(PACS_AI_NODE_FAILPOINT=name, PACS_AI_NODE_TESTING="1")
