@@ -100,8 +100,9 @@ class ChestCt:
         with _timed(timings, "quality"):
             tell("quality", 0.8)
             graded = quality.grade(self._measures(stack, volume, parts), series.series_instance_uid)
-        device = f"{self._device}"
-        return Analysis(report.result(self, series, volume, parts, graded, device, timings), volume)
+        with _timed(timings, "measure"):
+            result = report.result(self, series, volume, parts, graded, f"{self._device}")
+        return Analysis(replace(result, timings_s=timings), volume)
 
     def _work(self, stack: Stack, volume: Volume, tell: Progress) -> "report.Parts":
         p = parameters()

@@ -65,9 +65,7 @@ class Parts:
     stack: Stack
 
 
-def result(
-    who: Named, series: Series, volume: Volume, parts: Parts, graded: Quality, device: str, timings: Mapping[str, float]
-) -> Result:
+def result(who: Named, series: Series, volume: Volume, parts: Parts, graded: Quality, device: str) -> Result:
     """Put everything into a `Result`."""
     p = parameters()
     geometry = Geometry(volume.array.shape, volume.affine, volume.sop_instance_uids, volume.frame_of_reference_uid)
@@ -82,7 +80,6 @@ def result(
         pipeline=who.name, version=who.version, series_instance_uid=series.series_instance_uid, geometry=geometry,
         device=device, quality=graded, regions=_regions(place, volume, third), measurements=numbers, segments=segments,
         findings=findings, notes=_notes(parts, merged=merged), summary=_summary(numbers, findings, len(shown) + merged),
-        timings_s=dict(timings),
     )  # fmt: skip
 
 
