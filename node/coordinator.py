@@ -10,18 +10,20 @@ import structlog
 
 from config.settings import Settings
 from dicom_io.reason import Reason
-from node import assemble, child, inquire, recover, retry, route
+from node import alarm, assemble, child, inquire, recover, retry, route
 from node.assemble import Close, KeepOpen, LooksComplete
-from node.clock import clock
+from node.clock import Clock
 from node.execute import unfit
 from node.facts import Gatherer
+from node.housekeeping import Housekeeper
 from node.indexer import Indexer
 from node.inquire import Inquirer
 from node.installation import DataFolder
 from node.reasons import REASONS
-from node.store import Database, evidence, open_database, studies
+from node.store import Database, evidence, open_database, storage, studies, waits
 from node.store import node as node_store
 from node.store.rows import Carrier, Planned, Process, Study
+from node.timekeeper import Timekeeper
 
 _log = structlog.get_logger()
 
@@ -51,6 +53,8 @@ class Coordinator:
     ) -> None:
         self._db, self._settings, self._boot = db, settings, boot
         self._indexer = Indexer(db, folder, settings)
+        self.timekeeper = Timekeeper(db)
+        self._jumped_s = 0.0
         self._gatherer = Gatherer(db, folder, settings)
         self.inquirer = Inquirer(db, settings, self._answered, how)
         self._answers: set[str] = set()
@@ -62,7 +66,13 @@ class Coordinator:
 
     def tick(self, now: float | None = None) -> None:
         """Index what is new, then look at every open study with news or whose time has come."""
+        self.timekeeper.check()
         self._indexer.advance()
+        if jumped := self.timekeeper.jumped_s - self._jumped_s:
+            self.timekeeper.again(jumped)
+            self._jumped_s += jumped
+            self._boot = waits.moved(self._boot, time.time(), jumped)
+            self._again.clear()
         with self._lock:
             news, self._answers = self._answers, set()
         news |= studies.touched(self._db, self._indexer.changed())
@@ -144,6 +154,11 @@ class Coordinator:
         self, study: Study, carriers: tuple[Carrier, ...], why: dict[str, Any], now: float, *, publish: bool
     ) -> None:
         """Route the study and enqueue its jobs."""
+        missing = storage.missing(self._db, study.uid)
+        if missing:
+            self._fail(study, REASONS("images-removed", count=missing), why, now)
+            return
+        alarm.quieten(self._db, "images-removed", study.uid, now)
         series = self._gatherer.series(study, carriers)
         plan = route.plan(self._settings.rule, series)
         planned = tuple(
@@ -166,6 +181,14 @@ class Coordinator:
             told = {key: why[key] for key in ("evidence", "by") if why.get(key)}
             _log.info(action, study=study.hash, revision=study.revision, jobs=[p.pipeline for p in planned], **told)
 
+    def _fail(self, study: Study, reason: Reason, why: dict[str, Any], now: float) -> None:
+        """Close a study of which only a part is there: a result of that would pass for one of the whole."""
+        document = {**unfit(None, reason), "outcome": "failed"}
+        planned = (Planned(None, (), {}, document, reason.as_json()),)
+        if studies.close(self._db, study, planned, now, publish=True, why=why, routed={"matched": [], "rules": []}):
+            _log.error("study.failed", study=study.hash, revision=study.revision, reason=reason.code)
+            alarm.ring(self._db, reason, study.uid, now, study=(study.uid, study.hash))
+
 
 def run_coordinator(settings: Settings, connection: Connection, boot: float) -> None:
     """Coordinate until SIGTERM or the end of the parent; entry point of a spawned process."""
@@ -173,13 +196,27 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     folder = DataFolder(settings.node.data_dir)
     db = open_database(folder.database)
     coordinator = Coordinator(db, folder, settings, boot)
-    every = retry.policy()["clock"]
-    ticks = clock({
+    housekeeper = Housekeeper(db, folder, settings)
+    every, policy = retry.policy()["clock"], retry.policy()["storage"]
+    timekeeper = coordinator.timekeeper
+
+    def leases() -> None:
+        timekeeper.check()
+        recover.expired(db, time.time(), settings.worker.attempts)
+
+    def tidy() -> None:
+        if timekeeper.steady():
+            housekeeper.tidy()
+
+    ticks = Clock({
         "studies": (every["index_s"], coordinator.tick),
-        "leases": (every["leases_s"], lambda: recover.expired(db, time.time(), settings.worker.attempts)),
+        "watermarks": (policy["watch_s"], housekeeper.watch),
+        "tidying": (policy["tidy_s"], tidy),
+        "leases": (every["leases_s"], leases),
     })  # fmt: skip
     ticks.start()
     coordinator.inquirer.start(stop)
     stop.wait()
-    ticks.shutdown(wait=True)
+    ticks.shutdown()
+    housekeeper.close()
     db.close()

@@ -11,9 +11,10 @@ import structlog
 from config.settings import Settings
 from dicom_io.errors import UnreadableError
 from dicom_io.model import Instance
+from dicom_io.normalise import text_of_sender
 from dicom_io.read import read_instance
 from dicom_io.same import equal_pixels
-from node import identity, log, route
+from node import alarm, identity, log, route
 from node.installation import DataFolder
 from node.notices import noticed
 from node.spool import journals, read_journal
@@ -40,6 +41,8 @@ _FACTS = ("Modality", "AccessionNumber", "PatientID", "IssuerOfPatientID", "Stud
 _ARRIVED = frozenset({"stored", "conflict", "recovered"})
 """A conflict may be the only record of its UID: the first object's process can have died before writing one."""
 _BECOMES: Mapping[str, VersionState] = {"conflict": "conflict", "returned": "returned", "same": "same"}
+_HEARD = 10_000
+"""Studies whose sender's character set has been looked at that are remembered."""
 
 Known = dict[str, tuple[Version, ...]]
 
@@ -57,10 +60,17 @@ class Indexer:
         Rules decide what counts as an image, peers which character set they really write.
     removed : Container[str]
         Entries that retention has taken away at some time, where that is known before their journal is read.
+    own : Database or None
+        Knows the artifacts of this installation, if `db` does not.
     """
 
     def __init__(
-        self, db: Database, folder: DataFolder, settings: Settings, removed: Container[str] = frozenset()
+        self,
+        db: Database,
+        folder: DataFolder,
+        settings: Settings,
+        removed: Container[str] = frozenset(),
+        own: Database | None = None,
     ) -> None:
         self._db = db
         self._folder = folder
@@ -68,10 +78,11 @@ class Indexer:
         self._rules = settings.rule
         self._charsets = charsets(settings)
         self._offsets = store.offsets(db)
-        self._removed = removed
+        self._removed, self._own = removed, own or db
         self._ris = tuple(r.name for r in settings.ris)
         self._longest_s = settings.study.quiet_max_s
         self._changes: list[Change] = []
+        self._heard: set[tuple[str, str]] = set()
 
     def advance(self) -> int:
         """Index what is new in every journal; return how many records that were."""
@@ -102,11 +113,11 @@ class Indexer:
         if rung is None:
             self._offsets = store.offsets(self._db)
             return 0
-        for alarm in rung:
-            if alarm.raised:
-                _log.error("alarm", code=alarm.code, study=alarm.study)
+        for bell in rung:
+            if bell.raised:
+                _log.error("alarm", code=bell.code, study=bell.study)
             else:
-                _log.info("alarm.cleared", code=alarm.code, study=alarm.study)
+                _log.info("alarm.cleared", code=bell.code, study=bell.study)
         self._offsets[path.name] = after
         self._changes += changes
         return len(records)
@@ -151,11 +162,14 @@ class Indexer:
             if not path.exists():
                 return self._gone(x, "missing")
             _log.warning("index.unreadable", entry=x.entry, reason=error.reason.code)
+            who = (x.study_uid, self._hashed(x.study_uid))
+            alarm.ring(self._db, error.reason, x.study_uid, at, study=who)
             x = replace(x, relation="conflict" if any(v.state == "used" for v in known.get(x.sop_uid, ())) else "first")
         else:
             if instance.digest != x.digest:
                 return self._gone(x, "damaged")
             header = instance.header
+            self._listen_to(record["calling"], x.study_uid, header, at)
             modality, accession, patient_id, issuer, date = (str(header.get(k) or "").strip() for k in _FACTS)
             x = replace(
                 x, role=self._role(header, record, modality.upper()), identity=identity.identity_of(header),
@@ -166,6 +180,20 @@ class Indexer:
         if all(v.digest != x.digest for v in before):
             known[x.sop_uid] = _with(before, x)
         return x
+
+    def _listen_to(self, calling: str, study_uid: str, header: Any, at: float) -> None:  # noqa: ANN401 - a pydicom Dataset
+        """Look once per study whether its sender writes the character set that it declares; `status` tells by sender."""
+        if (calling, study_uid) in self._heard:
+            return
+        if len(self._heard) >= _HEARD:
+            self._heard.clear()
+        self._heard.add((calling, study_uid))
+        notes, telling = text_of_sender(header)
+        for note in notes:
+            alarm.ring(self._db, note, calling, at)
+        if telling and not notes:
+            for code in ("charset-undeclared", "charset-unknown", "charset-mismatch"):
+                alarm.quieten(self._db, code, calling, at)
 
     def _gone(self, x: Arrived, lost: Lost) -> Arrived:
         lost = "removed" if x.entry in self._removed else lost
@@ -200,7 +228,7 @@ class Indexer:
         return replace(x, relation=found.meaning, changed=found.changed)
 
     def _role(self, header: Any, record: Mapping[str, Any], modality: str) -> Role:  # noqa: ANN401 - a pydicom Dataset
-        if authored_by(header, self._installation_id) or store.is_artifact(self._db, record["sop"]):
+        if authored_by(header, self._installation_id) or store.is_artifact(self._own, record["sop"]):
             return "authored"
         return "image" if route.is_image(record["sop_class"], modality, self._rules) else "other"
 

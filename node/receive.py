@@ -116,23 +116,24 @@ class Receiver:
         try:
             if "queue" in self.spool.gate.closed() and not self._underway.has(study):
                 raise NotAcceptingError(errno.EAGAIN, "too many jobs wait; see storage.max_waiting")
-            stored = self.spool.store(arrived)
-            self._append({
-                "kind": stored.kind,
-                "association": arrived.association.id,
-                "calling": arrived.association.calling,
-                "called": arrived.association.called,
-                "peer": arrived.association.peer,
-                "utc": utc(self._now()),
-                "study": study,
-                "series": arrived.series_instance_uid,
-                "sop": arrived.sop_instance_uid,
-                "sop_class": arrived.sop_class_uid,
-                "syntax": arrived.transfer_syntax_uid,
-                "digest": arrived.digest,
-                "bytes": arrived.bytes,
-                "entry": stored.entry,
-            })  # fmt: skip
+            with self.spool.held():
+                stored = self.spool.store(arrived)
+                self._append({
+                    "kind": stored.kind,
+                    "association": arrived.association.id,
+                    "calling": arrived.association.calling,
+                    "called": arrived.association.called,
+                    "peer": arrived.association.peer,
+                    "utc": utc(self._now()),
+                    "study": study,
+                    "series": arrived.series_instance_uid,
+                    "sop": arrived.sop_instance_uid,
+                    "sop_class": arrived.sop_class_uid,
+                    "syntax": arrived.transfer_syntax_uid,
+                    "digest": arrived.digest,
+                    "bytes": arrived.bytes,
+                    "entry": stored.entry,
+                })  # fmt: skip
         except OSError as error:
             self._trouble.met(arrived.association.id, error)
             return Answer.OUT_OF_RESOURCES

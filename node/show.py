@@ -1,20 +1,29 @@
 """What the node knows, as the contract's documents: `show`, `studies`, `status`."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from node import pace, retry
+from config.settings import Settings
+from node import housekeeping, pace, retry
+from node.indexer import lagging
 from node.installation import DataFolder
-from node.spool import journals, read_journal
-from node.store import Database, alarms, breakers, corrections, deliveries, events, evidence, index, jobs, studies
+from node.store import (
+    Database,
+    alarms,
+    breakers,
+    commitments,
+    corrections,
+    deliveries,
+    events,
+    evidence,
+    jobs,
+    relays,
+    studies,
+)
 from node.store import node as store
 from node.store.rows import Alarm, Breaker, Carrier, Delivery, Event, Job, Sent, StoredArtifact, Study
-
-if TYPE_CHECKING:
-    from config import Settings
 
 _DELIVERY_STATES = (
     "held", "waiting", "sending", "delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead",
@@ -56,13 +65,13 @@ def listing(db: Database, found: Sequence[Study], version: str) -> dict[str, Any
 def status(db: Database, folder: DataFolder, version: str, settings: "Settings | None" = None) -> dict[str, Any]:
     """Return ``pacs-ai-node/status/1``: what the node is doing; what only the configuration names needs `settings`."""
     running = folder.in_use()
-    lagging = _lagging(db, folder)  # before the counts: what is indexed in between is counted
+    lagged = lagging(db, folder)  # before the counts: what is indexed in between is counted
     counts = store.counts(db)
     processes = store.processes(db) if running else ()
     open_studies = counts.studies.get("open", 0) + counts.studies.get("early", 0)
     work = {state: counts.jobs.get(state, 0) for state in ("waiting", "running", "dead")}
     sends = {state: counts.deliveries.get(state, 0) for state in _DELIVERY_STATES}
-    disk = os.statvfs(folder.path)
+    disk = housekeeping.disk(db, folder, settings or Settings(), time.time())
     pending = open_studies + work["waiting"] + work["running"] + sum(sends[k] for k in ("held", "waiting", "sending"))
     return {
         "schema": "pacs-ai-node/status/1",
@@ -77,10 +86,12 @@ def status(db: Database, folder: DataFolder, version: str, settings: "Settings |
         "deliveries": sends,
         "destinations": _destinations(db, settings),
         "senders": [] if settings is None else _senders(db, settings),
+        "relays": relays.counts(db),
+        "commitments": commitments.counts(db),
         "alarms": [_alarm(a) for a in alarms.standing(db)],
         "quarantine": sum(1 for path in folder.quarantine.rglob("*.dcm")),
-        "disk": {"free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize},
-        "idle": not pending and not (running and counts.associations) and not lagging,
+        "disk": disk,
+        "idle": not pending and not (running and counts.associations) and not lagged,
     }
 
 
@@ -92,16 +103,6 @@ def _listens(settings: "Settings") -> dict[str, Any]:
 def _senders(db: Database, settings: "Settings") -> list[dict[str, Any]]:
     recent = time.time() - float(retry.policy()["pace"]["days"]) * 86400.0
     return pace.senders(evidence.seen(db, recent), settings.study)
-
-
-def _lagging(db: Database, folder: DataFolder) -> bool:
-    """Say whether a journal holds records that are not indexed yet."""
-    offsets = index.offsets(db)
-    # what a process that was killed left half-written is never read
-    return any(
-        path.stat().st_size > (offset := offsets.get(path.name, 0)) and read_journal(path, offset)[1] > offset
-        for path in journals(folder.path)
-    )
 
 
 def utc(at: float) -> str:

@@ -252,9 +252,7 @@ class JournalWriter:
         Goes into their names, before the process number.
     """
 
-    def __init__(
-        self, folder: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC), what: str = ""
-    ) -> None:
+    def __init__(self, folder: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC), what: str = "") -> None:
         self._folder, self._what = folder, what
         self._now = now
         self._queue = threading.Lock()

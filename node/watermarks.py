@@ -104,13 +104,19 @@ def room(folder: Path, waiting: int | None = None) -> Measured:
     return Measured(stat.f_bavail * stat.f_frsize, stat.f_favail if stat.f_files else None, waiting)
 
 
+def total_bytes(folder: Path) -> int:
+    """Return how large the file system of `folder` is."""
+    stat = os.statvfs(folder)
+    return stat.f_blocks * stat.f_frsize
+
+
 def read_state(spool: Path) -> frozenset[Cause]:
     """Return the causes that were written down; none if nothing readable stands there."""
     try:
         causes = json.loads((spool / STATE).read_text(encoding="utf-8"))["causes"]
+        return frozenset(cause for cause in get_args(Cause) if cause in causes)
     except (OSError, ValueError, KeyError, TypeError):
         return frozenset()
-    return frozenset(cause for cause in get_args(Cause) if cause in causes)
 
 
 def write_state(spool: Path, causes: Iterable[Cause]) -> None:

@@ -44,6 +44,12 @@ def is_new(c: sa.Connection, x: Arrived) -> bool:
     return row is None or (row.state == "unreadable" and row.removed is not None)
 
 
+def is_back(c: sa.Connection, x: Repeated) -> bool:
+    """Say whether `x` is an image in use whose file had been taken away."""
+    gone = sa.and_(_i.sop_uid == x.sop_uid, _i.digest == x.digest, _i.role == "image", _i.removed.is_not(None))
+    return c.execute(sa.select(_i.id).where(gone)).first() is not None
+
+
 def use(c: sa.Connection, x: Arrived) -> str | None:
     """Make `x` the object that is used under its UID; return the identity of the one that was, if there was one."""
     facts = {
@@ -101,12 +107,12 @@ def lost(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> list[Run
     return []
 
 
-def healed(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> list[Rung]:
+def healed(c: sa.Connection, study_uid: str, at: float, hashed: Callable[[str], str]) -> list[Rung]:
     """Clear the alarms about lost files of a study when none is lost any more."""
-    gone = sa.and_(_v.study_uid == x.study_uid, _v.state == "unreadable", _v.removed.is_not(None))
-    if c.execute(sa.select(_v.sop_uid).where(gone).limit(1)).first() is not None:
+    gone = sa.select(_i.id).where(_i.study_uid == study_uid, _i.removed.is_not(None))
+    if c.execute(gone.limit(1)).first() is not None:
         return []
-    return [Rung(code, hashed(x.study_uid), False) for code in (DAMAGED, MISSING) if ended(c, code, x.study_uid, x.at)]
+    return [Rung(code, hashed(study_uid), False) for code in (DAMAGED, MISSING) if ended(c, code, study_uid, at)]
 
 
 def seen_again(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> list[Rung]:
@@ -121,10 +127,11 @@ def seen_again(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> l
     c.execute(t.version.update().where(mine).values(received=x.at, entry=entry, removed=None))
     used = sa.and_(_i.sop_uid == x.sop_uid, _i.digest == x.digest)
     c.execute(t.instance.update().where(used).values(entry=entry, removed=None))
+    rung = healed(c, row.study_uid, x.at, hashed) if row.removed is not None else []
     image = c.execute(sa.select(_i.id).where(_i.sop_uid == x.sop_uid, _i.role == "image")).first() is not None
     if image and row.state in ("corrected", "returned"):
-        return _returned(c, x.study_uid, x.sop_uid, x.at, hashed)
-    return []
+        rung += _returned(c, x.study_uid, x.sop_uid, x.at, hashed)
+    return rung
 
 
 def removed(c: sa.Connection, x: Removed) -> None:

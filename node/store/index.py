@@ -106,7 +106,7 @@ def _arrived(c: sa.Connection, x: Arrived, hashed: Callable[[str], str], longest
             _known(c, x, hashed)
         return rung + _repeated(c, Repeated(x.association, x.at, x.study_uid, x.sop_uid), hashed)
     before = corrections.use(c, x)
-    rung = corrections.healed(c, x, hashed)
+    rung = corrections.healed(c, x.study_uid, x.at, hashed)
     if x.role == "unreadable":
         tell(c, x.study_uid, x.at, "unreadable", {"sop_instance_uid": x.sop_uid})
     if x.role != "image":

@@ -169,7 +169,7 @@ def artifacts(db: Database, of: Job) -> tuple[StoredArtifact, ...]:
     with db.read() as c:
         rows = c.execute(
             sa.select(t.artifact)
-            .where(t.artifact.c.job_id == (of.carried_from or of.id))
+            .where(t.artifact.c.job_id == (of.carried_from or of.id), t.artifact.c.removed.is_(None))
             .order_by(order, t.artifact.c.name)
         )
         return tuple(as_a(StoredArtifact, row) for row in rows)

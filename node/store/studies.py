@@ -176,11 +176,12 @@ def publish(db: Database, seen: Study, now: float, why: Mapping[str, Any]) -> bo
 
 def _job(seen: Study, plan: Planned, now: float) -> dict[str, Any]:
     over = plan.pipeline is None
+    failed = over and plan.reason is not None and plan.reason["class"] == "error"
     return {
         "study_uid": seen.uid, "revision": seen.revision, "upto": seen.upto, "subject": "study",
         "pipeline": plan.pipeline, "series": list(plan.series),
         "send_to": {name: list(told) for name, told in plan.send_to.items()},
-        "priority": plan.priority, "state": "done" if over else "waiting", "created": now, "ended": now if over else None,
-        "outcome": "not_analysed" if over else None,
+        "priority": plan.priority, "state": "dead" if failed else "done" if over else "waiting", "created": now, "ended": now if over else None,
+        "outcome": "failed" if failed else "not_analysed" if over else None,
         "reason": plan.reason, "document": plan.document,
     }  # fmt: skip

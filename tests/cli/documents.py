@@ -66,6 +66,10 @@ def status(**more: Any) -> dict[str, Any]:
             ("held", "waiting", "sending", "delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead"), 0
         ),
         "alarms": [], "destinations": [], "senders": [], "quarantine": 0,
-        "disk": {"free_bytes": 2 * 10**9, "total_bytes": 10**10}, "idle": True,
+        "disk": {
+            "free_bytes": 2 * 10**9, "total_bytes": 10**10, "accepting": True, "reason": None,
+            "bytes_per_day": 0, "full_in_days": None,
+        },
+        "idle": True,
     }  # fmt: skip
     return valid({**document, **more})
