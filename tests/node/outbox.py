@@ -39,12 +39,13 @@ class Outbox:
         self.db: Database = open_database(folder / "node.sqlite3")
         self.now = 1_000_000.0
         self.studies: list[str] = []
+        self._made = -1
 
     def add(
         self, *, objects: int = 2, priority: int = 2, to: Sequence[str] = ("pacs",), sop_class: str = CAPTURE
     ) -> str:
         """Finish a job of a new study, due to leave now; return the study UID."""
-        n = len(self.studies)
+        n = self._made = self._made + 1
         uid = f"2.25.{next(_numbers)}"
         self.studies.append(uid)
         arrived = Arrived(
