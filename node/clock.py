@@ -1,28 +1,44 @@
-"""The clock: a few ticks that ask the database what is due. Never a queue; a missed tick costs one interval."""
+"""The clock: a few ticks that ask the database what is due. Never a queue; a missed tick costs one interval.
 
-import logging
+Ticks follow the machine's steady clock. Waits in the database are times of day, which can jump: see `timekeeper`.
+"""
+
+import threading
 from collections.abc import Callable, Mapping
 
 import structlog
-from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.schedulers.background import BackgroundScheduler
 
 _log = structlog.get_logger()
 
 
-def clock(ticks: Mapping[str, tuple[float, Callable[[], object]]]) -> BackgroundScheduler:
-    """Return a scheduler, not yet started, for ticks given as name -> (seconds between, what to do).
+class Clock:
+    """Ticks given as name -> (seconds between, what to do), each in a thread of its own.
 
     A tick that is still running is not started again, and one that raises is logged and comes again.
     """
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # "still running" is normal here
-    defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-    scheduler = BackgroundScheduler(
-        executors={"default": ThreadPoolExecutor(max(1, len(ticks)))}, job_defaults=defaults, timezone="UTC"
-    )
-    for name, (every_s, do) in ticks.items():
-        scheduler.add_job(surviving(name, do), "interval", seconds=every_s, id=name)
-    return scheduler
+
+    def __init__(self, ticks: Mapping[str, tuple[float, Callable[[], object]]]) -> None:
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(every_s, surviving(name, do)), daemon=True, name=name)
+            for name, (every_s, do) in ticks.items()
+        ]
+
+    def start(self) -> None:
+        """Begin; the first ticks come at once."""
+        for thread in self._threads:
+            thread.start()
+
+    def shutdown(self) -> None:
+        """Let the ticks that are running end, and no other begin."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, every_s: float, tick: Callable[[], None]) -> None:
+        while not self._stop.is_set():
+            tick()
+            self._stop.wait(every_s)
 
 
 def surviving(name: str, do: Callable[[], object]) -> Callable[[], None]:
