@@ -182,6 +182,21 @@ def _cross_check(settings: Settings, source: str) -> None:
         for number, tests in enumerate(rule.require):
             _check_tests(tests, f"{at}.require.{number}", source)
     _check_places(settings, destinations, source)
+    _check_charsets(settings, source)
+
+
+def _check_charsets(settings: Settings, source: str) -> None:
+    named = {f"dicom.peer.{n}.charset": peer.charset for n, peer in enumerate(settings.dicom.peer) if peer.charset}
+    if not named:
+        return
+    from dicom_io.charset import charset_of  # noqa: PLC0415 - pydicom is slow to import
+
+    for key, charset in named.items():
+        if not charset_of(*charset.split("\\")).known:
+            says = (
+                "no Specific Character Set of DICOM; for example GB18030, GBK, ISO_IR 100, ISO_IR 192, \\ISO 2022 IR 58"
+            )
+            raise ConfigError(source, key, charset, says)
 
 
 def _check_places(settings: Settings, destinations: list[str], source: str) -> None:

@@ -32,6 +32,7 @@ SINGLE_VRS: Final = frozenset({"LT", "ST", "UT"})
 """Of those, the ones in which a backslash is an ordinary character."""
 
 _ESCAPE: Final = re.compile("\x1b[\x20-\x2f]+[\x30-\x7e]")
+_C1_CONTROLS: Final = re.compile("[\x80-\x9f]")
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 _STANDALONE: Final = frozenset({"UTF8", "GB18030", "GBK"})
 _DELIMITERS: Final = re.compile(rb"[\\\t\n\f\r]")
@@ -80,9 +81,9 @@ class Charset:
         encodings = self.encodings
         parts = re.split(b"(?=\x1b)", raw) if encodings[0] not in _STANDALONE else [raw]
         try:
-            return "".join(
-                _fragment(p, encodings, _DELIMITERS_NAME if vr == "PN" else _DELIMITERS) for p in parts
-            ), True
+            text = "".join(_fragment(p, encodings, _DELIMITERS_NAME if vr == "PN" else _DELIMITERS) for p in parts)
+            # what Windows code pages and GBK put where a declared repertoire has nothing (PS3.5 section 6.1.3)
+            return text, not (self.known and _C1_CONTROLS.search(text))
         except UnicodeDecodeError:
             text = "".join(p.decode(encodings[0], errors="replace") for p in parts)
             return _ESCAPE.sub("", text) + ("" if _REPLACEMENT in text else _REPLACEMENT), False

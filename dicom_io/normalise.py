@@ -99,6 +99,20 @@ def normalise(header: Dataset) -> Normalised:
     return Normalised(out, tuple(notes), opaque, frame_absent)
 
 
+def text_of_sender(header: Dataset) -> tuple[tuple[Reason, ...], bool]:
+    """Say what is odd about the character set of a header, for whom its sender is to be mended.
+
+    Returns
+    -------
+    notes : tuple[Reason, ...]
+        ``charset-undeclared``, ``charset-unknown``, ``charset-mismatch``, or none of them.
+    telling : bool
+        Whether the header holds other than ASCII characters at all: a header without says nothing about its sender.
+    """
+    charset, _, notes = _choose(header)
+    return tuple(notes), not all(found.text.isascii() for found in _texts(header, charset).values())
+
+
 @dataclass(frozen=True, slots=True)
 class _Rules:
     """How text is read and written.
@@ -126,10 +140,14 @@ class _Rules:
         return PersonName(text)
 
 
+def _texts(header: Dataset, charset: Charset) -> dict[int, Text]:
+    return {tag: found for tag in _KEPT if dictionary_VR(tag) in TEXT_VRS and (found := text_of(header, tag, charset))}
+
+
 def _choose(header: Dataset) -> tuple[Charset, bool, list[Reason]]:
     """Decide whether the declared character set can be believed for whom this is about; nothing is guessed."""
     charset = declared(header)
-    texts = {tag: found for tag in _KEPT if dictionary_VR(tag) in TEXT_VRS and (found := text_of(header, tag, charset))}
+    texts = _texts(header, charset)
     ascii_only = all(found.text.isascii() for found in texts.values())
     if not charset.known:
         return charset, not ascii_only, [REASONS("charset-unknown")]

@@ -18,7 +18,7 @@ def ring(db: Database, reason: Reason, subject: str, now: float, *, study: tuple
     reason : Reason
         What is wrong and what to do; its code is the alarm's.
     subject : str
-        A study UID, the name of a destination, or empty for the node.
+        A study UID, the name of a destination, the AE title of a sender, or empty for the node.
     now : float
         The time.
     study : tuple[str, str] or None

@@ -14,6 +14,7 @@ import structlog
 from dicom_io.errors import DicomIOError
 from dicom_io.files import make_folders
 from dicom_io.model import Instance, Series, Study
+from dicom_io.normalise import text_of_sender
 from dicom_io.reason import Reason
 from node.failpoint import passing
 from node.identity import identity_of, patients
@@ -130,7 +131,7 @@ def unfit(pipeline: str | None, reason: Reason) -> dict[str, Any]:
 _BLANK: Mapping[str, Any] = {
     "pipeline": None, "pipeline_version": None, "pipeline_digest": None, "input_digest": None, "device": None,
     "outcome": None, "reason": None, "series_instance_uid": None, "series_considered": [], "quality": None,
-    "measurements": [], "findings": [], "artifacts": [], "timings_s": {},
+    "measurements": [], "findings": [], "artifacts": [], "notes": [], "timings_s": {},
 }  # fmt: skip
 
 
@@ -143,6 +144,11 @@ class _Job:
         self.considered: tuple[Considered, ...] = ()
         self.inputs: tuple[Instance, ...] = study.instances
         self.started = time.perf_counter()
+
+    @property
+    def text_notes(self) -> tuple[Reason, ...]:
+        """What is odd about the character set of the study."""
+        return text_of_sender(self.inputs[0].header)[0]
 
     @property
     def identity(self) -> AnalysisIdentity:
@@ -198,7 +204,7 @@ class _Job:
             "quality": result.quality.as_json(),
             "measurements": [m.as_json() for m in result.measurements],
             "findings": [_finding(f, identity) for f in result.findings],
-            "notes": [n.as_json() for n in result.notes],
+            "notes": [n.as_json() for n in (*self.text_notes, *result.notes)],
             "summary": dict(result.summary),
         }
         self._describe(document)
@@ -256,6 +262,7 @@ class _Job:
     ) -> dict[str, Any]:
         return {
             **_BLANK,
+            "notes": [n.as_json() for n in self.text_notes],
             "pipeline": self.pipeline.name,
             "pipeline_version": self.pipeline.version,
             "pipeline_digest": identity.pipeline_digest,
