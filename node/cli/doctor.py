@@ -15,14 +15,23 @@ _FREE_GIB = 10
 
 
 @click.command(name="doctor")
+@click.option(
+    "--rebuild-index",
+    is_flag=True,
+    help="Make the index anew from spool and journals; the node must not run. The old database is kept.",
+)
 @common_options
-def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bool) -> int:
+def command(config_file: Path | None, *, rebuild_index: bool, as_json: bool, quiet: bool, verbose: bool) -> int:
     """Check this machine and this installation; every problem says what to do.
 
-    Exit code 1: something would keep the node from working.
+    Exit code 1: something would keep the node from working; after a rebuild: something that had been received is lost.
     """
     del verbose
     settings = settings_of(config_file)
+    if rebuild_index:
+        from node.cli._rebuild import rebuild
+
+        return rebuild(settings, as_json=as_json, quiet=quiet)
     rows = [{"check": name, "ok": ok, "says": says} for name, ok, says in _checks(settings)]
     if as_json:
         print_json({"schema": "pacs-ai-node/doctor/1", "checks": rows})

@@ -64,10 +64,13 @@ class Desk:
     def start(self) -> None:
         """Start, or start again after `stop`."""
         self.spool = Spool(self.folder.path)
-        self.journal = JournalWriter(self.spool.journals, lambda: datetime.fromtimestamp(self.now, UTC))
+        self.start_journal()
         self.db: Database = open_database(self.folder.database)
         self.coordinator = Coordinator(self.db, self.folder, self.settings, self.now - 1.0)
         self.worker = Worker(self.db, self.folder, self.settings, "w1", lambda _name: self.pipeline, lambda: self.now)
+
+    def start_journal(self) -> None:
+        self.journal = JournalWriter(self.spool.journals, lambda: datetime.fromtimestamp(self.now, UTC))
 
     def stop(self) -> None:
         self.journal.close()
