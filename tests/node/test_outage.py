@@ -31,9 +31,15 @@ def box(tmp_path: Path) -> Iterator[Outbox]:
 
 
 def free_port() -> int:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        return int(nobody.getsockname()[1])
+    """Return a port below those that the kernel gives away: nobody else takes it before the PACS listens there."""
+    for port in random.sample(range(20_000, 30_000), 50):
+        with socket.socket() as nobody:
+            try:
+                nobody.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
 
 
 @pytest.mark.sockets

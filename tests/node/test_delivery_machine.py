@@ -1,0 +1,223 @@
+"""Deliveries under any order of answers, kills, commands and time (a Hypothesis state machine on the real store)."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from dicom_io.scu_query import FoundStudy
+from node import overdue
+from node.store import deliveries, jobs, open_database, operator
+from node.store.rows import Delivery
+from tests.node.outbox import Answer, Outbox, Script, place
+
+STATUSES: list[Answer] = [
+    0x0000, 0x0000, 0xB007, 0x0111, 0xA700, 0xA900, 0xC001, 0x0122, 0x7777, None, "peer-refused-connection",
+    "association-rejected", "context-refused",
+]  # fmt: skip
+ACCEPTING = {0x0000, 0xB007}
+ENDED = {"delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead"}
+
+
+class Killed(BaseException):
+    """The process is gone, here and now."""
+
+
+class Deliveries(RuleBasedStateMachine):
+    """One destination, a few studies; everything that a courier, a prover and a person do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="outbox-"))
+        self.box = Outbox(self.root)
+        self.answers: dict[str, Answer] = {}
+        self.accepted: set[str] = set()
+        self.done: set[str] = set()
+        self.default: Answer = 0x0000
+        self.kill_at: int | None = None
+        self.said = 0
+        self.whose: Literal["same", "other", "unknown", "query-not-offered", "peer-timeout"] = "same"
+        self.script = Script(answers=self._answer, find=self._find)
+
+    def teardown(self) -> None:
+        self.box.db.close()
+        shutil.rmtree(self.root)
+
+    def _answer(self, path: Path) -> Answer:
+        uid = self._uid(path)
+        before = self.script.holds.get(uid) is not None
+        self.said += 1
+        again = {row.proof for row in self._rows() if uid in self.box.uids(row.study_uid)} == {"again"}
+        assert uid not in self.done or again, "an object that was accepted is sent again, and nobody asked for it"
+        if self.kill_at is not None and self.said >= self.kill_at:
+            self.kill_at = None
+            if self.said % 2:  # the object arrived, the answer did not
+                self._hold(path)
+            raise Killed
+        answer = self.answers.get(uid, self.default)
+        if answer == 0x0111 and not before:
+            answer = 0x0000
+        if answer in ACCEPTING or answer == 0x0111:
+            self.accepted.add(uid)
+            self.done.add(uid)
+        return answer
+
+    def _hold(self, path: Path) -> None:
+        from dicom_io.read import digest_dataset
+
+        digest = digest_dataset(path)
+        assert self.script.holds.setdefault(self._uid(path), digest) == digest, "one UID, two contents"
+
+    def _uid(self, path: Path) -> str:
+        for study in self.box.studies:
+            (job, *_) = jobs.jobs(self.box.db, study)
+            for a in jobs.artifacts(self.box.db, job):
+                if a.path == path.name:
+                    return a.sop_uid
+        raise AssertionError(path)
+
+    def _find(self, uid: str) -> Sequence[FoundStudy] | str:
+        if self.whose in ("query-not-offered", "peer-timeout"):
+            return self.whose
+        if self.whose == "unknown":
+            return ()
+        return [FoundStudy(uid, "P1" if self.whose == "same" else "P2", "", "A1", "Nobody^At All")]
+
+    def _rows(self) -> list[Delivery]:
+        return [row for uid in self.box.studies for row in deliveries.deliveries(self.box.db, uid)]
+
+    @initialize()
+    def start(self) -> None:
+        self.destination = place(check_study=True, proof="find", max_age_h=48.0)
+        self._spawn()
+
+    def _spawn(self) -> None:
+        self.courier = self.box.courier(self.destination, self.script)
+        self.prover = self.box.prover(self.destination, self.script)
+
+    @precondition(lambda self: len(self.box.studies) < 4)
+    @rule(priority=st.integers(0, 2), objects=st.integers(1, 3))
+    def queue(self, priority: int, objects: int) -> None:
+        self.box.add(priority=priority, objects=objects)
+
+    @rule(answer=st.sampled_from(STATUSES))
+    def the_destination_answers(self, answer: Answer) -> None:
+        self.default = answer
+
+    @precondition(lambda self: self.box.studies)
+    @rule(data=st.data(), answer=st.sampled_from(STATUSES))
+    def it_has_its_own_answer_for_one_object(self, data: Any, answer: Answer) -> None:
+        study = data.draw(st.sampled_from(self.box.studies))
+        self.answers[data.draw(st.sampled_from(self.box.uids(study)))] = answer
+
+    @rule(whose=st.sampled_from(["same", "same", "other", "unknown", "query-not-offered", "peer-timeout"]))
+    def it_knows_the_study_as(self, whose: Any) -> None:
+        self.whose = whose
+
+    @rule()
+    def it_heals(self) -> None:
+        self.default, self.whose, self.script.shows = 0x0000, "same", lambda _uid: True
+        self.answers.clear()
+
+    @rule(shows=st.sampled_from(["all", "none", "query-not-offered", "query-failed", "peer-timeout"]))
+    def it_shows(self, shows: str) -> None:
+        self.script.shows = {"all": lambda _uid: True, "none": lambda _uid: False}.get(shows, shows)
+
+    @rule(steps=st.integers(1, 6))
+    def deliver(self, steps: int) -> None:
+        for _ in range(steps):
+            self.courier.step()
+
+    @rule(after=st.integers(1, 4))
+    def deliver_and_be_killed(self, after: int) -> None:
+        self.kill_at, self.said = after, 0
+        try:
+            for _ in range(3):
+                self.courier.step()
+        except Killed:
+            self._restart()
+        self.kill_at = None
+
+    @rule()
+    def _restart(self) -> None:
+        """What a new deliverer process does first."""
+        self.box.db.close()
+        self.box.db = open_database(self.root / "node.sqlite3")
+        deliveries.interrupted(self.box.db, self.box.now)
+        self._spawn()
+
+    @rule(seconds=st.sampled_from([1.0, 10.0, 300.0, 3600.0, 90_000.0]))
+    def wait(self, seconds: float) -> None:
+        self.box.now += seconds
+        overdue.sweep(self.box.db, [self.destination], self.box.now)
+
+    @rule(times=st.integers(1, 8))
+    def prove(self, times: int) -> None:
+        for _ in range(times):
+            self.box.now += 700.0
+            self.prover.step()
+
+    @precondition(lambda self: self.box.studies)
+    @rule(data=st.data(), command=st.sampled_from(["retry", "resend", "cancel"]))
+    def a_person_says(self, data: Any, command: str) -> None:
+        study = data.draw(st.sampled_from(self.box.studies))
+        if command == "resend":
+            operator.resend(self.box.db, study, self.box.now)
+            self.done -= set(self.box.uids(study))
+        else:
+            getattr(operator, command)(self.box.db, self.box.now, study_uid=study)
+
+    @invariant()
+    def nothing_is_marked_delivered_that_was_not_accepted(self) -> None:
+        for row in self._rows():
+            if row.state in ("delivered", "confirmed"):
+                uids = set(self.box.uids(row.study_uid))
+                assert uids <= self.accepted | set(self.script.holds), row
+                said = deliveries.sent(self.box.db, row.id)
+                assert {u for u, s in said.items() if s.accepted} == uids, row
+
+    @invariant()
+    def nothing_waits_without_a_time(self) -> None:
+        for row in self._rows():
+            assert row.state != "sending", "nobody is sending"
+            if row.state in ("waiting", "held"):
+                assert row.next_attempt is not None, row
+            else:
+                assert row.state in ENDED, row
+                assert row.next_attempt is None, row
+
+    @invariant()
+    def what_is_to_be_proved_has_a_time(self) -> None:
+        for row in self._rows():
+            if row.state == "delivered":
+                assert (row.proof_next is not None) == (row.proof in ("waiting", "again")), row
+            if row.state == "confirmed":
+                assert row.proof == "find", row
+
+    @invariant()
+    def attempts_are_never_negative(self) -> None:
+        assert all(row.attempts >= 0 for row in self._rows())
+
+    @rule()
+    def everything_that_waits_arrives_once_the_destination_is_well(self) -> None:
+        self.it_heals()
+        self.box.now += 700.0
+        for _ in range(12):
+            while self.courier.step():
+                pass
+            self.box.now += 700.0
+        left = {row.state for row in self._rows()} - ENDED
+        assert not left, left
+
+
+Deliveries.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)  # fmt: skip
+TestDeliveries = pytest.mark.unit(Deliveries.TestCase)
