@@ -5,10 +5,11 @@ away, right before the files go; a record in a journal of our own goes before th
 taken away at the next start, unless the same object has come again since.
 """
 
+import contextlib
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -90,7 +91,7 @@ class Retention:
         for step in (self._left_over, self._copies, self._images, self._documents, self._results, self._one_journal):
             try:
                 step(now)
-            except BlockingIOError:  # receivers are busy: the next tick comes
+            except BlockingIOError:  # receivers store, or the index is behind: the next tick comes
                 return
             except OSError as error:
                 _log.error("retention.failed", step=step.__name__.strip("_"), error=error.strerror)
@@ -124,10 +125,10 @@ class Retention:
             return
         page = storage.with_images(self._db, now if pressed else now - days * _DAY_S, self._images_at, self._batch)
         for study in page:
-            self._images_at = (study.active, study.uid)
             aged = old(study.active, days, now)
             if aged or self._pressed():
                 self._take_images(study, "age" if aged else "space")
+            self._images_at = (study.active, study.uid)
         if len(page) < self._batch:
             self._images_at = _START
 
@@ -159,11 +160,14 @@ class Retention:
         Returns
         -------
         int
-            How many; 0 if the index does not know everything that was acknowledged.
+            How many.
+
+        Raises
+        ------
+        BlockingIOError
+            If receivers do not let go, or the index does not know everything that was acknowledged.
         """
-        with self._spool.held(alone=True):
-            if lagging(self._db, self._folder):
-                return 0
+        with self._alone():
             entries = what()
             if not entries:
                 return 0
@@ -175,15 +179,20 @@ class Retention:
                 (self._spool.root / entry).unlink(missing_ok=True)
             return len(entries)
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._spool.held(alone=True):
+            if lagging(self._db, self._folder):
+                raise BlockingIOError
+            yield
+
     def _left_over(self, _now: float) -> None:
         """Take away files that stand although their removal is on record: a crash came in between."""
         if self._swept:
             return
         found = [e for e in storage.taken_away(self._db) if (self._spool.root / e).exists()]
         if found:
-            with self._spool.held(alone=True):
-                if lagging(self._db, self._folder):
-                    return
+            with self._alone():
                 for entry in set(found) & set(storage.taken_away(self._db)):
                     (self._spool.root / entry).unlink(missing_ok=True)
             _log.info("retention.left-over-removed", files=len(found))
