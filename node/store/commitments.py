@@ -44,10 +44,11 @@ class Transaction:
 
 
 def _select() -> "sa.Select[Any]":
-    answer, asked = t.notice.alias("answer"), t.notice.alias("request")
+    answer, asked, any_ = (t.notice.alias(name) for name in ("answer", "request", "any_answer"))
     first = (  # should an archive answer twice, its first answer stands
-        sa.select(sa.func.min(answer.c.id))
-        .where(answer.c.uid == _c.transaction_uid, answer.c.kind == "commit-result")
+        sa.select(sa.func.min(any_.c.id))
+        .where(any_.c.uid == _c.transaction_uid, any_.c.kind == "commit-result")
+        .correlate(t.commitment)
         .scalar_subquery()
     )
     columns = (

@@ -1,6 +1,7 @@
 """The other side of notices, on real sockets: a RIS and an archive that do what a test tells them; a node without processes."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -52,6 +53,11 @@ def ended(*images: str, status: str = "COMPLETED") -> Dataset:
     return item(PerformedProcedureStepStatus=status, PerformedSeriesSequence=[series])
 
 
+def _shut(server: Any) -> None:
+    if server in server.ae._servers:  # else it has been stopped before
+        server.shutdown()
+
+
 class Scanner:
     """Sends steps to a node, as modalities do: through another library's public calls."""
 
@@ -99,7 +105,7 @@ class Ris:
         self.port: int = self._server.server_address[1]
 
     def stop(self) -> None:
-        self._server.shutdown()
+        _shut(self._server)
 
     @property
     def said(self) -> list[tuple[str, str]]:
@@ -158,10 +164,15 @@ class Archive:
         self.port: int = self._server.server_address[1]
         self._threads: list[threading.Thread] = []
 
-    def stop(self) -> None:
+    def wait(self) -> None:
+        """Wait until it has nothing more to report."""
+        time.sleep(0.02)
         for thread in self._threads:
             thread.join(10)
-        self._server.shutdown()
+
+    def stop(self) -> None:
+        self.wait()
+        _shut(self._server)
 
     def result(self, asked: notices.CommitmentRequest) -> tuple[list[Reference], dict[str, int]]:
         named = [r for r in asked.references if r.sop_instance_uid not in self.forgets]
@@ -217,7 +228,7 @@ class Listener:
         self.port: int = self._server.server_address[1]
 
     def stop(self) -> None:
-        self._server.shutdown()
+        _shut(self._server)
 
     def _report(self, event: Event) -> tuple[int, None]:
         data = notices.decode(event.request.EventInformation.getvalue(), str(event.context.transfer_syntax))
