@@ -417,3 +417,31 @@ def test_a_file_that_is_no_dicom_is_not_read_to_its_end(tmp_path: Path) -> None:
 def _nothing_half_written(tmp_path: Path) -> Iterator[None]:
     yield
     assert not list(tmp_path.rglob(".unpacked-*"))
+
+
+def test_progress_without_a_terminal_is_a_line_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    from types import SimpleNamespace
+
+    from node.cli.process import _Lines
+
+    now = [0.0]
+    lines = _Lines(clock=lambda: now[0])
+    for count in range(1, 100):
+        now[0] += 0.1
+        lines.reading(count)
+    told = lines.job(SimpleNamespace(instances=range(60)), "chest_ct")
+    for share in range(100):
+        now[0] += 0.1
+        told("lungs", share / 100)
+    out, err = capsys.readouterr()
+    assert out == ""
+    written = err.splitlines()
+    assert written[0] == "reading: 30 files"
+    assert "job 1: chest_ct: 60 instances" in written
+    assert any(line.startswith("job 1: chest_ct: 60 instances: lungs ") for line in written)
+    assert 6 <= len(written) <= 8
+    quiet = _Lines(quiet=True, clock=lambda: now[0])
+    now[0] += 60.0
+    quiet.reading(1)
+    quiet.job(SimpleNamespace(instances=range(60)), "chest_ct")
+    assert capsys.readouterr().err == ""
