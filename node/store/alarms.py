@@ -9,6 +9,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from node.store import tables as t
 from node.store.engine import Database
+from node.store.events import tell
 from node.store.rows import Alarm, as_a
 
 _a = t.alarm.c
@@ -53,6 +54,19 @@ def ended(c: sa.Connection, code: str, subject: str, now: float) -> bool:
     """Clear an alarm as part of the caller's transaction; False if it does not stand."""
     standing = sa.and_(_a.code == code, _a.subject == subject, _a.cleared.is_(None))
     return bool(c.execute(t.alarm.update().where(standing).values(cleared=now)).rowcount)
+
+
+def dismissed(db: Database, code: str, subject: str | None, now: float) -> int:
+    """Clear an alarm because a person has seen to it, about one subject or all; return how many. The study's timeline says so."""
+    wanted = sa.and_(_a.code == code, _a.cleared.is_(None))
+    if subject is not None:
+        wanted = sa.and_(wanted, _a.subject == subject)
+    with db.write() as c:
+        gone = c.execute(t.alarm.update().where(wanted).values(cleared=now).returning(_a.study_uid)).scalars().all()
+        for study_uid in gone:
+            if study_uid is not None:
+                tell(c, study_uid, now, "alarm-dismissed", {"code": code})
+        return len(gone)
 
 
 def standing(db: Database, study_uid: str | None = None) -> tuple[Alarm, ...]:

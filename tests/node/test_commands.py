@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 
-import node
 from node.installation import DataFolder
 from node.loopback_pacs import LoopbackPacs
-from node.store import StoreError, open_database
+from node.reasons import REASONS
+from node.store import StoreError, alarms, open_database
 
 pytestmark = pytest.mark.sockets
 
@@ -39,6 +38,28 @@ def test_echo_says_whether_a_destination_answers(rig: Any) -> None:
     answer = call(rig, "echo", "nowhere")
     assert answer.returncode == 2
     assert "pacs" in answer.stderr
+
+
+def test_echo_says_what_a_destination_answers_to_queries(rig: Any) -> None:
+    assert json.loads(call(rig, "echo", "pacs", "--json").stdout)["query"] == "offered"
+    said = call(rig, "echo", "pacs").stdout
+    assert "check_study = false" in said
+    assert "confirmed" in said
+
+
+def test_an_alarm_stands_until_it_is_dismissed(rig: Any) -> None:
+    rig.data.prepare()
+    db = open_database(rig.data.database)
+    for subject in ("ris", "other"):
+        alarms.raised(db, subject, REASONS("relay-refused", ris=subject, status="0x0110").as_json(), time.time())
+    db.close()
+    told = call(rig, "status").stdout
+    assert "relay-refused" in told
+    assert REASONS["relay-refused"].hint["en"] in told
+    assert call(rig, "dismiss", "relay-refused", "ris").returncode == 0
+    assert [a["subject"] for a in rig.status()["alarms"]] == ["other"]
+    assert json.loads(call(rig, "dismiss", "relay-refused", "--json").stdout)["count"] == 1
+    assert call(rig, "dismiss", "relay-refused").returncode == 3
 
 
 def test_check_config_says_what_it_means_or_what_is_wrong(rig: Any) -> None:
@@ -90,11 +111,6 @@ def test_an_interrupted_node_ends_with_130(rig: Any) -> None:
     rig.start()
     rig.process.send_signal(signal.SIGINT)
     assert rig.process.wait(10.0) == 130
-
-
-def test_every_schema_is_one() -> None:
-    for schema in sorted((Path(node.__file__).parent / "schemas").glob("*.json")):
-        Draft202012Validator.check_schema(json.loads(schema.read_text(encoding="utf-8")))
 
 
 def test_a_receiver_that_dies_comes_back_on_its_port(rig: Any, ct: Any) -> None:

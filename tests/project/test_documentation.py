@@ -4,17 +4,21 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from config import load
 from dicom_io import contexts, status
+from dicom_io.reason import ReasonTable
 from node.cli import COMMANDS
+from node.store.rows import DeliveryState
 
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFORMANCE = (ROOT / "dicom_io" / "CONFORMANCE.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 PAGES = sorted(
     p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts[:-1])
 )
@@ -106,3 +110,22 @@ def test_schemas_are_schemas() -> None:
     assert schemas
     for path in schemas:
         jsonschema.Draft202012Validator.check_schema(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_operations_explain_every_state_of_a_delivery() -> None:
+    listed = re.findall(r"^\| `([a-z]+)` \|", OPERATIONS.split("## Where is a result?")[1], re.MULTILINE)
+    assert set(get_args(DeliveryState)) <= set(listed)
+
+
+def test_operations_say_of_every_alarm_what_its_reason_says() -> None:
+    reasons = {code: table[code] for table in map(ReasonTable, ("node", "dicom_io")) for code in table}
+    rows = dict(
+        re.findall(r"^\| `([a-z-]+)` (\|.*)$", OPERATIONS.split("## Alarms")[1].split("\n## ")[0], re.MULTILINE)
+    )
+    code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "node").rglob("*.py"))
+    for name, row in rows.items():
+        reason = reasons[name]
+        text, hint = (re.sub(r"\{[^}]*\}", "…", said["en"]) for said in (reason.text, reason.hint))
+        assert row == f"| {text} | {hint} |", name
+        assert f'"{name}"' in code, f"{name} is raised nowhere"
+    assert len(rows) >= 20
