@@ -162,7 +162,7 @@ def _read(
         if first.digest == found.instance.digest:
             note(skipped, found.display, DICOM_REASONS("duplicate-instance"))
         else:
-            note(quarantined, found.display, DICOM_REASONS("conflicting-instance"))
+            note(quarantined, found.display, DICOM_REASONS("conflicting-file"))
     return list(kept.values()), seconds, quarantined, skipped
 
 
