@@ -146,28 +146,10 @@ def _decodes(raw: bytes) -> bool:
     return True
 
 
-class Probe:
-    """The quick pipeline of the node's tests, with its results."""
-
-    @staticmethod
-    def load(_name: str) -> Any:
-        import importlib.util
-
-        spec = importlib.util.spec_from_file_location("probe", Path(__file__).parents[1] / "node" / "probe_node.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        import sys
-
-        sys.modules["probe"] = module  # its dataclass asks for it
-        spec.loader.exec_module(module)
-        return module.Probe()
-
-
-def through(slices: Path, tmp_path: Path, charset: str | None, raw: bytes) -> tuple[dict[str, Any], list[Path]]:
-    options = ProcessOptions(
-        load=Probe.load, version="0", now=datetime(2026, 1, 2, tzinfo=UTC), pipelines=("chest_ct",)
-    )
+def through(
+    kit: Any, slices: Path, tmp_path: Path, charset: str | None, raw: bytes
+) -> tuple[dict[str, Any], list[Path]]:
+    options = ProcessOptions(load=kit.probe, version="0", now=datetime(2026, 1, 2, tzinfo=UTC), pipelines=("chest_ct",))
     source = renamed(slices, tmp_path / "in", charset, raw)
     ((job,),) = [s["jobs"] for s in process([source], tmp_path / "out", options)["studies"]]
     return job, sorted((tmp_path / "out").rglob("*.dcm"))
@@ -182,9 +164,9 @@ BYTES_KEPT = {"ISO_IR 192", "GB18030", "GBK"}
 
 @pytest.mark.parametrize(("charset", "raw", "text"), [n[1:] for n in THROUGH], ids=[n[0] for n in THROUGH])
 def test_names_leave_in_every_object_as_they_came(
-    slices: Path, tmp_path: Path, charset: str, raw: bytes, text: str
+    kit: Any, slices: Path, tmp_path: Path, charset: str, raw: bytes, text: str
 ) -> None:
-    job, written = through(slices, tmp_path, charset, raw)
+    job, written = through(kit, slices, tmp_path, charset, raw)
     assert job["outcome"] == "result", job["reason"]
     assert job["notes"] == []
     assert {p.name for p in written} == {"seg.dcm", "sr.dcm", "sc.dcm"}
@@ -198,9 +180,9 @@ def test_names_leave_in_every_object_as_they_came(
 
 @pytest.mark.parametrize(("charset", "raw", "code"), [n[1:] for n in ODD[:5]], ids=[n[0] for n in ODD[:5]])
 def test_names_of_unknown_meaning_leave_byte_for_byte_with_a_note(
-    slices: Path, tmp_path: Path, charset: str | None, raw: bytes, code: str
+    kit: Any, slices: Path, tmp_path: Path, charset: str | None, raw: bytes, code: str
 ) -> None:
-    job, written = through(slices, tmp_path, charset, raw)
+    job, written = through(kit, slices, tmp_path, charset, raw)
     assert job["outcome"] == "result", job["reason"]
     assert [n["code"] for n in job["notes"]] == [code]
     assert json.loads((written[0].parent / "result.json").read_text(encoding="utf-8"))["notes"] == job["notes"]

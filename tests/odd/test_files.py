@@ -21,7 +21,9 @@ from typing import Any
 
 import jsonschema
 import pytest
+from pydicom import dcmread
 
+import phantom
 from dicom_io import pixels, read
 from dicom_io.errors import PixelError, UnreadableError
 from dicom_io.read import discover, read_instance, shown
@@ -109,7 +111,7 @@ FILES: dict[str, tuple[Make, str | None]] = {
     "five thousand sequences": (lambda k: k.part10(with_piece(k, 0x00100010, OPEN_SEQUENCE * 5000 + CLOSE * 5000)), "unparsable"),
     "five thousand open ones": (lambda k: k.part10(with_piece(k, 0x00100010, OPEN_SEQUENCE * 5000)), "unparsable"),
     "a million items": (lambda k: k.part10(with_piece(k, 0x00100010, OPEN_SEQUENCE[:12] + EMPTY_ITEM * 1_000_000 + CLOSE[8:])), "unparsable"),
-    "deflated bomb": (lambda k: k.part10(deflate(k.encode(k.slice_elements(t7FE00010=("OW", bytes(300 << 20))))), DEFLATED), "inflates-too-large"),
+    "deflated bomb": (lambda k: k.part10(deflate(k.encode(k.slice_elements(t7FE00010=("OW", bytes(257 << 20))))), DEFLATED), "inflates-too-large"),
     "not deflated": (lambda k: k.part10(k.encode(k.slice_elements()), DEFLATED), "unparsable"),
     "DICOMDIR": (lambda k: k.part10(k.element(0x00041130, "CS", b"DISK") + k.element(0x00041220, "SQ", b""), sop_class="1.2.840.10008.1.3.10"), "dicomdir"),
 }  # fmt: skip
@@ -129,7 +131,7 @@ def test_each_file_has_its_reason_and_the_next_one_is_read(
     (tmp_path / "b").write_bytes(kit.part10(kit.encode(good)))
     begin = time.perf_counter()
     document = run(tmp_path)
-    assert time.perf_counter() - begin < 10.0
+    assert time.perf_counter() - begin < 20.0
     told = [(e["path"], e["reason"]["code"]) for e in document["quarantined"] + document["skipped"]]
     code = FILES[name][1]
     assert told == ([] if code is None else [("a", code)])
@@ -173,7 +175,7 @@ def test_no_hostile_file_takes_much_memory_or_time(contents: dict[str, bytes], t
     )
     count, slowest, megabytes = (float(word) for word in ended.stdout.split())
     assert count == len(contents) + 1
-    assert slowest < 10.0
+    assert slowest < 20.0
     assert megabytes < 700.0, "a deflated data set may take 256 MiB, twice while it is put together"
 
 
@@ -391,6 +393,61 @@ def test_odd_pixels_are_refused_without_taking_the_memory_they_claim(
     with pytest.raises(PixelError) as caught:
         pixels.stored_values(instance, pixels.pixel_format(instance))
     assert caught.value.reason.code == code
+
+
+def _cut(data: bytes) -> bytes:
+    return data[:-1000]
+
+
+def _without_pixels(data: bytes) -> bytes:
+    return data[: data.index(b"\xe0\x7f\x10\x00OW")]
+
+
+def _rows(count: int) -> Callable[[bytes], bytes]:
+    return lambda data: data.replace(
+        b"\x28\x00\x10\x00US\x02\x00\x40\x00", b"\x28\x00\x10\x00US\x02\x00" + struct.pack("<H", count)
+    )
+
+
+@pytest.mark.parametrize(
+    ("harm", "code"),
+    [
+        (_cut, "pixels-truncated"),
+        (_without_pixels, "pixels-missing"),
+        (_rows(0), None),
+        (_rows(65535), None),
+    ],
+    ids=["cut", "no pixels", "no rows", "65535 rows"],
+)
+def test_a_study_with_one_odd_image_fails_visibly_and_the_next_study_has_its_result(
+    kit: Any, tmp_path: Path, two_studies: list[list[bytes]], harm: Callable[[bytes], bytes], code: str | None
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number, study in enumerate(two_studies):
+        for k, data in enumerate(study):
+            content = harm(data) if (number, k) == (0, 5) else data
+            assert (content == data) == ((number, k) != (0, 5))
+            (tmp_path / "in" / f"{number}-{k:02d}").write_bytes(content)
+    options = ProcessOptions(load=kit.probe, version="0", now=datetime(2026, 1, 2, tzinfo=UTC), pipelines=("chest_ct",))
+    document = process([tmp_path / "in"], tmp_path / "out", options)
+    jsonschema.validate(document, SCHEMA)
+    assert document["quarantined"] == []
+    jobs = {s["study_instance_uid"]: s["jobs"][0] for s in document["studies"]}
+    odd, sound = (jobs[str(dcmread(io.BytesIO(study[0])).StudyInstanceUID)] for study in two_studies)
+    assert odd["outcome"] in {"failed", "not_analysed"}
+    assert code in {None, odd["reason"]["code"]}
+    assert [a["kind"] for a in odd["artifacts"]] in ([], ["card"])
+    assert sound["outcome"] == "result", sound["reason"]
+
+
+@pytest.fixture(scope="module")
+def two_studies(tmp_path_factory: pytest.TempPathFactory) -> list[list[bytes]]:
+    made = []
+    for seed in (11, 12):
+        folder = tmp_path_factory.mktemp(f"study{seed}")
+        phantom.write(phantom.build(seed, slices=12, matrix=64, lesions="none"), folder)
+        made.append([p.read_bytes() for p in sorted((folder / "dicom").iterdir())])
+    return made
 
 
 def test_many_frames_announced_are_no_work(kit: Any, tmp_path: Path) -> None:
