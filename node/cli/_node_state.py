@@ -26,26 +26,23 @@ def _rows(document: Mapping[str, Any], words: Words) -> Iterator[tuple[str, str]
     if listens := document["listens"]:
         yield "listens", f"{', '.join(listens['ae_titles'])} on {listens['host']}:{listens['port'] or 'any free port'}"
     disk = document["disk"]
-    if running and not disk.get("accepting", True):
-        yield "accepts", f"NO: {words.text(disk['reason']['text'])} {words.text(disk['reason']['hint'])}"
-    elif running:
-        yield "accepts", "yes"
+    if running:
+        yield "accepts", "yes" if disk["accepting"] else f"NO: {words.text(disk['reason']['text'])}"
     yield "disk", _disk(disk)
     yield "processes", ", ".join(f"{p['role']} {p['pid']}" for p in document["processes"])
     yield "associations", str(document["associations"])
     for key in ("studies", "jobs", "deliveries", "relays", "commitments"):
-        yield key, ", ".join(f"{count} {state}" for state, count in document.get(key, {}).items() if count) or "none"
+        said = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in document[key].items() if count)
+        yield key, said or ("" if key in ("relays", "commitments") else "none")
+    if document["jobs"]["dead"]:
+        yield "", "`pacs-ai-node studies` names the studies of dead jobs: failed"
     yield "quarantine", f"{document['quarantine']} objects"
     yield "work", "idle" if document["idle"] else "busy"
 
 
 def _disk(disk: Mapping[str, Any]) -> str:
-    said = f"{size(disk['free_bytes'])} free of {size(disk['total_bytes'])}"
-    if disk.get("bytes_per_day"):
-        said += f"; {size(disk['bytes_per_day'])} a day"
-    if disk.get("full_in_days") is not None:
-        said += f", full in {disk['full_in_days']:.0f} days"
-    return said
+    said = f"{size(disk['free_bytes'])} free of {size(disk['total_bytes'])}, {size(disk['bytes_per_day'])} a day"
+    return said if disk["full_in_days"] is None else f"{said}, full in {disk['full_in_days']:.0f} days"
 
 
 def _destinations(rows: Any, words: Words) -> Iterator[str]:  # noqa: ANN401 - rows of a JSON document

@@ -191,12 +191,17 @@ def test_status_says_whether_it_runs_accepts_and_what_needs_a_hand() -> None:
         "waiting": 3,
         "last_error": reason("no-answer"),
     }
-    found = sections(list(_node_state.tell(status(alarms=[alarm], destinations=[down]), ENGLISH)))
+    document = status(alarms=[alarm], destinations=[down])
+    found = sections(list(_node_state.tell(document, ENGLISH)))
     assert any(line.startswith("accepts") and line.endswith("yes") for line in found[""])
     assert any("running for 1 min" in line for line in found[""])
     assert any("destination-down: do this" in line for line in found["Alarms"])
     text = "\n".join(found["Destinations"])
     assert all(said in text for said in ("pacs", "for 1 min", "3 waiting", "in 30 s", "no-answer in English"))
+    assert any("full in 20 days" in line for line in found[""])
+    full = {**document["disk"], "accepting": False, "reason": reason("not-accepting")}
+    closed = sections(list(_node_state.tell(status(disk=full), ENGLISH)))[""]
+    assert any(line.startswith("accepts") and "NO: not-accepting in English" in line for line in closed)
     stopped = sections(list(_node_state.tell(status(running=False, processes=[]), ENGLISH)))
     assert "NOT RUNNING" in stopped[""][0]
 

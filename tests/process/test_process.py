@@ -155,7 +155,7 @@ def test_repeated_and_conflicting_instances_are_told_and_the_first_is_used(
         if n > 5:
             path.unlink()
     document = run(chest, other, out=tmp_path / "out")
-    assert {q["reason"]["code"] for q in document["quarantined"]} == {"conflicting-instance"}
+    assert {q["reason"]["code"] for q in document["quarantined"]} == {"conflicting-file"}
     assert len(document["quarantined"]) == 1
     assert only_job(document)["input_digest"] == only_job(done[0])["input_digest"]
 
