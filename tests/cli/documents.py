@@ -68,8 +68,9 @@ def status(**more: Any) -> dict[str, Any]:
         "alarms": [], "destinations": [], "senders": [], "quarantine": 0,
         "disk": {
             "free_bytes": 2 * 10**9, "total_bytes": 10**10, "accepting": True, "reason": None,
-            "bytes_per_day": 0, "full_in_days": None,
+            "bytes_per_day": 10**8, "full_in_days": 20.0,
         },
+        "relays": {"waiting": 0, "dead": 0}, "commitments": {"waiting": 0, "asked": 0, "to_tell": 0, "dead": 0},
         "idle": True,
     }  # fmt: skip
     return valid({**document, **more})
