@@ -4,13 +4,38 @@ Every record carries an ``action`` (the event's name). A study stands there as a
 the key is the installation id, so that hashes of two hospitals cannot be joined.
 """
 
+import contextlib
 import hashlib
 import hmac
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import structlog
+
+
+class _Patient:
+    """A stream whose failures stop nobody: a log on a full disk must not keep images out.
+
+    Parameters
+    ----------
+    stream : TextIO
+        Where lines go.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if it can be done."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if it can be done."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def configure(form: Literal["console", "json"] = "console", level: int = logging.INFO) -> None:
@@ -30,7 +55,7 @@ def configure(form: Literal["console", "json"] = "console", level: int = logging
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
         cache_logger_on_first_use=False,
     )
 

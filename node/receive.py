@@ -194,14 +194,16 @@ class Trouble:
     def met(self, association: str, error: OSError) -> None:
         """Count an object, or a record, that could not be stored."""
         with self._lock:
-            new, self._errno = self._errno != error.errno, error.errno
+            # of what is refused on purpose the gate has told
+            new = self._errno != error.errno and not isinstance(error, NotAcceptingError)
+            self._errno = error.errno
             self._count += 1
         if new:
             self._log.error("receive.cannot-store", association=association, errno=error.errno, error=error.strerror)
 
     def over(self) -> None:
         """Say that storing works."""
-        if self._errno is None:
+        if not self._count:
             return
         with self._lock:
             count, self._count, self._errno = self._count, 0, None
