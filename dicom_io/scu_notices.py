@@ -56,7 +56,8 @@ TABLE: tuple[Row, ...] = (
     Row(0x0105, 0x0106, Outcome.DEAD),
     Row(0x0107, 0x0107, Outcome.DELIVERED_WITH_WARNING),
     Row(0x0110, 0x0110, Outcome.RETRY),
-    Row(0x0111, 0x0115, Outcome.DEAD),
+    Row(0x0111, 0x0111, Outcome.DEAD),  # of an N-SET; see `judge` for N-CREATE
+    Row(0x0112, 0x0115, Outcome.DEAD),
     Row(0x0116, 0x0116, Outcome.DELIVERED_WITH_WARNING),
     Row(0x0117, 0x0124, Outcome.DEAD),
     Row(0x0210, 0x0210, Outcome.RETRY),

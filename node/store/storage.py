@@ -122,7 +122,8 @@ def relayed(db: Database, entry: str) -> Relayed:
         if row is None:
             return "unknown"
         waits = sa.select(r.id).where(r.notice_id == row.id, r.state != "delivered").limit(1)
-        asked = sa.select(k.transaction_uid).where(k.notice_id == row.id, k.state.not_in(("told", "dead"))).limit(1)
+        over = ("told", "dead", "expired", "superseded")
+        asked = sa.select(k.transaction_uid).where(k.notice_id == row.id, k.state.not_in(over)).limit(1)
         return "pending" if c.execute(waits).first() or c.execute(asked).first() else "settled"
 
 
