@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from dicom_io.reasons import REASONS as DICOM_REASONS
 from node.installation import DataFolder
 from node.loopback_pacs import LoopbackPacs
 from node.reasons import REASONS
 from node.store import StoreError, alarms, open_database
+from tests.cli.documents import valid
 
 pytestmark = pytest.mark.sockets
 
@@ -128,10 +131,15 @@ def test_a_pacs_that_was_away_gets_everything_when_it_is_back(rig: Any, ct: Any)
     rig.start()
     rig.push(ct, "WHOLE")
     rig.until(
-        lambda: rig.status()["deliveries"]["waiting"] == 1 and not rig.status()["jobs"]["waiting"], 20.0, "an attempt"
+        lambda: rig.status()["deliveries"]["waiting"] == 1 and not rig.status()["jobs"]["waiting"], 40.0, "an attempt"
     )
+    told = call(rig, "show", "A000007").stdout
+    assert "next attempt" in told
+    assert DICOM_REASONS["peer-refused-connection"].hint["en"] in told
+    assert valid(json.loads(call(rig, "status", "--json").stdout))["destinations"][0]["waiting"] == 1
     rig.pacs = LoopbackPacs(rig.folder / "pacs", "PACS", port)
     rig.idle()
+    assert re.search("pacs: (delivered|confirmed)", call(rig, "show", "A000007").stdout)
     assert len(rig.results()) >= 2
 
 
