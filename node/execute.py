@@ -111,16 +111,18 @@ def execute(study: Study, pipeline: Pipeline, context: ExecutionContext) -> JobO
         return job.run()
     except (PipelineError, DicomIOError) as error:
         worked = isinstance(error, NotAnalysed) or error.reason.klass != "error"
-        return job.ended("not_analysed" if worked else "failed", error.reason, retryable=error.retryable)
+        outcome: Outcome = "not_analysed" if worked else "failed"
+        reason, retryable = error.reason, error.retryable
     except MemoryError:
-        return job.ended("failed", REASONS("out-of-memory", pipeline=pipeline.name), retryable=True)
+        outcome, reason, retryable = "failed", REASONS("out-of-memory", pipeline=pipeline.name), True
     except OSError as error:
-        reason = REASONS("writing-failed", error=os.strerror(error.errno or 0))
-        return job.ended("failed", reason, retryable=True)
+        outcome, reason, retryable = "failed", REASONS("writing-failed", error=os.strerror(error.errno or 0)), True
     except Exception as error:  # noqa: BLE001 - a pipeline may raise anything; silence would be worse than a coded failure
         _log.exception("pipeline crashed", study=study_hash(context.installation_id, study.study_instance_uid))
-        reason = REASONS("pipeline-crashed", pipeline=pipeline.name, error=type(error).__name__)
-        return job.ended("failed", reason, retryable=True)
+        crashed = REASONS("pipeline-crashed", pipeline=pipeline.name, error=type(error).__name__)
+        outcome, reason, retryable = "failed", crashed, True
+    # not inside the handlers: there the error would hold on to all that the pipeline had, and the card needs memory too
+    return job.ended(outcome, reason, retryable=retryable)
 
 
 def unfit(pipeline: str | None, reason: Reason) -> dict[str, Any]:

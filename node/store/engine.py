@@ -56,6 +56,7 @@ def open_database(file: Path) -> Database:
     engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": _BUSY_S}, hide_parameters=True)
     sa.event.listen(engine, "connect", _connected)
     sa.event.listen(engine, "begin", _begin)
+    sa.event.listen(engine, "handle_error", _failed)
     database = Database(engine)
     try:
         with database.read() as connection:
@@ -87,3 +88,10 @@ def _connected(connection: Any, record: Any) -> None:  # noqa: ANN401 - the driv
 def _begin(connection: sa.Connection) -> None:
     immediate = connection.get_execution_options().get("immediate")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _failed(context: sa.ExceptionContext) -> None:
+    """Let go of connections that were opened while the folder was read-only, or whose file failed: they stay so."""
+    text = str(context.original_exception)
+    if "readonly database" in text or "disk I/O error" in text or "unable to open" in text:
+        context.is_disconnect = True

@@ -55,7 +55,7 @@ def test_an_open_study_neither_closes_early_nor_sticks(
     patient_rig: Rig, wall: Wall, copies: Callable[..., list[Path]], judge: Callable[..., list[str]], ahead: float
 ) -> None:
     rig, files = patient_rig, copies(1)
-    rig.start(**wall.environment)
+    rig.start(PACS_AI_NODE__WORKER__LEASE_S="60.0", **wall.environment)
     rig.push(files[:6])
     rig.until(lambda: rig.status()["studies"]["open"] == 1, 60.0, "an open study")
     wall.set(ahead)
@@ -73,7 +73,7 @@ def test_a_study_closes_by_its_quiet_time_whatever_the_clock_does(
     make_rig: Callable[..., Rig], wall: Wall, copies: Callable[..., list[Path]], judge: Callable[..., list[str]]
 ) -> None:
     rig, files = make_rig(quiet_s=8.0), copies(1)
-    rig.start(**wall.environment)
+    rig.start(PACS_AI_NODE__WORKER__LEASE_S="60.0", **wall.environment)
     rig.push(files)
     begun = time.monotonic()
     for after_s, ahead in ((1.0, 2 * HOURS), (3.0, -3 * HOURS), (5.0, 0.0)):
@@ -94,7 +94,7 @@ def test_work_and_deliveries_under_way_go_on(
     ahead: float,
 ) -> None:
     rig, files = make_rig(), copies(1)
-    rig.start(PROBE_SECONDS="3", **wall.environment)
+    rig.start(PROBE_SECONDS="3", PACS_AI_NODE__WORKER__LEASE_S="60.0", **wall.environment)
     rig.pacs.answer = 0xA700  # the delivery waits for its next attempt
     rig.push(files, "WHOLE")
     rig.until(lambda: [j["state"] for j in jobs(rig)] == ["running"], 60.0, "a running job")

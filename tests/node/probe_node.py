@@ -5,8 +5,10 @@ It is honest in a small way: it selects the largest stack, thresholds its air an
 """
 
 import os
+import resource
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -47,6 +49,7 @@ class Probe:
         stack = build_stack(series.instances)
         volume = load_volume(stack, allow_gaps=True)
         _linger(progress)
+        _hunger()
         air = volume.array < -500
         air[:, :, [0, 1, -2, -1]] = air[:, [0, 1, -2, -1], :] = False
         half = np.arange(air.shape[2]) < air.shape[2] // 2
@@ -77,6 +80,21 @@ def _linger(progress: Progress | None) -> None:
         time.sleep(min(left, 0.05))
         if progress is not None:
             progress("work", 0.5)
+
+
+def _hunger() -> None:
+    """Use all the memory that this process may have, the first so many times as the test wants."""
+    left = int(os.environ.get("PROBE_HUNGRY", "0"))
+    if left > 0:
+        os.environ["PROBE_HUNGRY"] = str(left - 1)
+        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + (256 << 20), resource.RLIM_INFINITY))
+        hoard = [bytearray(16 << 20)]
+        while True:
+            hoard.append(bytearray(16 << 20))
+
+
+def _address_space() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
 
 
 def _load(name: str, options: object, device: str = "auto") -> Probe:
