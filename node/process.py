@@ -14,8 +14,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from dicom_io.discover import discover
 from dicom_io.model import Instance, Study, group
-from dicom_io.read import discover
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS as DICOM_REASONS
 from node.execute import ExecutionContext, Progress, execute, unfit

@@ -25,8 +25,9 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 
 from dicom_io.charset import declared, raw_names, text_of
+from dicom_io.discover import discover
 from dicom_io.normalise import Normalised, normalise
-from dicom_io.read import discover, read_instance
+from dicom_io.read import read_instance
 
 pytestmark = pytest.mark.unit
 Header = Callable[..., Dataset]

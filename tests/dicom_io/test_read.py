@@ -21,9 +21,11 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from dicom_io import discover as discover_module
 from dicom_io import elements, limits, read
+from dicom_io.discover import Found, discover
 from dicom_io.errors import UnreadableError
-from dicom_io.read import Found, digest_dataset, discover, read_instance
+from dicom_io.read import digest_dataset, read_instance
 
 pytestmark = pytest.mark.unit
 Header = Callable[..., Dataset]
@@ -48,6 +50,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def tighten(group: str, **values: Any) -> None:
         changed = replace(read.LIMITS, **{group: replace(getattr(read.LIMITS, group), **values)})
         monkeypatch.setattr(read, "LIMITS", changed)
+        monkeypatch.setattr(discover_module, "LIMITS", changed)
 
     return tighten
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dicom_io.discover import discover
 from dicom_io.errors import GeometryError
 from dicom_io.model import Instance, group
-from dicom_io.read import discover
 from dicom_io.stack import Stack, build_stack, continuous
 
 pytestmark = pytest.mark.unit

@@ -16,10 +16,11 @@ from pydicom.uid import (
 )
 
 import phantom
+from dicom_io.discover import discover
 from dicom_io.errors import DicomIOError, GeometryError, PixelError
 from dicom_io.limits import LIMITS
 from dicom_io.model import Instance
-from dicom_io.read import discover, read_instance
+from dicom_io.read import read_instance
 from dicom_io.stack import build_stack
 from dicom_io.volume import Volume, load_volume
 

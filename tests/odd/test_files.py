@@ -24,9 +24,11 @@ import pytest
 from pydicom import dcmread
 
 import phantom
-from dicom_io import pixels, read
+from dicom_io import discover as finder
+from dicom_io import pixels
+from dicom_io.discover import discover, shown
 from dicom_io.errors import PixelError, UnreadableError
-from dicom_io.read import discover, read_instance, shown
+from dicom_io.read import read_instance
 from node.process import OutputFolderError, ProcessOptions, process
 from pipeline.errors import PipelineError
 from pipeline.reasons import REASONS
@@ -150,7 +152,7 @@ def test_no_hostile_file_takes_much_memory_or_time(contents: dict[str, bytes], t
         "from pathlib import Path\n"
         "from dicom_io.errors import PixelError\n"
         "from dicom_io.pixels import pixel_format, stored_values\n"
-        "from dicom_io.read import discover\n"
+        "from dicom_io.discover import discover\n"
         "warnings.simplefilter('ignore')\n"
         "begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "scratch = Path(tempfile.mkdtemp())\n"
@@ -263,7 +265,7 @@ def test_folders_deeper_than_the_stack_are_walked(run: Run, contents: dict[str, 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def tighten(**values: Any) -> None:
-        monkeypatch.setattr(read, "LIMITS", replace(read.LIMITS, archive=replace(read.LIMITS.archive, **values)))
+        monkeypatch.setattr(finder, "LIMITS", replace(finder.LIMITS, archive=replace(finder.LIMITS.archive, **values)))
 
     return tighten
 
@@ -340,7 +342,7 @@ def test_an_archive_on_a_full_disk_is_told_with_the_next_step(
     def full(*_: Any) -> bool:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(read, "_extract", full)
+    monkeypatch.setattr(finder, "_extract", full)
     with pytest.raises(OutputFolderError, match=r"No space left on device\. Archives are unpacked there"):
         run(tmp_path / "a.zip")
 
