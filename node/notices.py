@@ -17,6 +17,7 @@ import structlog
 
 from config.settings import Destination, Peer, Settings
 from dicom_io.errors import UnreadableError
+from dicom_io.files import sync_folder
 from dicom_io.notices import (
     MAY_NO_LONGER_BE_UPDATED,
     NoticeStatus,
@@ -29,6 +30,7 @@ from dicom_io.notices import (
     read_step,
 )
 from dicom_io.scp_types import Notice, NoticeAnswer
+from node import route
 from node.failpoint import passing
 from node.spool import Spool, Stored, utc
 from node.store.rows import Noticed, NoticeKind
@@ -132,9 +134,12 @@ class Notices:
             )
         digest = hashlib.sha256(notice.encoded).hexdigest()
         if digest != step.digest:  # else its answer was lost: nothing changes
-            self._keep(notice, set_stem(notice.uid, step.sets))
+            number = step.sets
+            while self._is_another(notice, set_stem(notice.uid, number)):  # was linked, and could not be journalled
+                number += 1
+            self._keep(notice, set_stem(notice.uid, number))
             status = read_step(notice.dataset).status or step.status
-            self._remember(notice.uid, _Known(status, step.sets + 1, digest))
+            self._remember(notice.uid, _Known(status, number + 1, digest))
         return NoticeAnswer(NoticeStatus.SUCCESS)
 
     def _request(self, notice: Notice) -> NoticeAnswer:
@@ -142,7 +147,7 @@ class Notices:
         if self._requester(sender.calling) is None:
             return NoticeAnswer(NoticeStatus.NOT_AUTHORISED)
         name = stem(f"{sender.calling}\0{notice.uid}", notice.kind)
-        if self._path(name).exists() and self._path(name).read_bytes() != _file(notice):
+        if self._is_another(notice, name):
             return NoticeAnswer(NoticeStatus.DUPLICATE_INVOCATION)
         self._keep(notice, name)
         return NoticeAnswer(NoticeStatus.SUCCESS)
@@ -158,6 +163,7 @@ class Notices:
             return step
         if not self._path(stem(notice.uid, "mpps-create")).exists():
             return None
+        sync_folder(self._spool.root / "notices")  # whoever linked them may have died before that
         self._record(notice, "mpps-create", stem(notice.uid, "mpps-create") + "-0.dcm")
         step = _Known("IN PROGRESS")
         while (path := self._path(set_stem(notice.uid, step.sets))).exists():
@@ -169,6 +175,7 @@ class Notices:
     def _again(self, notice: Notice, name: str) -> bool:
         if not self._path(name).exists():
             return False
+        sync_folder(self._spool.root / "notices")
         self._record(notice, notice.kind, f"{name}-0.dcm")
         return True
 
@@ -192,6 +199,9 @@ class Notices:
         if len(self._steps) > REMEMBERED:
             self._steps.popitem(last=False)
 
+    def _is_another(self, notice: Notice, name: str) -> bool:
+        return self._path(name).exists() and self._path(name).read_bytes() != _file(notice)
+
     def _path(self, name: str) -> Path:
         return self._spool.root / "notices" / f"{name}-0.dcm"
 
@@ -209,7 +219,8 @@ def set_stem(uid: str, number: int) -> str:
 def noticed(record: Mapping[str, Any], spool: Path) -> Noticed:
     """Return a journal record as the index takes it, with what its file says.
 
-    An N-SET names no study: those of its step's N-CREATE are taken. A notice that cannot be read says nothing.
+    An N-SET names no study: those of its step's N-CREATE are taken. Only images count, as in `route.is_image`. A notice
+    that cannot be read says nothing.
 
     Raises
     ------
@@ -224,11 +235,11 @@ def noticed(record: Mapping[str, Any], spool: Path) -> Noticed:
     try:
         dataset = read_notice(spool / record["entry"])
         if kind == "ian":
-            said = read_availability(dataset)
+            said = read_availability(dataset, _is_image)
             return replace(row, announced=tuple((said.study, *instance) for instance in said.instances))
         if kind not in ("mpps-create", "mpps-set"):
             return row
-        step = read_step(dataset)
+        step = read_step(dataset, _is_image)
         studies = step.studies if kind == "mpps-create" else _created(spool, row.uid).studies
     except (UnreadableError, OSError) as error:
         _log.error("notice.unreadable", notice=kind, entry=record["entry"], error=type(error).__name__)
@@ -240,6 +251,10 @@ def noticed(record: Mapping[str, Any], spool: Path) -> Noticed:
         procedure=(row.uid, step.status or "IN PROGRESS", studies),
         announced=tuple((study, *instance) for instance in step.instances),
     )
+
+
+def _is_image(sop_class_uid: str) -> bool:
+    return route.is_image(sop_class_uid, "", ())
 
 
 def requesters(settings: Settings) -> Callable[[str], Peer | None]:
