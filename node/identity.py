@@ -5,6 +5,7 @@ the bytes says so: what differs decides whether that is a correction, a harmless
 """
 
 import json
+import string
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -19,11 +20,13 @@ from pydicom.dataset import Dataset
 
 from dicom_io import elements
 from dicom_io.charset import TEXT_VRS, declared, text_of
+from node.whose import same_name
 
 Meaning = Literal["same", "corrected", "conflict"]
 
 _RAW = "raw:"
 """Begins a text whose characters are unknown; its bytes follow in hexadecimal digits."""
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _NUMBERS = frozenset({"DS", "IS", "US", "SS", "FD", "FL", "UL", "SL"})
 _SEVERITY: Mapping[Meaning, int] = {"same": 0, "corrected": 1, "conflict": 2}
 
@@ -87,7 +90,7 @@ def compare_identities(old: str, new: str) -> Comparison:
     found: dict[str, Meaning] = {}
     for keyword, meanings in table()["identity"].items():
         a, b = before.get(keyword), after.get(keyword)
-        if a != b:
+        if not _equal(keyword, a, b):
             found[keyword] = meanings["dropped" if b is None else "added" if a is None else "changed"]
     worst: Meaning = max(found.values(), key=_SEVERITY.__getitem__, default="same")
     return Comparison(worst, tuple(sorted(k for k, meaning in found.items() if meaning == worst != "same")))
@@ -130,10 +133,14 @@ def _may_be_one(a: Mapping[str, str], b: Mapping[str, str]) -> bool:
 
 
 def _names_agree(a: str, b: str) -> bool:
-    """Compare the component groups (alphabetic, ideographic, phonetic; PS3.5 section 6.2.1) that both names have."""
-    if a.startswith(_RAW) or b.startswith(_RAW):
-        return True
-    return all(x == y for x, y in zip(a.split("="), b.split("="), strict=False) if x and y)
+    """Compare names as far as they can be: other equipment writes other scripts, and loses what it cannot write."""
+    return a.startswith(_RAW) or b.startswith(_RAW) or same_name(a, b)
+
+
+def _equal(keyword: str, a: str | None, b: str | None) -> bool:
+    if a is None or b is None or keyword != "PatientName":
+        return a == b
+    return unicodedata.normalize("NFKC", a).casefold() == unicodedata.normalize("NFKC", b).casefold()
 
 
 def _comparable(dataset: Dataset, keyword: str) -> str:
@@ -159,16 +166,13 @@ def _text(dataset: Dataset, keyword: str, vr: str) -> str:
     undeclared = not charset.terms and not found.text.isascii()
     if found.raw is not None and (undeclared or not charset.known or not found.valid):
         return _RAW + found.raw.strip(b" \0").hex()
-    text = unicodedata.normalize("NFKC", found.text).strip()
-    return _name(text) if vr == "PN" else text
+    return _name(found.text) if vr == "PN" else unicodedata.normalize("NFKC", found.text).strip()
 
 
 def _name(text: str) -> str:
-    groups = [
-        "^".join(" ".join(part.split()) for part in group.split("^")).rstrip("^")
-        for group in text.casefold().split("=")
-    ]
-    return "=".join(groups).rstrip("=")
+    """Take what says nothing out of a name: padding, empty components at the end, the case of ASCII letters."""
+    groups = ["^".join(" ".join(p.split()) for p in group.split("^")).rstrip("^") for group in text.split("=")]
+    return "=".join(groups).rstrip("=").translate(_LOWER)
 
 
 def _item(item: Dataset) -> dict[str, str]:

@@ -44,12 +44,6 @@ def is_new(c: sa.Connection, x: Arrived) -> bool:
     return row is None or (row.state == "unreadable" and row.removed is not None)
 
 
-def is_back(c: sa.Connection, x: Repeated) -> bool:
-    """Say whether `x` is an image in use whose file had been taken away."""
-    gone = sa.and_(_i.sop_uid == x.sop_uid, _i.digest == x.digest, _i.role == "image", _i.removed.is_not(None))
-    return c.execute(sa.select(_i.id).where(gone)).first() is not None
-
-
 def use(c: sa.Connection, x: Arrived) -> str | None:
     """Make `x` the object that is used under its UID; return the identity of the one that was, if there was one."""
     facts = {
@@ -115,23 +109,39 @@ def healed(c: sa.Connection, study_uid: str, at: float, hashed: Callable[[str], 
     return [Rung(code, hashed(study_uid), False) for code in (DAMAGED, MISSING) if ended(c, code, study_uid, at)]
 
 
-def seen_again(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> list[Rung]:
-    """Write down that bytes came again: a file that had been taken away is back, a corrected identity stays corrected."""
-    if not x.digest:
-        return []
-    row = c.execute(sa.select(t.version).where(_v.sop_uid == x.sop_uid, _v.digest == x.digest)).first()
-    if row is None:
-        return []
+def seen_again(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> tuple[list[Rung], bool]:
+    """Write down that bytes came again; a corrected identity stays corrected.
+
+    Returns
+    -------
+    rung : list[Rung]
+        Alarms.
+    restored : bool
+        Whether a file that had been taken away is back.
+    """
     mine = sa.and_(_v.sop_uid == x.sop_uid, _v.digest == x.digest)
+    row = c.execute(sa.select(t.version).where(mine)).first() if x.digest else None
+    if row is None:
+        return [], False
     entry = x.entry or row.entry
     c.execute(t.version.update().where(mine).values(received=x.at, entry=entry, removed=None))
     used = sa.and_(_i.sop_uid == x.sop_uid, _i.digest == x.digest)
     c.execute(t.instance.update().where(used).values(entry=entry, removed=None))
-    rung = healed(c, row.study_uid, x.at, hashed) if row.removed is not None else []
+    restored = row.removed is not None
+    rung = healed(c, row.study_uid, x.at, hashed) if restored else []
     image = c.execute(sa.select(_i.id).where(_i.sop_uid == x.sop_uid, _i.role == "image")).first() is not None
     if image and row.state in ("corrected", "returned"):
         rung += _returned(c, x.study_uid, x.sop_uid, x.at, hashed)
-    return rung
+    return rung, restored
+
+
+def failed_for_want(c: sa.Connection, study_uid: str) -> bool:
+    """Say whether a study that has all its files failed in its present revision: files may be what it lacked."""
+    gone = sa.select(_i.id).where(_i.study_uid == study_uid, _i.role == "image", _i.removed.is_not(None))
+    now = sa.select(t.study.c.revision).where(t.study.c.uid == study_uid, t.study.c.state == "closed").scalar_subquery()
+    failed = sa.or_(_j.state == "dead", _j.outcome == "failed", _j.document["outcome"].as_string() == "failed")
+    bad = sa.select(_j.id).where(_j.study_uid == study_uid, _j.revision == now, failed)
+    return c.execute(gone.limit(1)).first() is None and c.execute(bad.limit(1)).first() is not None
 
 
 def removed(c: sa.Connection, x: Removed) -> None:

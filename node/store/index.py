@@ -140,13 +140,13 @@ def _grow(c: sa.Connection, x: Arrived, hashed: Callable[[str], str] | None) -> 
         c.execute(grown.values(active=x.at, upto=upto))
 
 
-def begin_again(c: sa.Connection, study_uid: str, at: float) -> str:
-    """Open a study again that has images which nobody has decided about; return its hash."""
+def begin_again(c: sa.Connection, study_uid: str, at: float, why: str = "late-image") -> str:
+    """Open a study again whose images are others than when it was decided about; return its hash."""
     study = c.execute(sa.select(t.study).where(t.study.c.uid == study_uid)).one()
     this = t.study.update().where(t.study.c.uid == study_uid)
     if study.state == "closed":
         reopen(c, study_uid, study.revision, at, study.upto)
-        tell(c, study_uid, at, "late-image", {"revision": study.revision + 1})
+        tell(c, study_uid, at, why, {"revision": study.revision + 1})
     elif study.state == "early":
         _drop_early(c, study_uid, study.revision, at)
         c.execute(this.values(state="open", dropped=study.dropped + 1, active=at))
@@ -179,10 +179,9 @@ def reopen(c: sa.Connection, study_uid: str, revision: int, at: float, upto: Any
 
 
 def _repeated(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> list[Rung]:
-    returned = x.digest and corrections.is_back(c, x)
-    rung = corrections.seen_again(c, x, hashed)
-    if returned:
-        _resume(c, x)
+    rung, restored = corrections.seen_again(c, x, hashed)
+    if restored and corrections.failed_for_want(c, x.study_uid):
+        begin_again(c, x.study_uid, x.at, "images-returned")
     known = c.execute(sa.select(t.instance.c.role).where(t.instance.c.sop_uid == x.sop_uid)).scalar_one_or_none()
     if known == "image":
         # a sender that repeats itself after a broken association is still sending: the study's quiet time starts again
@@ -190,22 +189,6 @@ def _repeated(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> li
         still = sa.and_(t.study.c.uid == x.study_uid, t.study.c.state != "closed")
         c.execute(t.study.update().where(still).values(active=x.at))
     return rung
-
-
-def _resume(c: sa.Connection, x: Repeated) -> None:
-    """Open a study again that failed because images had been removed, now that they come back; else it is no new work."""
-    job, study = t.job.c, t.study.c
-    row = c.execute(
-        sa.select(study.revision, study.upto).where(study.uid == x.study_uid, study.state == "closed")
-    ).first()
-    if row is None:
-        return
-    failed = sa.select(job.id).where(
-        job.study_uid == x.study_uid, job.revision == row.revision, job.pipeline.is_(None), job.state == "dead"
-    )
-    if c.execute(failed.limit(1)).first() is not None:
-        reopen(c, x.study_uid, row.revision, x.at, row.upto)
-        tell(c, x.study_uid, x.at, "images-returned", {"revision": row.revision + 1})
 
 
 def _count(c: sa.Connection, association: str, study_uid: str, at: float) -> None:

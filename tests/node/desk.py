@@ -11,6 +11,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 
+import phantom
 from config import load as load_settings
 from dicom_io.read import read_instance
 from dicom_io.scp import StoredObject
@@ -150,6 +151,12 @@ class Desk:
 
     def events(self, uid: str, kind: str) -> list[dict[str, Any]]:
         return [e for e in self.show(uid)["timeline"] if e["event"] == kind]
+
+
+def small_ct(folder: Path) -> list[Path]:
+    """Write a chest CT of a few slices; return its files in order of position."""
+    phantom.write(phantom.build(7, matrix=64, slices=24), folder)
+    return sorted((folder / "dicom").glob("*.dcm"))
 
 
 def changed(files: Sequence[Path], into: Path, change: Callable[[FileDataset], None]) -> list[Path]:

@@ -79,6 +79,34 @@ def test_a_name_in_two_scripts_is_one_name_and_an_unknown_script_says_nothing() 
     assert patients((identity_of(both), identity_of(other))) == 2
 
 
+@pytest.mark.parametrize(("charset", "name", "count"), [
+    ("GB18030", "王^小东".encode("gb18030"), 1),
+    ("ISO_IR 192", b"WANG^XIAODONG", 1),
+    ("ISO_IR 192", "WANG^XIAODONG=王^小东".encode(), 1),
+    ("ISO_IR 192", b"??^??", 1),
+    ("", "王^小东".encode("gb18030"), 1),
+    ("ISO_IR 100", "王^小东".encode("gb18030"), 1),
+    ("ISO_IR 192", "李^小东".encode(), 2),
+    ("GB18030", "李^小东".encode("gb18030"), 2),
+])  # fmt: skip
+def test_one_name_as_other_equipment_writes_it(
+    ct: list[Path], tmp_path: Path, charset: str, name: bytes, count: int
+) -> None:
+    def written(file: Path, term: str, raw: bytes) -> str:
+        ds = dcmread(ct[0])
+        ds.SpecificCharacterSet = term or None
+        ds.PatientName = "PLACEHOLDER"
+        ds.save_as(file)
+        content = file.read_bytes()
+        at = content.index(b"PLACEHOLDER ")
+        raw += b" " * (len(raw) % 2)
+        file.write_bytes(content[: at - 2] + len(raw).to_bytes(2, "little") + raw + content[at + 12 :])
+        return identity_of(read_instance(file).header)
+
+    scanner = written(tmp_path / "scanner.dcm", "ISO_IR 192", "王^小东".encode())
+    assert patients((scanner, written(tmp_path / "other.dcm", charset, name))) == count
+
+
 def test_the_table_is_complete_and_each_row_means_what_it_says() -> None:
     t = table()
     listed = [*t["identity"], *t["decides"]["keywords"], *t["describes"]["keywords"]]
@@ -121,6 +149,7 @@ def test_everything_that_pipelines_read_is_in_the_table() -> None:
 
 @pytest.mark.parametrize(("keyword", "value", "meaning"), [
     ("PatientName", "ROE^RICHARD", "corrected"),
+    ("PatientName", "", "conflict"),
     ("PatientID", "B2", "corrected"),
     ("AccessionNumber", "OTHER", "corrected"),
     ("PatientAge", "012Y", "corrected"),

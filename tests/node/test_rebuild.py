@@ -17,12 +17,11 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 
-import phantom
 from node.cli.doctor import command
 from node.rebuild import Rebuild
 from node.spool import journals
 from node.store import Database, corrections, deliveries, jobs, open_database
-from tests.node.desk import Desk, changed
+from tests.node.desk import Desk, changed, small_ct
 from tests.node.test_journey import valid
 
 pytestmark = pytest.mark.unit
@@ -31,9 +30,7 @@ PROBE = Path(__file__).parent / "probe_node.py"
 
 @pytest.fixture(scope="module")
 def ct(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("phantom")
-    phantom.write(phantom.build(7, matrix=64, slices=24), folder)
-    return sorted((folder / "dicom").glob("*.dcm"))
+    return small_ct(tmp_path_factory.mktemp("phantom"))
 
 
 @pytest.fixture
@@ -266,6 +263,11 @@ def test_a_study_with_a_lost_file_is_not_worked_in_silence(desk: Desk, ct: list[
     (job,) = desk.jobs(uid)
     assert job.outcome == "failed"
     assert desk.sends(uid) == []
+    desk.receive(ct)
+    desk.finish()
+    assert [j.outcome for j in desk.jobs(uid)] == ["failed", "result"]
+    assert desk.sends(uid) == ["delivered"]
+    assert desk.alarms(uid) == set()
 
 
 def test_what_retention_removed_stays_removed_and_known(desk: Desk, ct: list[Path], uid: str) -> None:

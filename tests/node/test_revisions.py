@@ -11,13 +11,12 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import RLELossless, generate_uid
 
-import phantom
 from dicom_io.errors import UnreadableError
 from dicom_io.model import Instance
 from dicom_io.reasons import REASONS
 from node import indexer
 from node.store import deliveries, jobs, operator
-from tests.node.desk import Desk, changed
+from tests.node.desk import Desk, changed, small_ct
 from tests.node.test_journey import valid
 
 pytestmark = pytest.mark.unit
@@ -27,9 +26,7 @@ Change = Callable[[FileDataset], None]
 
 @pytest.fixture(scope="module")
 def ct(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("phantom")
-    phantom.write(phantom.build(7, matrix=64, slices=24), folder)
-    return sorted((folder / "dicom").glob("*.dcm"))
+    return small_ct(tmp_path_factory.mktemp("phantom"))
 
 
 @pytest.fixture
@@ -421,6 +418,29 @@ def other_series(ct: Sequence[Path], into: Path, **values: Any) -> list[Path]:
 DOSE, KEYS, CAPTURE, CT = (
     f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("88.67", "88.59", "7", "2")
 )  # fmt: skip
+
+
+def test_a_late_image_after_retention_fails_until_the_study_comes_again(desk: Desk, ct: list[Path], uid: str) -> None:
+    desk.receive(ct[:-1])
+    desk.finish()
+    for entry in used(desk, uid):
+        desk.remove(entry)
+    desk.after(1.0)
+    desk.receive(ct[-1:])
+    desk.finish()
+    last = desk.jobs(uid)[-1]
+    assert (last.revision, (last.document or {})["outcome"], (last.reason or {})["code"]) == (
+        2,
+        "failed",
+        "images-removed",
+    )
+    assert desk.alarms(uid) == {"images-removed"}
+    desk.receive(ct)
+    desk.finish()
+    last = desk.jobs(uid)[-1]
+    assert (last.revision, last.outcome) == (3, "result")
+    assert desk.alarms(uid) == set()
+    valid(desk.show(uid))
 
 
 @pytest.mark.parametrize(("sop_class", "modality", "revises"), [
