@@ -9,7 +9,7 @@ PS3.7 annex C (statuses).
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -35,7 +35,6 @@ _STATUSES: Mapping[str, StepStatus] = {
     "COMPLETED": "COMPLETED",
     "DISCONTINUED": "DISCONTINUED",
 }
-_REFERENCES = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
 
 
 class NoticeStatus(IntEnum):
@@ -71,7 +70,8 @@ class Step:
     studies : tuple[str, ...]
         Study Instance UIDs of its scheduled step attributes, without repetitions.
     instances : tuple[tuple[str, str], ...]
-        (Series, SOP) Instance UIDs of the images and other composite objects of its performed series.
+        (Series, SOP) Instance UIDs of the images of its performed series. Its other objects (dose reports) often go
+        elsewhere: whoever waited for them would wait for ever.
     """
 
     status: StepStatus | None
@@ -125,6 +125,15 @@ class CommitmentResult:
         }
 
 
+Wanted = Callable[[str], bool]
+"""Whether instances of a SOP class are of interest."""
+
+
+def _anything(sop_class_uid: str) -> bool:
+    del sop_class_uid
+    return True
+
+
 def read_notice(path: Path) -> Dataset:
     """Read a notice that was kept.
 
@@ -149,18 +158,18 @@ def decode(encoded: bytes, syntax: str) -> Dataset:
     return read_encoded(part10("0", "0", syntax, encoded))
 
 
-def read_step(dataset: Dataset) -> Step:
-    """Read the data set of an MPPS N-CREATE or N-SET."""
+def read_step(dataset: Dataset, wanted: Wanted = _anything) -> Step:
+    """Read the data set of an MPPS N-CREATE or N-SET; of its images those of a `wanted` SOP class."""
     scheduled = _items(dataset, "ScheduledStepAttributesSequence")
     studies = [uid for item in scheduled if (uid := _uid(item, "StudyInstanceUID"))]
     status = _STATUSES.get(elements.text(dataset, "PerformedProcedureStepStatus").upper())
-    found = _instances(_items(dataset, "PerformedSeriesSequence"), _REFERENCES)
+    found = _instances(_items(dataset, "PerformedSeriesSequence"), "ReferencedImageSequence", wanted)
     return Step(status, tuple(dict.fromkeys(studies)), tuple(dict.fromkeys(found)))
 
 
-def read_availability(dataset: Dataset) -> Availability:
-    """Read the data set of an instance availability notification; what is unavailable is left out."""
-    found = _instances(_items(dataset, "ReferencedSeriesSequence"), ("ReferencedSOPSequence",))
+def read_availability(dataset: Dataset, wanted: Wanted = _anything) -> Availability:
+    """Read the data set of an instance availability notification: what can be had and is of a `wanted` SOP class."""
+    found = _instances(_items(dataset, "ReferencedSeriesSequence"), "ReferencedSOPSequence", wanted)
     return Availability(_uid(dataset, "StudyInstanceUID"), tuple(dict.fromkeys(found)))
 
 
@@ -285,13 +294,13 @@ def _references(dataset: Dataset, keyword: str) -> tuple[Reference, ...]:
     return tuple(dict.fromkeys(r for r in found if r.sop_class_uid and r.sop_instance_uid))
 
 
-def _instances(series: Iterable[Dataset], keywords: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _instances(series: Iterable[Dataset], keyword: str, wanted: Wanted) -> Iterator[tuple[str, str]]:
     for one in series:
-        for keyword in keywords:
-            for item in _items(one, keyword):
-                uid = _uid(item, "ReferencedSOPInstanceUID")
-                if uid and elements.text(item, "InstanceAvailability").upper() != "UNAVAILABLE":
-                    yield _uid(one, "SeriesInstanceUID"), uid
+        for item in _items(one, keyword):
+            uid = _uid(item, "ReferencedSOPInstanceUID")
+            there = elements.text(item, "InstanceAvailability").upper() != "UNAVAILABLE"
+            if uid and there and wanted(_uid(item, "ReferencedSOPClassUID")):
+                yield _uid(one, "SeriesInstanceUID"), uid
 
 
 def _items(dataset: Dataset, keyword: str) -> list[Dataset]:

@@ -147,18 +147,21 @@ class Assembling(RuleBasedStateMachine):
 
     @precondition(lambda self: any(status == "IN PROGRESS" for status, _ in self.steps.values()))
     @rule(
-        data=st.data(),
         status=st.sampled_from(["IN PROGRESS", "COMPLETED", "COMPLETED", "DISCONTINUED"]),
         what=st.sampled_from(["all", "more", "some", "none"]),
     )
-    def step_is_set(self, data: st.DataObject, status: str, what: str) -> None:
-        uid = data.draw(st.sampled_from(sorted(u for u, (s, _) in self.steps.items() if s == "IN PROGRESS")))
-        named = {"all": self.arrived, "more": self.arrived | {f"{STUDY}.{self.count + 5}"}, "none": set()}.get(
-            what, set(sorted(self.arrived)[::2])
-        )
+    def step_is_set(self, status: str, what: str) -> None:
+        uid = next(uid for uid, (before, _) in self.steps.items() if before == "IN PROGRESS")
+        named = {
+            "all": self.arrived,
+            "more": self.arrived | {f"{STUDY}.{self.count + 5}"},
+            "some": set(sorted(self.arrived)[::2]),
+            "none": set(),
+        }[what]
         self.steps[uid] = (status, set(named) or self.steps[uid][1])
         self.notice("mpps-set", uid, (uid, status, ()), named)
 
+    @precondition(lambda self: self.arrived and not self.notified)
     @rule(more=st.booleans())
     def availability_is_told(self, more: bool) -> None:
         named = self.arrived | ({f"{STUDY}.{self.count + 5}"} if more else set())
@@ -181,9 +184,9 @@ class Assembling(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule()
-    def the_node_restarts(self) -> None:
-        self.now += 1.0
+    @rule(down_s=st.sampled_from([1.0, 10.0, 61.0, 700.0]))
+    def the_node_restarts(self, down_s: float) -> None:
+        self.now += down_s
         self.open = {}
         if self.last is not None and self.last[1] == "open":
             self.last = (self.last[0], "aborted")
@@ -260,5 +263,5 @@ class Assembling(RuleBasedStateMachine):
 
 TestAssembling = Assembling.TestCase
 TestAssembling.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
