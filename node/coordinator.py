@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -12,7 +13,7 @@ from config.settings import Settings
 from dicom_io.reason import Reason
 from node import alarm, assemble, child, inquire, recover, retry, route
 from node.assemble import Close, KeepOpen, LooksComplete
-from node.clock import Clock
+from node.clock import Clock, surviving
 from node.execute import unfit
 from node.facts import Gatherer
 from node.housekeeping import Housekeeper
@@ -46,10 +47,18 @@ class Coordinator:
         When the node started (s since the epoch).
     how : inquire.Ask
         Asks a source how many images it has.
+    refusing : Callable[[], bool]
+        Whether the node accepts nothing now: then no study is complete because it has become quiet.
     """
 
     def __init__(
-        self, db: Database, folder: DataFolder, settings: Settings, boot: float, how: inquire.Ask = inquire.ask
+        self,
+        db: Database,
+        folder: DataFolder,
+        settings: Settings,
+        boot: float,
+        how: inquire.Ask = inquire.ask,
+        refusing: Callable[[], bool] = lambda: False,
     ) -> None:
         self._db, self._settings, self._boot = db, settings, boot
         self._indexer = Indexer(db, folder, settings)
@@ -57,6 +66,7 @@ class Coordinator:
         self._jumped_s = 0.0
         self._gatherer = Gatherer(db, folder, settings)
         self.inquirer = Inquirer(db, settings, self._answered, how)
+        self._refusing, self._refused = refusing, 0.0
         self._answers: set[str] = set()
         self._lock = threading.Lock()
         self._processes: tuple[Process, ...] | None = None
@@ -78,6 +88,7 @@ class Coordinator:
         news |= studies.touched(self._db, self._indexer.changed())
         processes = node_store.processes(self._db)
         now = time.time() if now is None else now
+        self._refused = now if self._refusing() else min(self._refused, now)
         if processes != self._processes or now < self._last:  # a receiver ended, or the clock was set back
             self._again.clear()
         everything = not self._again
@@ -114,6 +125,8 @@ class Coordinator:
         return None if until is None else min(until, now + float(retry.policy()["clock"]["look_s"]))
 
     def _look(self, study: Study, processes: tuple[Process, ...], now: float) -> float | None:
+        # what was refused comes again after that: the quiet time begins then
+        study = replace(study, active=max(study.active, self._refused))
         carriers = studies.carriers(self._db, study.uid)
         facts = self._gatherer.facts(study, carriers, processes, now)
         self._tell(study, assemble.proof(facts), now)
@@ -195,8 +208,8 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     stop = child.begin(settings, connection)
     folder = DataFolder(settings.node.data_dir)
     db = open_database(folder.database)
-    coordinator = Coordinator(db, folder, settings, boot)
     housekeeper = Housekeeper(db, folder, settings)
+    coordinator = Coordinator(db, folder, settings, boot, refusing=housekeeper.refusing)
     every, policy = retry.policy()["clock"], retry.policy()["storage"]
     timekeeper = coordinator.timekeeper
 
@@ -214,6 +227,7 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
         "tidying": (policy["tidy_s"], tidy),
         "leases": (every["leases_s"], leases),
     })  # fmt: skip
+    surviving("watermarks", housekeeper.watch)()  # before the first look at a study: were images refused?
     ticks.start()
     coordinator.inquirer.start(stop)
     stop.wait()

@@ -101,6 +101,10 @@ class Housekeeper:
             alarm.ring(self._db, REASONS(NOT_ACCEPTING, causes=", ".join(sorted(self._closed))), "", now)
         self._told = self._closed
 
+    def refusing(self) -> bool:
+        """Say whether images are refused now."""
+        return bool(self._closed)
+
     def tidy(self, now: float | None = None) -> None:
         """Let retention work, then look ahead."""
         now = time.time() if now is None else now

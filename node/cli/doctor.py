@@ -12,6 +12,9 @@ import click
 from node.cli.common import common_options, print_json, settings_of
 
 _FREE_GIB = 10
+_FORGETS = frozenset({"tmpfs", "ramfs"})
+_UNSAFE = frozenset({"nobarrier", "barrier=0", "data=writeback", "sync=disabled"})
+"""Options of ext4, XFS and others under which a flush need not reach the disk, or an old file's content may come back."""
 
 
 @click.command(name="doctor")
@@ -45,6 +48,8 @@ def _checks(settings: Any) -> Iterator[tuple[str, bool, str]]:  # noqa: ANN401 -
     for name, check in (
         ("data folder", _data_folder),
         ("disk", _disk),
+        ("names", _names),
+        ("flushing", _flushing),
         ("pixel decoders", _decoders),
         ("pipelines", _torch),
     ):
@@ -67,12 +72,45 @@ def _data_folder(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
 
 def _disk(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
     free = shutil.disk_usage(_existing(settings.node.data_dir)).free / 2**30
+    least = settings.storage.min_free_mb / 1024
+    if free < least * 1.25:
+        return (
+            False,
+            f"{free:.1f} GiB free: below {least:.1f} GiB (storage.min_free_mb) every image is refused; make room",
+        )
     if free < _FREE_GIB:
         return (
             False,
             f"{free:.1f} GiB free where the data stand: a chest CT takes up to 0.5 GiB; make room for {_FREE_GIB} GiB",
         )
     return True, f"{free:.0f} GiB free"
+
+
+def _names(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+    from node.watermarks import Limits, room
+
+    have = room(_existing(settings.node.data_dir)).free_names
+    least = 10 * Limits.of(settings.storage).free_names
+    if have is not None and have < least:
+        return False, f"{have} inodes free where the data stand: every image takes one; make room for {least}"
+    return True, "as many as there is space" if have is None else f"{have} inodes free"
+
+
+def _flushing(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+    """Try on the data's file system what every acknowledgement rests on."""
+    from dicom_io.files import mounted_as, try_flushing
+
+    place = _existing(settings.node.data_dir)
+    kind, options = mounted_as(place)
+    try:
+        took_s = try_flushing(place)
+    except OSError as error:
+        return False, f"{place} ({kind}): {error.strerror}; received images could not be made durable: use another disk"
+    if kind in _FORGETS:
+        return False, f"{place} is in memory ({kind}): a power cut takes everything; name a disk in node.data_dir"
+    if unsafe := sorted(_UNSAFE & set(options)):
+        return False, f"{place} ({kind}) is mounted with {', '.join(unsafe)}: flushes may do nothing; mount it without"
+    return True, f"{kind}, {took_s * 1000:.1f} ms for a file, a link and its folder"
 
 
 def _decoders(_settings: Any) -> tuple[bool, str]:  # noqa: ANN401

@@ -32,10 +32,25 @@ def answer(*arguments: str, **environ: str) -> tuple[int, dict[str, Any]]:
 def test_doctor_looks_at_everything_the_node_needs(tmp_path: Path) -> None:
     code, document = answer("doctor", PACS_AI_NODE__NODE__DATA_DIR=str(tmp_path))
     rows = {row["check"]: row for row in document["checks"]}
-    assert set(rows) == {"data folder", "disk", "pixel decoders", "pipelines", "Chinese font"}
+    assert set(rows) == {
+        "data folder", "disk", "names", "flushing", "pixel decoders", "pipelines", "Chinese font"
+    }  # fmt: skip
     assert rows["pixel decoders"]["ok"]
     assert rows["pipelines"]["ok"]
     assert code == (0 if all(row["ok"] for row in rows.values()) else 1)
+
+
+def test_doctor_tells_a_disk_below_its_reserve_and_one_that_forgets() -> None:
+    memory = "/dev/shm"  # noqa: S108 - a file system in memory is meant
+    code, document = answer(
+        "doctor", PACS_AI_NODE__NODE__DATA_DIR=f"{memory}/data", PACS_AI_NODE__STORAGE__MIN_FREE_MB=str(1 << 40)
+    )
+    rows = {row["check"]: row for row in document["checks"]}
+    assert code == 1
+    assert not rows["disk"]["ok"]
+    assert "storage.min_free_mb" in rows["disk"]["says"]
+    assert not rows["flushing"]["ok"]
+    assert "in memory" in rows["flushing"]["says"]
 
 
 def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
