@@ -170,7 +170,12 @@ class Courier:
         if probe:
             breakers.put(self._db, during)
         chance = self._chance()
-        verdict = self._attempt(delivery, chance)
+        try:
+            verdict = self._attempt(delivery, chance)
+        except Exception as crash:  # noqa: BLE001 - whatever it was, the others must not wait behind it
+            _log.exception("delivery.crashed", destination=name, job=delivery.job_id)
+            reason = REASONS("delivery-crashed", error=type(crash).__name__)
+            verdict = Verdict("waiting", retry.after_failed_delivery(delivery.attempts, chance), reason)
         now = self._now()
         error = None if verdict.reason is None else verdict.reason.as_json()
         after = breaker.after(during, heard=verdict.heard, now=now, chance=chance, error=error)
@@ -221,7 +226,7 @@ class Courier:
             f"delivery.{verdict.state}", destination=delivery.destination, **told, reason=code
         )
         if about is not None:
-            _log.error("alarm", code=about.code, study=told["study"], subject=None)
+            alarm.tell(about.code, told["study"])
 
     def _attempt(self, delivery: Delivery, chance: float) -> Verdict:
         job = jobs.job(self._db, delivery.job_id)

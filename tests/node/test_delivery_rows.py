@@ -263,6 +263,26 @@ def test_other_bytes_never_leave_under_a_known_uid(box: Outbox, harm: str) -> No
 
 
 @pytest.mark.unit
+def test_an_attempt_that_crashes_keeps_nobody_waiting_behind_it(box: Outbox) -> None:
+    odd, good = box.add(priority=0), box.add()
+
+    def answers(path: Path) -> int:
+        if path.name.startswith("1-"):
+            raise KeyError(path.name)
+        return 0
+
+    script = Script(answers=answers)
+    courier = box.courier(place(), script)
+    assert box.run(courier) == 2
+    assert box.state(odd) == ("waiting", 1, "delivery-crashed")
+    assert box.state(good)[0] == "delivered"
+    script.answers = lambda _path: 0
+    box.now += 10.0
+    assert courier.step()
+    assert box.state(odd)[0] == "delivered"
+
+
+@pytest.mark.unit
 def test_cancelled_while_it_is_sent_it_ends_after_the_object_on_its_way(box: Outbox) -> None:
     uid = box.add(objects=3)
 
