@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import threading
 import time
 import zlib
@@ -131,9 +132,11 @@ class Spool:
         OSError
             As `store`.
         """
-        part = self.incoming / f"{os.getpid()}-{threading.get_ident()}.notice.part"
+        # never a name that was used before: should it still be there, it is another notice's file under a second name
+        part = self.incoming / f"{os.getpid()}-{secrets.token_hex(8)}.notice.part"
         try:
-            part.write_bytes(content)
+            with part.open("xb") as file:
+                file.write(content)
             return self._keep(part, f"notices/{stem}", hashlib.sha256(content).hexdigest(), _digest_bytes)
         finally:
             part.unlink(missing_ok=True)
