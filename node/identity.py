@@ -159,8 +159,11 @@ def _comparable(dataset: Dataset, keyword: str) -> str:
 
 
 def _text(dataset: Dataset, keyword: str, vr: str) -> str:
+    tag = tag_for_keyword(keyword) or 0
+    if tag not in dataset:
+        return ""
     charset = declared(dataset)
-    found = text_of(dataset, tag_for_keyword(keyword) or 0, charset)
+    found = text_of(dataset, tag, charset)
     if found is None or not found.text.strip():
         return ""
     undeclared = not charset.terms and not found.text.isascii()

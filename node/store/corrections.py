@@ -170,16 +170,17 @@ def correct(c: sa.Connection, x: Arrived, before: str, hashed: Callable[[str], s
     if c.execute(others.limit(1)).first() is not None:
         return []  # the first image of this correction has done the rest
     revision = study.revision + (study.state == "closed")
+    facts = {"accession": x.accession, "patient_id": x.patient_id, "issuer": x.issuer, "date": x.date}
+    if not identity.same_patient(before, x.identity):
+        facts["patient_since"] = revision
+    this = t.study.update().where(t.study.c.uid == x.study_uid)
+    if study.corrected and study.state == "open" and study.identity_since == revision:
+        c.execute(this.values(**facts))  # another series, whose headers say the same in other words
+        return []
     going = sa.select(_d.destination).where(_d.study_uid == x.study_uid, _d.state == "sending")
     places = set(c.execute(going).scalars())
     cancelled = _cancel(c, x.study_uid, x.at)
-    changed = {
-        "accession": x.accession, "patient_id": x.patient_id, "issuer": x.issuer, "date": x.date,
-        "corrected": t.study.c.corrected + 1, "identity_since": revision,
-    }  # fmt: skip
-    if not identity.same_patient(before, x.identity):
-        changed["patient_since"] = revision
-    c.execute(t.study.update().where(t.study.c.uid == x.study_uid).values(**changed))
+    c.execute(this.values(**facts, corrected=t.study.c.corrected + 1, identity_since=revision))
     data = {"revision": revision, "since": study.identity_since, "attributes": list(x.changed), "cancelled": cancelled}
     tell(c, x.study_uid, x.at, "identity-corrected", data)
     places |= {row["destination"] for row in _objects(c, x.study_uid, 1, revision)}

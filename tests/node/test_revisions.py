@@ -259,6 +259,19 @@ def test_a_study_that_is_corrected_in_part_fails_until_the_rest_comes(
     assert desk.sends(uid) == ["delivered", "delivered"]
 
 
+def test_series_that_say_it_in_other_words_are_one_correction(
+    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+) -> None:
+    second = other_series(ct[:3], tmp_path / "second", PatientAge="061Y")
+    desk.receive([*ct, *second])
+    desk.finish()
+    desk.receive([*changed(ct, tmp_path / "right", renamed), *changed(second, tmp_path / "right2", renamed)])
+    desk.finish()
+    assert (desk.study(uid).corrected, len(desk.show(uid)["corrections"])) == (1, 1)
+    assert [j.outcome for j in desk.jobs(uid)] == ["result", "result"]
+    assert desk.alarms(uid) == {"results-under-old-identity"}
+
+
 def test_an_accession_that_is_corrected_in_part_fails_too(desk: Desk, ct: list[Path], uid: str, tmp_path: Path) -> None:
     desk.receive(ct)
     desk.finish()
