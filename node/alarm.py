@@ -26,7 +26,12 @@ def ring(db: Database, reason: Reason, subject: str, now: float, *, study: tuple
     """
     uid, hashed = study or (None, None)
     if alarms.raised(db, subject, reason.as_json(), now, uid):
-        _log.error("alarm", code=reason.code, study=hashed, subject=None if study else subject)
+        tell(reason.code, hashed, None if study else subject)
+
+
+def tell(code: str, study_hash: str | None, subject: str | None = None) -> None:
+    """Write the one line of the log about an alarm that was raised, here or in a transaction that is committed."""
+    _log.error("alarm", code=code, study=study_hash, subject=subject)
 
 
 def quieten(db: Database, code: str, subject: str, now: float) -> None:

@@ -115,7 +115,7 @@ class Indexer:
             return 0
         for bell in rung:
             if bell.raised:
-                _log.error("alarm", code=bell.code, study=bell.study)
+                alarm.tell(bell.code, bell.study)
             else:
                 _log.info("alarm.cleared", code=bell.code, study=bell.study)
         self._offsets[path.name] = after

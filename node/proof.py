@@ -15,7 +15,7 @@ import structlog
 from config.settings import Destination
 from dicom_io.errors import NetworkError
 from dicom_io.scu import Peer
-from node import retry
+from node import alarm, retry
 from node.reasons import REASONS
 from node.store import Database, breakers, jobs, proofs, studies
 from node.store.rows import Delivery, StoredArtifact
@@ -170,7 +170,7 @@ class Prover:
                     total=len(objects),
                 )
                 if proofs.conclude(self._db, delivery, now, "missing", alarm=reason.as_json()):
-                    _log.error("alarm", code=reason.code, study=told["study"], subject=None)
+                    alarm.tell(reason.code, study and study.hash)
             case _:
                 if proofs.conclude(self._db, delivery, now, ruling):
                     _log.info("delivery.not-confirmed", **told, proof=ruling)
