@@ -170,7 +170,7 @@ class Prover:
                     total=len(objects),
                 )
                 if proofs.conclude(self._db, delivery, now, "missing", alarm=reason.as_json()):
-                    alarm.tell(reason.code, study and study.hash)
+                    alarm.tell(reason.code, None if study is None else study.hash)
             case _:
                 if proofs.conclude(self._db, delivery, now, ruling):
                     _log.info("delivery.not-confirmed", **told, proof=ruling)
