@@ -232,7 +232,9 @@ def indexed(tmp_path: Path, slices: Path) -> Iterator[Callable[..., list[tuple[s
     db = open_database(folder.database)
     made = SimpleNamespace(number=0)
 
-    def send(calling: str, charset: str | None, raw: bytes, really: str = "") -> list[tuple[str, str]]:
+    def send(
+        calling: str, charset: str | None, raw: bytes, really: str = "", cut: int | None = None
+    ) -> list[tuple[str, str]]:
         made.number += 1
         (path,) = renamed(slices, tmp_path / f"in{made.number}", charset, raw, 1).iterdir()
         ds = dcmread(path)
@@ -241,6 +243,7 @@ def indexed(tmp_path: Path, slices: Path) -> Iterator[Callable[..., list[tuple[s
         entry = folder.spool / f"00/{made.number}.dcm"
         ds.save_as(entry)
         instance = read_instance(entry)
+        entry.write_bytes(entry.read_bytes()[:cut])
         writer = JournalWriter(folder.spool / "journal")
         writer.append({
             "kind": "stored", "association": f"a{made.number}", "calling": calling, "called": "N", "peer": "127.0.0.1",
@@ -266,3 +269,9 @@ def test_status_names_the_sender_until_it_is_mended(indexed: Callable[..., list[
     assert indexed("CT2", "ISO_IR 100", "Schäfer".encode("latin_1")) == [("charset-undeclared", "CT1")]
     assert indexed("CT1", None, b"Doe^Jane") == [("charset-undeclared", "CT1")], "an ASCII name says nothing"
     assert indexed("CT1", None, gb, really="GB18030") == []
+
+
+def test_an_acknowledged_image_that_cannot_be_read_any_more_rings(
+    indexed: Callable[..., list[tuple[str, str]]],
+) -> None:
+    assert indexed("CT1", None, b"Doe^Jane", cut=600) == [("truncated", "2.25.1")]

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import socket
 import stat
 import struct
@@ -25,7 +26,7 @@ from pydicom import dcmread
 
 import phantom
 from dicom_io import discover as finder
-from dicom_io import pixels
+from dicom_io import guarded, pixels
 from dicom_io.discover import discover, shown
 from dicom_io.errors import PixelError, UnreadableError
 from dicom_io.read import read_instance
@@ -450,6 +451,16 @@ def two_studies(tmp_path_factory: pytest.TempPathFactory) -> list[list[bytes]]:
         phantom.write(phantom.build(seed, slices=12, matrix=64, lesions="none"), folder)
         made.append([p.read_bytes() for p in sorted((folder / "dicom").iterdir())])
     return made
+
+
+def test_a_decoder_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded, "PATIENCE_S", 0.2)
+    child = guarded._child()
+    os.kill(child.pid, signal.SIGSTOP)
+    with pytest.raises(guarded.DecoderDied):
+        guarded.decode(tmp_path / "image", "1.2.840.10008.1.2.4.70")
+    assert child.poll() is not None
+    assert guarded._child().pid != child.pid, "the next image has a new one"
 
 
 def test_many_frames_announced_are_no_work(kit: Any, tmp_path: Path) -> None:

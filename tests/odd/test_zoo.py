@@ -128,7 +128,7 @@ def test_process_goes_on_over_all_of_them_at_once(run: Callable[..., dict[str, A
     told = {Path(entry["path"]).name for entry in document["quarantined"]}
     assert set(QUARANTINED) <= told
     # one UID for several files of one image: the first in order is used, the others are named
-    conflicts = [e for e in document["quarantined"] if e["reason"]["code"] == "conflicting-instance"]
+    conflicts = [e for e in document["quarantined"] if e["reason"]["code"] == "conflicting-file"]
     used = sum(study["instances"] for study in document["studies"])
     assert used + len(document["quarantined"]) + len(document["skipped"]) == len(files(real_data))
     assert len(conflicts) >= 10
