@@ -41,14 +41,15 @@ def forecast(received: Receipts, now: float, free_bytes: int, min_free_bytes: in
     return Forecast(round(per_day), room / per_day)
 
 
-def disk(db: Database, folder: DataFolder, settings: Settings, now: float) -> dict[str, Any]:
-    """Return the ``disk`` of ``status``."""
-    limits = Limits.of(settings.storage)
+def disk(db: Database, folder: DataFolder, settings: Settings | None, now: float) -> dict[str, Any]:
+    """Return the ``disk`` of ``status``; without settings, whether the node accepts is what it wrote down last."""
     total = watermarks.total_bytes(folder.path)
     measured = watermarks.room(folder.path, storage.waiting_jobs(db))
-    closed = watermarks.decide(measured, limits, watermarks.read_state(folder.spool))
+    closed = watermarks.read_state(folder.spool)
+    if settings is not None:
+        closed = watermarks.decide(measured, Limits.of(settings.storage), closed)
     said = None if not closed else REASONS(NOT_ACCEPTING, causes=", ".join(sorted(closed))).as_json()
-    ahead = _ahead(db, settings, now, measured.free_bytes or 0)
+    ahead = _ahead(db, settings or Settings(), now, measured.free_bytes or 0)
     return {
         "free_bytes": measured.free_bytes or 0,
         "total_bytes": total,

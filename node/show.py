@@ -71,7 +71,7 @@ def status(db: Database, folder: DataFolder, version: str, settings: "Settings |
     open_studies = counts.studies.get("open", 0) + counts.studies.get("early", 0)
     work = {state: counts.jobs.get(state, 0) for state in ("waiting", "running", "dead")}
     sends = {state: counts.deliveries.get(state, 0) for state in _DELIVERY_STATES}
-    disk = housekeeping.disk(db, folder, settings or Settings(), time.time())
+    disk = housekeeping.disk(db, folder, settings, time.time())
     pending = open_studies + work["waiting"] + work["running"] + sum(sends[k] for k in ("held", "waiting", "sending"))
     return {
         "schema": "pacs-ai-node/status/1",

@@ -105,4 +105,4 @@ def test_too_long_a_queue_keeps_new_studies_out_and_lets_begun_ones_in(
     rig.push(third, "WHOLE", within_s=60.0)
     rig.idle(90.0)
     assert standing(rig) == []
-    assert {rig.show(f"1.2.3.{n}")["jobs"][0]["outcome"] for n in (1, 2, 3)} == {"result"}
+    assert {rig.show(f"1.2.3.{n}")["jobs"][-1]["outcome"] for n in (1, 2, 3)} == {"result"}
