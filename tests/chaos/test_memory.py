@@ -17,7 +17,7 @@ def test_a_job_that_gets_no_memory(
     rig.start(PROBE_HUNGRY=str(times), PACS_AI_NODE__WORKER__ATTEMPTS="2")
     files = copies(1)
     rig.push(files, "WHOLE", within_s=60.0)
-    rig.until(lambda: rig.status()["studies"]["closed"] == 1, 30.0, "a closed study")
+    rig.until(lambda: rig.status()["studies"]["closed"] == 1, 60.0, "a closed study")
     rig.idle(90.0)
     (job,) = rig.show("1.2.3.1")["jobs"]
     assert (job["outcome"], job["attempts"]) == (outcome, 2)

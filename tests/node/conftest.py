@@ -111,7 +111,7 @@ class Rig:
                     ready.update(json.loads(line))
             return bool(ready)
 
-        self.until(listening, 30.0, "the ready line")
+        self.until(listening, 60.0, "the ready line")
         self.port = ready["port"]
         return ready
 
