@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 
 from config.settings import Commitment, Destination, Dicom, Node, Peer, Settings
 from dicom_io import notices, scu
@@ -430,3 +431,25 @@ def test_killed_and_started_again_the_sender_is_told_the_truth(point: str, make_
     finally:
         archive.stop()
         scanner.stop()
+
+
+@pytest.mark.sockets
+def test_a_whole_node_has_its_results_committed(make_rig: Callable[..., Any], ct: list[Path]) -> None:
+    archive = Archive("new")
+    rig = make_rig(elsewhere=("ARCHIVE", archive.port))
+    text = rig.configuration.read_text(encoding="utf-8")
+    rig.configuration.write_text(text.replace("check_study = false\n", 'check_study = false\nproof = "commitment"\n'))
+    try:
+        rig.start()
+        archive.report_to = rig.port
+        rig.push(ct[20:44], "WHOLE")
+        uid = str(dcmread(ct[20], specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
+        rig.idle()
+        rig.until(lambda: rig.show(uid)["deliveries"][0]["state"] == "confirmed", 60.0, "a confirmed delivery")
+        (delivery,) = rig.show(uid)["deliveries"]
+        assert delivery["proof"] == "commitment"
+        (request,) = archive.asked
+        assert sorted(r.sop_instance_uid for r in request.references) == sorted(archive.stored)
+        assert archive.unreported == [], "the archive is let in to report, though it is no sender"
+    finally:
+        archive.stop()
