@@ -190,6 +190,9 @@ class Worker:
     def _study(self, job: Job) -> tuple[Study, str]:
         """Return the job's candidates, and a name for exactly these bytes."""
         rows = studies.images(self._db, job.study_uid, job.upto, job.series)
+        gone = sum(r.removed is not None for r in rows)
+        if gone:
+            raise UnreadableError(REASONS("images-removed", count=gone))
         calling = {c.association: c.calling for c in studies.carriers(self._db, job.study_uid)}
         spool = self._folder.spool
         instances = [read_instance(spool / r.entry, self._charsets.get(calling.get(r.association, ""))) for r in rows]

@@ -89,7 +89,7 @@ def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int
         present = {uid: _revision(c, uid) for uid in {job.study_uid for job in jobs}}
         count = 0
         for job in jobs:
-            if job.revision != present[job.study_uid]:
+            if job.revision != present[job.study_uid] or job.pipeline is None:  # without a pipeline nothing can run
                 continue
             if job.state in ("dead", "cancelled") or (
                 job.outcome == "not_analysed" and job.pipeline and job.state == "done"

@@ -18,7 +18,7 @@ from config.settings import Storage
 from node import failpoint, retention, watermarks
 from node.retention import Retention, old, why_kept
 from node.spool import journals, read_journal
-from node.store import jobs, storage, studies
+from node.store import jobs, operator, storage, studies
 from node.store.rows import Finished
 from node.watermarks import Measured
 from tests.node.desk import Desk, changed
@@ -274,6 +274,7 @@ def test_a_late_image_of_a_study_whose_images_are_gone_fails_visibly_until_all_c
     assert job.reason["code"] == "images-removed"
     assert "send the whole study again" in job.reason["hint"]["en"].lower()
     assert desk.alarms(uid) == {"images-removed"}
+    assert operator.retry(desk.db, desk.now, study_uid=uid) == 0, "there is nothing that could run"
     assert desk.work() == []
     desk.now += 100 * DAY
     keep.tick(desk.now)
@@ -342,6 +343,23 @@ def test_results_go_after_theirs_and_resend_says_so(desk: Desk, slices: list[Pat
     assert len(files(desk)) == 4
     assert jobs.artifacts(desk.db, desk.jobs(uid)[0]) == ()
     assert desk.events(uid, "results-removed")
+
+
+def test_a_job_that_is_asked_for_again_when_its_images_are_gone_says_so(
+    desk: Desk, slices: list[Path], uid: str
+) -> None:
+    desk.receive(slices)
+    finish(desk, uid)
+    desk.now += 31 * DAY
+    keeper(desk, images_days=30.0).tick(desk.now)
+    desk.after(1.0)
+    with desk.db.write() as c:
+        c.exec_driver_sql("UPDATE job SET state = 'cancelled'")
+    assert operator.retry(desk.db, desk.now, study_uid=uid) == 1
+    desk.work()
+    (job,) = desk.jobs(uid)
+    assert job.reason is not None
+    assert (job.outcome, job.reason["code"]) == ("failed", "images-removed")
 
 
 def test_copies_of_refused_objects_go_after_theirs(desk: Desk) -> None:
