@@ -158,7 +158,8 @@ class Storage:
 
     Receiving stops below `min_free_mb`, or with `max_waiting` jobs waiting (0: any number), and goes on a quarter
     beyond. Images and results of finished studies go after `images_days` and `results_days`, copies of refused objects
-    after `quarantine_days` (0: never), and sooner, oldest first, while less than `keep_free_mb` are free (0: not).
+    after `quarantine_days` (0: never); images and copies sooner, oldest first, while less than `keep_free_mb` are free
+    (0: not).
     """
 
     __pydantic_config__: ClassVar = _STRICT
