@@ -1,6 +1,7 @@
 """Deliveries that would wait in silence: too old, for a destination that is gone, or for one that stays away."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -19,19 +20,19 @@ def sweep(db: Database, destinations: Sequence[Destination], now: float) -> int:
     for place in destinations:
         if place.max_age_h:
             reason = REASONS("delivery-too-old", hours=place.max_age_h).as_json()
-            about = REASONS("delivery-failed", destination=place.name, code="delivery-too-old").as_json()
             before = now - place.max_age_h * 3600.0
-            ended.extend(deliveries.give_up(db, now, reason, about, destination=place.name, queued_before=before))
+            ended.extend(
+                deliveries.give_up(db, now, reason, _alarm(reason), destination=place.name, queued_before=before)
+            )
     known = {place.name for place in destinations}
-    gone = REASONS("destination-removed").as_json()
-    about = REASONS(
-        "delivery-failed", destination="a destination that was removed", code="destination-removed"
-    ).as_json()
-    ended.extend(deliveries.give_up(db, now, gone, about, unknown_to=known))
+    reason = REASONS("destination-removed").as_json()
+    ended.extend(deliveries.give_up(db, now, reason, _alarm(reason), unknown_to=known))
     for delivery in ended:
         study = studies.study(db, delivery.study_uid)
         code = (delivery.last_error or {}).get("code")
-        _log.error("delivery.dead", destination=delivery.destination, study=study and study.hash, reason=code)
+        hashed = None if study is None else study.hash
+        _log.error("delivery.dead", destination=delivery.destination, study=hashed, reason=code)
+        alarm.tell("delivery-failed", hashed)
     for name, row in breakers.breakers(db).items():
         if name in known and breaker.long_open(row, now):
             code = (row.last_error or {}).get("code", "")
@@ -39,3 +40,7 @@ def sweep(db: Database, destinations: Sequence[Destination], now: float) -> int:
         elif name not in known or row.state == "closed":
             alarm.quieten(db, "destination-down", name, now)
     return len(ended)
+
+
+def _alarm(reason: Mapping[str, Any]) -> Callable[[str], Mapping[str, Any]]:
+    return lambda destination: REASONS("delivery-failed", destination=destination, code=reason["code"]).as_json()

@@ -1,6 +1,6 @@
 """Deliveries: one queue per destination."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -162,10 +162,13 @@ def interrupted(db: Database, now: float, destination: str | None = None) -> int
 
 
 def give_up(
-    db: Database, now: float, error: Mapping[str, Any], alarm: Mapping[str, Any], *,
+    db: Database, now: float, error: Mapping[str, Any], alarm: Callable[[str], Mapping[str, Any]], *,
     destination: str | None = None, queued_before: float | None = None, unknown_to: Collection[str] | None = None,
 ) -> tuple[Delivery, ...]:  # fmt: skip
-    """End what will not arrive as ``dead``: what waits for one destination too long, or for one that nobody knows."""
+    """End what will not arrive as ``dead``: what waits for one destination too long, or for one that nobody knows.
+
+    `alarm` gives the reason of the alarm about a delivery to the destination named.
+    """
     waits = sa.or_(_d.state == "waiting", sa.and_(_d.state == "held", _d.next_attempt.is_not(None)))
     if destination is not None:
         waits = sa.and_(waits, _d.destination == destination)
@@ -182,7 +185,7 @@ def give_up(
         for row in ended:
             data = {"destination": row.destination, "job": row.job_id, "state": "dead", "reason": error["code"]}
             tell(c, row.study_uid, now, "delivery", data)
-            alarms.note(c, row.study_uid, alarm, now, row.study_uid)
+            alarms.note(c, row.study_uid, alarm(row.destination), now, row.study_uid)
         return tuple(as_a(Delivery, row) for row in ended)
 
 
