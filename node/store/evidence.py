@@ -11,6 +11,26 @@ from node.store.events import tell
 from node.store.rows import Held, Noticed, Read, Said, Seen, StepRow
 
 _FINAL = ("COMPLETED", "DISCONTINUED")
+_OF_STUDY = t.carried.c.study_uid == sa.bindparam("s")
+_BEFORE = (  # of a new image: its sender, and how its study stood; once for each image, so made once
+    sa.select(t.association.c.calling, t.study.c.state, t.study.c.active, t.carried.c.last)
+    .select_from(
+        t.association.outerjoin(t.study, t.study.c.uid == sa.bindparam("s")).outerjoin(
+            t.carried, sa.and_(t.carried.c.association == t.association.c.id, _OF_STUDY)
+        )
+    )
+    .where(t.association.c.id == sa.bindparam("a"))
+)
+_NEW = insert(t.pace)
+_PAUSE = _NEW.on_conflict_do_update(
+    ["sender", "study_uid"],
+    set_={
+        "within_s": sa.func.max(t.pace.c.within_s, _NEW.excluded.within_s),
+        "between_s": sa.func.max(t.pace.c.between_s, _NEW.excluded.between_s),
+        "images": t.pace.c.images + 1,
+        "last": sa.func.max(t.pace.c.last, _NEW.excluded.last),
+    },
+)
 
 
 def noticed(c: sa.Connection, x: Noticed) -> None:
@@ -76,11 +96,9 @@ def said(db: Database, study_uid: str) -> Said:
         ).scalar_one()
         if not steps:
             return Said((), int(available), 0)
-        by_name = sa.exists().where(a.sop_uid == i.sop_uid, sa.or_(a.by.in_(ours), a.study_uid == study_uid))
-        images = sa.and_(i.study_uid == study_uid, i.role == "image")
-        unnamed = c.execute(
-            sa.select(sa.func.count()).select_from(t.instance).where(images, sa.not_(by_name))
-        ).scalar_one()
+        by_name = sa.select(a.sop_uid).where(sa.or_(a.by.in_(ours), a.study_uid == study_uid))
+        images = sa.and_(i.study_uid == study_uid, i.role == "image", i.sop_uid.not_in(by_name))
+        unnamed = c.execute(sa.select(sa.func.count()).select_from(t.instance).where(images)).scalar_one()
     return Said(steps, int(available), int(unnamed))
 
 
@@ -138,32 +156,22 @@ def learn(c: sa.Connection, association: str, study_uid: str, at: float, longest
     longest_s : float
         A longer pause is no pause, but other work on the study.
     """
-    k, s = t.carried.c, t.study.c
-    sender = c.execute(sa.select(t.association.c.calling).where(t.association.c.id == association)).scalar_one_or_none()
-    if not sender:
+    found = c.execute(_BEFORE, {"a": association, "s": study_uid}).first()
+    if found is None or not found.calling:
         return
-    study = c.execute(sa.select(s.state, s.active).where(s.uid == study_uid)).first()
-    if study is None:
-        pause(c, sender, study_uid, 0.0, within=True, at=at)
-        return
-    gap_s = at - study.active
+    gap_s = 0.0 if found.state is None else at - found.active
     if gap_s > longest_s:
         gap_s = 0.0
-    mine = sa.and_(k.association == association, k.study_uid == study_uid, k.last == study.active)
-    pause(c, sender, study_uid, gap_s, within=c.execute(sa.select(k.last).where(mine)).first() is not None, at=at)
-    if study.state == "closed" and gap_s:
-        _refute(c, sender, study_uid)
+    pause(c, found.calling, study_uid, gap_s, within=found.state is None or found.last == found.active, at=at)
+    if found.state == "closed" and gap_s:
+        _refute(c, found.calling, study_uid)
 
 
 def pause(c: sa.Connection, sender: str, study_uid: str, gap_s: float, *, within: bool, at: float) -> None:
     """Keep the longest pauses of a sender in one study: within an association, and between two."""
     gap = max(gap_s, 0.0)  # a clock that was set back
-    fresh = {"within_s": gap if within else 0.0, "between_s": 0.0 if within else gap}
-    row = {"sender": sender, "study_uid": study_uid, "images": 1, "first": at, "last": at, **fresh}
-    p = t.pace.c
-    longer = {name: sa.func.max(p[name], value) for name, value in fresh.items()}
-    more = {**longer, "images": p.images + 1, "last": sa.func.max(p.last, at)}
-    c.execute(insert(t.pace).values(row).on_conflict_do_update(["sender", "study_uid"], set_=more))
+    row = {"sender": sender, "study_uid": study_uid, "images": 1, "first": at, "last": at}
+    c.execute(_PAUSE, {**row, "within_s": gap if within else 0.0, "between_s": 0.0 if within else gap})
 
 
 def _refute(c: sa.Connection, sender: str, study_uid: str) -> None:
