@@ -13,6 +13,7 @@ import pytest
 from dicom_io.read import read_instance
 from dicom_io.stack import build_stack
 from dicom_io.volume import load_volume
+from tests.cli.documents import valid
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +27,8 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def answer(*arguments: str, **environ: str) -> tuple[int, dict[str, Any]]:
     ended = run(*arguments, "--json", **environ)
-    return ended.returncode, json.loads(ended.stdout)
+    document = json.loads(ended.stdout)
+    return ended.returncode, valid(document) if "schema" in document else document
 
 
 def test_doctor_looks_at_everything_the_node_needs(tmp_path: Path) -> None:

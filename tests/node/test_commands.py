@@ -37,14 +37,14 @@ def test_echo_says_whether_a_destination_answers(rig: Any) -> None:
     rig.pacs.stop()
     answer = call(rig, "echo", "pacs", "--json")
     assert answer.returncode == 1
-    assert json.loads(answer.stdout)["error"]["code"] == "peer-refused-connection"
+    assert valid(json.loads(answer.stdout))["error"]["code"] == "peer-refused-connection"
     answer = call(rig, "echo", "nowhere")
     assert answer.returncode == 2
     assert "pacs" in answer.stderr
 
 
 def test_echo_says_what_a_destination_answers_to_queries(rig: Any) -> None:
-    assert json.loads(call(rig, "echo", "pacs", "--json").stdout)["query"] == "offered"
+    assert valid(json.loads(call(rig, "echo", "pacs", "--json").stdout))["query"] == "offered"
     said = call(rig, "echo", "pacs").stdout
     assert "check_study = false" in said
     assert "confirmed" in said
@@ -61,7 +61,7 @@ def test_an_alarm_stands_until_it_is_dismissed(rig: Any) -> None:
     assert REASONS["relay-refused"].hint["en"] in told
     assert call(rig, "dismiss", "relay-refused", "ris").returncode == 0
     assert [a["subject"] for a in rig.status()["alarms"]] == ["other"]
-    assert json.loads(call(rig, "dismiss", "relay-refused", "--json").stdout)["count"] == 1
+    assert valid(json.loads(call(rig, "dismiss", "relay-refused", "--json").stdout))["count"] == 1
     assert call(rig, "dismiss", "relay-refused").returncode == 3
 
 
@@ -69,7 +69,7 @@ def test_check_config_says_what_it_means_or_what_is_wrong(rig: Any) -> None:
     answer = call(rig, "check-config")
     assert answer.returncode == 0
     assert "run chest_ct, send to pacs (live)" in answer.stdout
-    assert json.loads(call(rig, "check-config", "--json").stdout)["settings"]["dicom"]["port"] == 0
+    assert valid(json.loads(call(rig, "check-config", "--json").stdout))["settings"]["dicom"]["port"] == 0
     rig.configuration.write_text("[study]\nquite_s = 3\n", encoding="utf-8")
     answer = call(rig, "check-config")
     assert answer.returncode == 2
