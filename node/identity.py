@@ -90,7 +90,7 @@ def compare_identities(old: str, new: str) -> Comparison:
     found: dict[str, Meaning] = {}
     for keyword, meanings in table()["identity"].items():
         a, b = before.get(keyword), after.get(keyword)
-        if not _equal(keyword, a, b):
+        if not _equal(a, b):
             found[keyword] = meanings["dropped" if b is None else "added" if a is None else "changed"]
     worst: Meaning = max(found.values(), key=_SEVERITY.__getitem__, default="same")
     return Comparison(worst, tuple(sorted(k for k, meaning in found.items() if meaning == worst != "same")))
@@ -124,10 +124,10 @@ def same_patient(a: str, b: str) -> bool:
 
 
 def _may_be_one(a: Mapping[str, str], b: Mapping[str, str]) -> bool:
-    if a.get("PatientID", "") != b.get("PatientID", ""):
+    if not _equal(a.get("PatientID"), b.get("PatientID")):
         return False
     for keyword in ("IssuerOfPatientID", "PatientBirthDate"):
-        if len({a.get(keyword), b.get(keyword)} - {None}) > 1:
+        if keyword in a and keyword in b and not _equal(a[keyword], b[keyword]):
             return False
     return _names_agree(a.get("PatientName", ""), b.get("PatientName", ""))
 
@@ -137,9 +137,10 @@ def _names_agree(a: str, b: str) -> bool:
     return a.startswith(_RAW) or b.startswith(_RAW) or same_name(a, b)
 
 
-def _equal(keyword: str, a: str | None, b: str | None) -> bool:
-    if a is None or b is None or keyword != "PatientName":
-        return a == b
+def _equal(a: str | None, b: str | None) -> bool:
+    """Compare two values; archives change letter case and width."""
+    if a is None or b is None:
+        return a is b
     return unicodedata.normalize("NFKC", a).casefold() == unicodedata.normalize("NFKC", b).casefold()
 
 

@@ -38,8 +38,8 @@ def identity(**values: Any) -> str:
     (WHO, WHO, 1),
     (WHO, {**WHO, "PatientID": "A1  "}, 1),
     (WHO, {**WHO, "PatientID": "A2"}, 2),
-    (WHO, {**WHO, "PatientID": "a1"}, 2),
-    (WHO, {**WHO, "PatientID": "01"}, 2),
+    (WHO, {**WHO, "PatientID": "a1"}, 1),
+    (WHO, {**WHO, "PatientID": "0A1"}, 2),
     (WHO, {**WHO, "PatientID": ""}, 2),
     (WHO, {**WHO, "IssuerOfPatientID": "HOSP"}, 1),
     ({**WHO, "IssuerOfPatientID": "HOSP"}, {**WHO, "IssuerOfPatientID": "HOSP "}, 1),
@@ -150,6 +150,7 @@ def test_everything_that_pipelines_read_is_in_the_table() -> None:
 @pytest.mark.parametrize(("keyword", "value", "meaning"), [
     ("PatientName", "ROE^RICHARD", "corrected"),
     ("PatientName", "", "conflict"),
+    ("PatientID", "phantom-7 ", "same"),
     ("PatientID", "B2", "corrected"),
     ("AccessionNumber", "OTHER", "corrected"),
     ("PatientAge", "012Y", "corrected"),
