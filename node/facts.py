@@ -66,7 +66,7 @@ class Gatherer:
         said = evidence.said(self._db, study.uid)
         reads = evidence.reads(self._db, study.uid)
         held = evidence.held(self._db, study.uid) if reads else {}
-        seen = self._paces({c.calling for c in carriers if c.calling}, now)
+        seen = self._paces({c.calling for c in carriers if c.calling}, now, fresh=study.revision > 1)
         broken = bool(senders) and senders[-1].end == "aborted"
         facts = Facts(
             state="early" if study.state == "early" else "open",
@@ -121,8 +121,9 @@ class Gatherer:
         self._continuous.pop(study_uid, None)
         self._required.pop(study_uid, None)
 
-    def _paces(self, names: set[str], now: float) -> list[Seen]:
-        old = [n for n in names if n not in self._seen or not 0.0 <= now - self._seen[n][0] < _SEEN_S]
+    def _paces(self, names: set[str], now: float, *, fresh: bool) -> list[Seen]:
+        """Return what is known of senders; `fresh` where an image that came late may just have taught something."""
+        old = [n for n in names if fresh or n not in self._seen or not 0.0 <= now - self._seen[n][0] < _SEEN_S]
         if old:
             found = {s.sender: s for s in evidence.seen(self._db, now - retry.policy()["pace"]["days"] * _DAY_S, old)}
             self._seen.update({n: (now, found[n]) for n in old if n in found})
