@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 from config.settings import Settings
 from node import housekeeping, pace, retry
@@ -23,11 +23,18 @@ from node.store import (
     studies,
 )
 from node.store import node as store
-from node.store.rows import Alarm, Breaker, Carrier, Delivery, Event, Job, Sent, StoredArtifact, Study
-
-_DELIVERY_STATES = (
-    "held", "waiting", "sending", "delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead",
-)  # fmt: skip
+from node.store.rows import (
+    Alarm,
+    Breaker,
+    Carrier,
+    Delivery,
+    DeliveryState,
+    Event,
+    Job,
+    Sent,
+    StoredArtifact,
+    Study,
+)
 
 
 def show(db: Database, study: Study, version: str, waiting: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -62,7 +69,7 @@ def listing(db: Database, found: Sequence[Study], version: str) -> dict[str, Any
     return {"schema": "pacs-ai-node/studies/1", "version": version, "studies": [_line(db, study) for study in found]}
 
 
-def status(db: Database, folder: DataFolder, version: str, settings: "Settings | None" = None) -> dict[str, Any]:
+def status(db: Database, folder: DataFolder, version: str, settings: Settings | None = None) -> dict[str, Any]:
     """Return ``pacs-ai-node/status/1``: what the node is doing; what only the configuration names needs `settings`."""
     running = folder.in_use()
     lagged = lagging(db, folder)  # before the counts: what is indexed in between is counted
@@ -70,7 +77,7 @@ def status(db: Database, folder: DataFolder, version: str, settings: "Settings |
     processes = store.processes(db) if running else ()
     open_studies = counts.studies.get("open", 0) + counts.studies.get("early", 0)
     work = {state: counts.jobs.get(state, 0) for state in ("waiting", "running", "dead")}
-    sends = {state: counts.deliveries.get(state, 0) for state in _DELIVERY_STATES}
+    sends = {state: counts.deliveries.get(state, 0) for state in get_args(DeliveryState)}
     disk = housekeeping.disk(db, folder, settings, time.time())
     pending = open_studies + work["waiting"] + work["running"] + sum(sends[k] for k in ("held", "waiting", "sending"))
     return {
@@ -95,12 +102,12 @@ def status(db: Database, folder: DataFolder, version: str, settings: "Settings |
     }
 
 
-def _listens(settings: "Settings") -> dict[str, Any]:
+def _listens(settings: Settings) -> dict[str, Any]:
     d = settings.dicom
     return {"host": d.host, "port": d.port, "ae_titles": list(d.ae_titles)}
 
 
-def _senders(db: Database, settings: "Settings") -> list[dict[str, Any]]:
+def _senders(db: Database, settings: Settings) -> list[dict[str, Any]]:
     recent = time.time() - float(retry.policy()["pace"]["days"]) * 86400.0
     return pace.senders(evidence.seen(db, recent), settings.study)
 
@@ -192,7 +199,7 @@ def _object(artifact: StoredArtifact, sent: Sent | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _destinations(db: Database, settings: "Settings | None") -> list[dict[str, Any]]:
+def _destinations(db: Database, settings: Settings | None) -> list[dict[str, Any]]:
     """Return every destination that is configured or that something waits for."""
     rows, waiting = breakers.breakers(db), deliveries.waiting(db)
     configured = () if settings is None else tuple(d.name for d in settings.destination)
