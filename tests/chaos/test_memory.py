@@ -23,6 +23,6 @@ def test_a_job_that_gets_no_memory(
     assert (job["outcome"], job["attempts"]) == (outcome, 2)
     if outcome == "failed":
         assert job["reason"]["code"] == "out-of-memory"
-        assert [a["kind"] for a in job["artifacts"]] == ["sc"]
+        assert [a["kind"] for a in job["artifacts"]] == ["card"]
     assert judge(rig, files) == []
     assert rig.log.read_bytes().count(b"process.died") == 0
