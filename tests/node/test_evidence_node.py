@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE
@@ -20,6 +21,7 @@ from node.loopback_pacs import LoopbackPacs
 pytestmark = pytest.mark.sockets
 
 STEP = "2.25.77"
+SCHEMA = Path(__file__).parents[2] / "node" / "schemas" / "show-1.schema.json"
 
 
 def item(**values: Any) -> Dataset:
@@ -58,6 +60,7 @@ def shown(rig: Any, uid: str) -> dict[str, Any]:
     """What the command line shows: it names what a study waits for."""
     done = subprocess.run(rig.command("show", uid, "--json"), capture_output=True, env=rig.environment(), check=True)
     document: dict[str, Any] = json.loads(done.stdout)
+    Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(document)
     return document
 
 
