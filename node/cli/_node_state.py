@@ -1,6 +1,6 @@
 """The node as its administrator reads it: does it run, does it accept, who waits for whom, what needs a hand."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from node.cli._study import alarms
@@ -45,7 +45,7 @@ def _disk(disk: Mapping[str, Any]) -> str:
     return said if disk["full_in_days"] is None else f"{said}, full in {disk['full_in_days']:.0f} days"
 
 
-def _destinations(rows: Any, words: Words) -> Iterator[str]:  # noqa: ANN401 - rows of a JSON document
+def _destinations(rows: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:
     lines = columns(
         [
             (
@@ -63,7 +63,7 @@ def _destinations(rows: Any, words: Words) -> Iterator[str]:  # noqa: ANN401 - r
             yield from words.reason(d["last_error"])
 
 
-def _senders(rows: Any) -> Iterator[str]:  # noqa: ANN401 - rows of a JSON document
+def _senders(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from columns(
         [
             (

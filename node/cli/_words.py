@@ -6,9 +6,12 @@ Nothing depends on the terminal: no colours, no cutting; a Chinese character tak
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
+
+if TYPE_CHECKING:
+    from config import Settings
 
 _SPANS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
@@ -102,6 +105,6 @@ class Words:
         return self.now.astimezone(self.zone).tzname() or "local time"
 
 
-def words(settings: Any) -> Words:  # noqa: ANN401 - config.Settings, imported when needed
+def words(settings: "Settings") -> Words:
     """Return the words for whoever stands before this machine now."""
     return Words(settings.node.languages[0], datetime.now().astimezone())

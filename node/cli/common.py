@@ -5,9 +5,12 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from config import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,7 +30,7 @@ def common_options(function: Callable[P, R]) -> Callable[P, R]:
     return function
 
 
-def settings_of(config_file: Path | None) -> Any:  # noqa: ANN401 - config.Settings, imported when needed
+def settings_of(config_file: Path | None) -> "Settings":
     """Load the configuration.
 
     Raises

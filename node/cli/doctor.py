@@ -5,11 +5,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from node.cli.common import common_options, print_json, settings_of
+
+if TYPE_CHECKING:
+    from config import Settings
 
 _FREE_GIB = 10
 _FORGETS = frozenset({"tmpfs", "ramfs"})
@@ -44,7 +47,7 @@ def command(config_file: Path | None, *, rebuild_index: bool, as_json: bool, qui
     return 0 if all(row["ok"] for row in rows) else 1
 
 
-def _checks(settings: Any) -> Iterator[tuple[str, bool, str]]:  # noqa: ANN401 - config.Settings, imported when needed
+def _checks(settings: "Settings") -> Iterator[tuple[str, bool, str]]:
     for name, check in (
         ("data folder", _data_folder),
         ("disk", _disk),
@@ -62,7 +65,7 @@ def _existing(folder: Path) -> Path:
     return folder if folder.exists() else _existing(folder.absolute().parent)
 
 
-def _data_folder(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+def _data_folder(settings: "Settings") -> tuple[bool, str]:
     folder = settings.node.data_dir
     place = _existing(folder)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -70,7 +73,7 @@ def _data_folder(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
     return True, str(folder.absolute())
 
 
-def _disk(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+def _disk(settings: "Settings") -> tuple[bool, str]:
     free = shutil.disk_usage(_existing(settings.node.data_dir)).free / 2**30
     least = settings.storage.min_free_mb / 1024
     if free < least * 1.25:
@@ -86,7 +89,7 @@ def _disk(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
     return True, f"{free:.0f} GiB free"
 
 
-def _names(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+def _names(settings: "Settings") -> tuple[bool, str]:
     from node.watermarks import Limits, room
 
     have = room(_existing(settings.node.data_dir)).free_names
@@ -96,7 +99,7 @@ def _names(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
     return True, "as many as there is space" if have is None else f"{have} inodes free"
 
 
-def _flushing(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+def _flushing(settings: "Settings") -> tuple[bool, str]:
     """Try on the data's file system what every acknowledgement rests on."""
     from dicom_io.files import mounted_as, try_flushing
 
@@ -113,14 +116,14 @@ def _flushing(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
     return True, f"{kind}, {took_s * 1000:.1f} ms for a file, a link and its folder"
 
 
-def _decoders(_settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+def _decoders(_settings: "Settings") -> tuple[bool, str]:
     missing = [name for name in ("gdcm", "openjpeg", "jpeg_ls", "pylibjpeg") if not _importable(name)]
     if missing:
         return False, f"missing: {', '.join(missing)}; install the package again (pip install pacs-ai-node)"
     return True, "JPEG, JPEG-LS, JPEG 2000, HTJ2K, RLE"
 
 
-def _torch(settings: Any) -> tuple[bool, str]:  # noqa: ANN401
+def _torch(settings: "Settings") -> tuple[bool, str]:
     if not _importable("torch"):
         return False, "torch is not installed: pip install 'pacs-ai-node[ai]'; without it nothing is analysed"
     from pipeline.device import pick

@@ -2,11 +2,15 @@
 
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from node.cli.common import common_options, print_json, settings_of
+
+if TYPE_CHECKING:
+    from config import Settings
+    from config.settings import Destination
 
 
 @click.command(name="echo")
@@ -40,7 +44,7 @@ def command(dest: str, config_file: Path | None, *, as_json: bool, quiet: bool, 
     return 0 if document["ok"] else 1
 
 
-def _asked(settings: Any, place: Any) -> dict[str, Any]:  # noqa: ANN401 - config.Settings and config.Destination
+def _asked(settings: "Settings", place: "Destination") -> dict[str, Any]:
     """Verify the destination, then ask it for a study that nobody has."""
     from dicom_io import scu, scu_query
     from dicom_io.errors import NetworkError
@@ -61,7 +65,7 @@ def _asked(settings: Any, place: Any) -> dict[str, Any]:  # noqa: ANN401 - confi
     return said
 
 
-def _means(query: str, place: Any) -> list[str]:  # noqa: ANN401 - config.Destination, imported when needed
+def _means(query: str, place: "Destination") -> list[str]:
     """Say what the answer to queries means for results that go there."""
     if query == "failed":
         return ["a query failed:"]

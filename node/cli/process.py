@@ -53,9 +53,8 @@ def command(
     if unknown:
         raise click.UsageError(f"no such pipeline: {', '.join(unknown)}; there are: {', '.join(registry.available())}")
     try:
-        writer = replace(
-            settings.writer, languages=settings.node.languages, **({"profile": profile} if profile else {})
-        )
+        chosen: dict[str, Any] = {"languages": settings.node.languages, **({"profile": profile} if profile else {})}
+        writer = replace(settings.writer, **chosen)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     options = ProcessOptions(
