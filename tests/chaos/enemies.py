@@ -9,6 +9,7 @@ PS3.8 section 9.3 (PDUs), annex D (items); PS3.7 section 9.3 (messages), annex E
 """
 
 import contextlib
+import gc
 import itertools
 import socket
 import struct
@@ -342,6 +343,7 @@ class HostilePacs:
         for link in self._links:
             link.close()
         self._pacs.stop()
+        gc.collect()  # the network library leaves sockets that were reset to the collector: now, not in another test
 
     @property
     def received(self) -> list[Received]:

@@ -365,8 +365,9 @@ class Storm:
                 [sys.executable, "-m", "tests.chaos.small_pacs", str(self.pacs), str(self._pacs_port)],
                 cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=self._log,
             )  # fmt: skip
-            if self._pacs.stdout is None or not self._pacs.stdout.readline():
-                raise OSError("the small PACS did not start; see node.log")
+            with self._pacs.stdout or contextlib.nullcontext() as told:
+                if told is None or not told.readline():
+                    raise OSError("the small PACS did not start; see node.log")
         if self._node is None or self._node.poll() is not None:
             configuration = self.folder / "node.toml"
             text = _CONFIGURATION.format(data=json.dumps(str(self.data.path)), port=self.port, pacs=self._pacs_port)
