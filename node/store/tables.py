@@ -171,7 +171,7 @@ delivery = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("next_attempt", sa.Float),
     sa.Column("last_error", sa.JSON(none_as_null=True)),
-    sa.Column("identity", sa.String),  # checked | not-offered | off: whether the destination was asked whose study it is
+    sa.Column("identity", sa.String),  # see rows.Identity
     sa.Column("proof", sa.String),  # see rows.Proof
     sa.Column("proof_next", sa.Float),
     sa.Column("proof_attempts", sa.Integer, nullable=False, default=0),
