@@ -254,6 +254,11 @@ def proof(facts: Facts) -> tuple[tuple[Kind, Reason], ...]:
     return tuple(found)
 
 
+def trusted(facts: Facts) -> tuple[tuple[Kind, Reason], ...]:
+    """Return the strong evidence that is not doubted."""
+    return tuple((kind, reason) for kind, reason in proof(facts) if kind not in facts.doubted)
+
+
 def decide(facts: Facts, times: Times, boot: float, now: float) -> Decision:
     """Decide about one study.
 
@@ -273,15 +278,15 @@ def decide(facts: Facts, times: Times, boot: float, now: float) -> Decision:
     if facts.opened < boot and now < grace:
         return KeepOpen(grace, (Wait(REASONS("waits-boot-grace"), grace),))
     longest = facts.opened + times.max_open_s
-    contra, evidence = against(facts), proof(facts)
+    contra = against(facts)
     quiet = _quiet(facts, times)
-    close = _close(facts, evidence, contra, quiet, longest, now)
+    close = _close(facts, contra, quiet, longest, now)
     if close is not None:
         return close
     # an hour of trickling is enough, even where nothing has contradicted
     until = longest if contra else min(quiet, longest)
     waits = [Wait(reason, longest) for reason in contra]
-    waits += [Wait(REASONS("doubted-evidence", kind=kind), until) for kind, _ in evidence if kind in facts.doubted]
+    waits += [Wait(REASONS("doubted-evidence", kind=kind), until) for kind, _ in proof(facts) if kind in facts.doubted]
     if not contra:
         waits.append(Wait(facts.quiet.why, until))
     if facts.state == "early":
@@ -309,18 +314,11 @@ def _quiet(facts: Facts, times: Times) -> float:
     return max(facts.active + grown, facts.active if is_open else ended + min(times.settle_s, grown))
 
 
-def _close(
-    facts: Facts,
-    evidence: Sequence[tuple[Kind, Reason]],
-    contra: Sequence[Reason],
-    quiet: float,
-    longest: float,
-    now: float,
-) -> Close | None:
+def _close(facts: Facts, contra: Sequence[Reason], quiet: float, longest: float, now: float) -> Close | None:
     """Close a study on strong evidence, after the quiet time, or because it has been open for too long."""
-    trusted = [(kind, reason) for kind, reason in evidence if kind not in facts.doubted]
-    if trusted and not contra:
-        return Close("strong", tuple(Wait(reason, now) for _, reason in trusted), trusted[0][0])
+    strong = trusted(facts)
+    if strong and not contra:
+        return Close("strong", tuple(Wait(reason, now) for _, reason in strong), strong[0][0])
     if now >= quiet and not contra:
         gone = Wait(REASONS("complete-quiet", seconds=f"{now - facts.active:.1f}"), now)
         return Close("quiet", (gone, Wait(facts.quiet.why, now)))

@@ -84,8 +84,10 @@ class Gatherer:
             required=self.required(study, carriers),
             doubted=pace.doubted(seen) if self._settings.study.pace == "learn" else frozenset(),
         )
-        if stacks and study.state == "open" and assemble.weak(facts, self.times.weak_images) is not None:
-            facts = replace(facts, continuous=self._is_continuous(study))
+        # every header is read for that: not where strong evidence decides anyway
+        if stacks and study.state == "open" and not assemble.trusted(facts):
+            looks = assemble.weak(facts, self.times.weak_images) is not None
+            facts = replace(facts, continuous=looks and self._is_continuous(study))
         return facts
 
     def series(self, study: Study, carriers: Sequence[Carrier]) -> tuple[route.SeriesFacts, ...]:
