@@ -1,0 +1,36 @@
+"""What is read of files to decide about a study, and when."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from config.settings import Peer
+from node import facts
+from node.coordinator import Coordinator
+from tests.node.desk import Desk, small_ct
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_headers_are_read_for_continuity_only_where_it_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
+    probe = runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
+    desk = Desk(tmp_path / "desk", probe)
+    files = small_ct(tmp_path / "phantom")
+    peer = Peer("CT1", "127.0.0.1", sends="study" if whole else None)
+    settings = replace(desk.settings, dicom=replace(desk.settings.dicom, peer=(peer,)))
+    desk.coordinator = Coordinator(desk.db, desk.folder, settings, desk.now - 1.0)
+    read: list[Path] = []
+    before = facts.read_instance
+    monkeypatch.setattr(facts, "read_instance", lambda path, *more: (read.append(path), before(path, *more))[1])
+    desk.receive(files)
+    desk.after(2.0)
+    with desk.db.read() as c:
+        states = c.exec_driver_sql("SELECT state FROM study").scalars().all()
+    assert states == ["closed" if whole else "early"]
+    assert (len(read) < len(files)) == whole
+    desk.stop()
