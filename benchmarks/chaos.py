@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=200)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--pause", type=float, default=3.0, help="mean seconds between two kills")
+    parser.add_argument("--pause", type=float, default=2.0, help="mean seconds between two kills")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="folder of the run: made if new, else gone on with")
     asked = parser.parse_args()
     folder = asked.resume or Path(tempfile.mkdtemp(prefix="chaos-"))

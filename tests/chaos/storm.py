@@ -60,7 +60,7 @@ host = "127.0.0.1"
 [study]
 settle_s = 0.2
 quiet_s = 4.0
-quiet_min_s = 4.0
+pace = "fixed"
 boot_grace_s = 1.0
 [worker]
 lease_s = 5.0
@@ -94,7 +94,7 @@ class Plan:
     kills: int
     seed: int
     slices: int = 8
-    pause_s: float = 3.0
+    pause_s: float = 2.0
     senders: int = 4
 
 
@@ -287,7 +287,7 @@ class Storm:
                 self._tend()
                 time.sleep(min(0.05, max(0.0, at - time.monotonic())))
             role = self._kill(chance)
-            if role is None:
+            if role is None:  # down at this instant
                 continue
             self.state.kills[role] += 1
             if chance.random() < _PACS_SHARE and self._pacs is not None:
@@ -299,11 +299,12 @@ class Storm:
             if (count + 1) % 10 == 0:
                 self._say(f"{count + 1}/{self.plan.kills} kills, {self._told()}, {self.state.wall_s:.0f} s")
 
-    def _until_up(self, within_s: float = 30.0) -> None:
+    def _until_up(self, within_s: float = 4.0) -> None:
+        """Wait until every role is there; one that died often comes back late, and the others are hit without it."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             self._tend()
-            if self._node is not None and "receiver" in dict(self._children(self._node.pid)).values():
+            if self._node is not None and {*ROLES[:4]} <= set(dict(self._children(self._node.pid)).values()):
                 return
             time.sleep(0.2)
 
