@@ -12,8 +12,20 @@ from node.store.rows import Held, Noticed, Read, Said, Seen, StepRow
 
 _FINAL = ("COMPLETED", "DISCONTINUED")
 _OF_STUDY = t.carried.c.study_uid == sa.bindparam("s")
+_carried, _opened = t.carried.alias(), t.association.alias()
+_ANOTHER_RECEIVER = (  # took the image before this one: ours ended in between
+    sa.exists()
+    .where(_carried.c.study_uid == t.study.c.uid, _carried.c.last == t.study.c.active)
+    .where(_opened.c.id == _carried.c.association, _opened.c.pid != t.association.c.pid)
+)
 _BEFORE = (  # of a new image: its sender, and how its study stood; once for each image, so made once
-    sa.select(t.association.c.calling, t.study.c.state, t.study.c.active, t.carried.c.last)
+    sa.select(
+        t.association.c.calling,
+        t.study.c.state,
+        t.study.c.active,
+        t.carried.c.last,
+        _ANOTHER_RECEIVER.label("restarted"),
+    )
     .select_from(
         t.association.outerjoin(t.study, t.study.c.uid == sa.bindparam("s")).outerjoin(
             t.carried, sa.and_(t.carried.c.association == t.association.c.id, _OF_STUDY)
@@ -160,7 +172,7 @@ def learn(c: sa.Connection, association: str, study_uid: str, at: float, longest
     if found is None or not found.calling:
         return
     gap_s = 0.0 if found.state is None else at - found.active
-    if gap_s > longest_s:
+    if gap_s > longest_s or found.restarted:  # while no receiver listened, the pause was ours
         gap_s = 0.0
     pause(c, found.calling, study_uid, gap_s, within=found.state is None or found.last == found.active, at=at)
     if found.state == "closed" and gap_s:

@@ -124,8 +124,8 @@ class Hand:
         assert index(self.db, "j", span, changes, lambda uid: f"h{uid}", longest_s) is not None
         self._offset += 1
 
-    def open(self, association: str, at: float, calling: str = "CT1") -> None:
-        self.put(AssociationOpened(association, 1, calling, "NODE", "127.0.0.1", at))
+    def open(self, association: str, at: float, calling: str = "CT1", pid: int = 1) -> None:
+        self.put(AssociationOpened(association, pid, calling, "NODE", "127.0.0.1", at))
 
     def image(self, association: str, study: str, at: float, sop: str | None = None, **more: Any) -> None:
         self.put(arrived(association, study, at, sop or f"{study}.{next(self._numbers)}", **more))
@@ -189,6 +189,15 @@ def test_a_pause_belongs_to_who_ended_it(hand: Hand) -> None:
     hand.image("a", "1", 0)
     hand.image("b", "1", 300)
     assert pauses(hand) == [("CT1", "1", 0, 0, 1), ("WS1", "1", 0, 300, 1)]
+
+
+def test_a_pause_while_the_node_was_down_is_nobodys_pace(hand: Hand) -> None:
+    hand.open("a", 0)
+    hand.image("a", "1", 0)
+    hand.open("b", 200, pid=2)
+    hand.image("b", "1", 200)
+    hand.image("b", "1", 203)
+    assert pauses(hand) == [("CT1", "1", 3, 0, 3)]
 
 
 def test_a_pause_beyond_the_bound_does_not_poison_a_sender(hand: Hand) -> None:
