@@ -13,8 +13,8 @@ from node.store import open_database
 pytestmark = pytest.mark.chaos
 
 
-# notices have their own: tests/node/test_mpps.py and test_commitment.py
-ON_THE_WAY = sorted(name for name in failpoint.NAMES if not name.startswith(("relay.", "commit.")))
+# retention has its own below; notices: tests/node/test_mpps.py and test_commitment.py
+ON_THE_WAY = sorted(name for name in failpoint.NAMES if not name.startswith(("relay.", "commit.", "retention.")))
 
 
 @pytest.mark.parametrize("name", ON_THE_WAY)
@@ -23,13 +23,13 @@ def test_killed_there_and_started_again(name: str, rig: Any, ct: list[Path]) -> 
     rig.start(PACS_AI_NODE_FAILPOINT=name, PACS_AI_NODE_TESTING="1")
     reports = list(store(Peer("127.0.0.1", rig.port, "PACSAINODE", "WHOLE"), ct))
     acknowledged = {r.sop_instance_uid for r in reports if r.status == 0}
-    rig.until(lambda: b"process.died" in rig.log.read_bytes(), 30.0, f"a death at {name}")
+    rig.until(lambda: b"process.died" in rig.log.read_bytes(), 90.0, f"a death at {name}")
     rig.kill()
     before = {r.sop_instance_uid: r.digest for r in rig.results()}
 
     rig.start()
     rig.push([r.path for r in reports if r.status != 0], "WHOLE")
-    rig.idle()
+    rig.idle(120.0)
     db = open_database(rig.data.database)
     with db.read() as c:
         rows = c.exec_driver_sql("SELECT sop_uid, entry, role FROM instance").all()
@@ -52,8 +52,37 @@ def test_a_study_that_kills_every_worker_ends_as_a_card_at_the_pacs(rig: Any, ct
     rig.start(PACS_AI_NODE_FAILPOINT="job.worked", PACS_AI_NODE_TESTING="1", PACS_AI_NODE__WORKER__ATTEMPTS="2")
     rig.push(ct[20:44], "WHOLE")
     rig.until(lambda: rig.status()["jobs"]["dead"] == 1, 60.0, "a dead job")
-    rig.idle()
+    rig.idle(120.0)
     (job,) = rig.show(str(dcmread(ct[0]).StudyInstanceUID))["jobs"]
     assert (job["outcome"], job["reason"]["code"], job["attempts"]) == ("failed", "worker-lost", 3)
     assert [r.sop_instance_uid for r in rig.results()] == [a["sop_instance_uid"] for a in job["artifacts"]]
     assert rig.log.read_text(encoding="utf-8").count("process.died") == 2
+
+
+def test_killed_while_it_removes_what_is_old(rig: Any, ct: list[Path]) -> None:
+    rig.start()
+    rig.push(ct[20:44], "WHOLE")
+    rig.idle(120.0)
+    assert rig.stop() == 0
+    old = {"PACS_AI_NODE__STORAGE__IMAGES_DAYS": "0.00001"}
+    images = [p for p in rig.data.spool.glob("??/*.dcm") if p.is_file()]
+    assert len(images) == 24
+    rig.start(PACS_AI_NODE_FAILPOINT="retention.before_unlink:5", PACS_AI_NODE_TESTING="1", **old)
+    rig.until(lambda: b"process.died" in rig.log.read_bytes(), 60.0, "a death in the middle of a removal")
+    rig.kill()
+    assert sum(p.exists() for p in images) > 0
+
+    rig.start(**old)
+    rig.until(lambda: not any(p.exists() for p in images), 90.0, "the rest is removed")
+    db = open_database(rig.data.database)
+
+    def known() -> int:
+        with db.read() as c:
+            return int(c.exec_driver_sql("SELECT count(*) FROM instance WHERE removed IS NOT NULL").scalar_one())
+
+    rig.until(lambda: known() == 24, 20.0, "the index knows what was removed")
+    db.close()
+    rig.idle(120.0)
+    (job,) = rig.show(str(dcmread(ct[0]).StudyInstanceUID))["jobs"]
+    assert job["outcome"] == "result"
+    assert {r.sop_instance_uid for r in rig.results()} == {a["sop_instance_uid"] for a in job["artifacts"]}

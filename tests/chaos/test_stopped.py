@@ -69,7 +69,7 @@ def test_a_worker_that_wakes_up_after_the_job_has_ended(
     before = [(r.sop_instance_uid, r.digest) for r in rig.results()]
     os.kill(asleep, signal.SIGCONT)
     rig.until(lambda: b"job.overtaken" in rig.log.read_bytes(), 30.0, "the sleeper notices")
-    rig.idle()
+    rig.idle(120.0)
     assert [j["outcome"] for j in jobs(rig, 1)] == ["result"]
     assert judge(rig, files) == []
     assert [(r.sop_instance_uid, r.digest) for r in rig.results()] == before
