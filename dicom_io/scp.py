@@ -76,6 +76,7 @@ class _Track:
         self.info = info
         self.opened = self.ended = False
         self.storing = False
+        self.refused = 0
         self.noticing = 0
         self.last = time.monotonic()
         self.arrival: Arrival | None = None
@@ -145,7 +146,7 @@ class _Server(ThreadedAssociationServer):
             track.ended = True
         if report:
             with contextlib.suppress(Exception):  # a handler's failure must not reach the library
-                self._on_association(AssociationEvent(kind, track.info))
+                self._on_association(AssociationEvent(kind, track.info, refused=track.refused))
 
     def sweep(self) -> None:
         """End and forget associations whose threads are gone, and remove what they left half-received."""
@@ -346,8 +347,11 @@ def _store(event: Event, handlers: Handlers) -> int:
     """Answer one C-STORE request."""
     track: _Track = _listener(event.assoc).tracks[event.assoc]
     track.storing = True
+    track.refused += 1  # until the answer is known
     try:
-        return int(_answer(event, track, handlers))
+        answer = int(_answer(event, track, handlers))
+        track.refused -= answer == Answer.SUCCESS
+        return answer
     finally:
         track.storing, track.last, track.arrival = False, time.monotonic(), None
 

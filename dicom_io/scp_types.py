@@ -24,11 +24,15 @@ class AssociationInfo:
 
 @dataclass(frozen=True, slots=True)
 class AssociationEvent:
-    """Something happened to an association; a rejection carries its reason."""
+    """Something happened to an association; a rejection carries its reason.
+
+    `refused` counts the objects of an association that has ended whose C-STORE was not answered with success.
+    """
 
     kind: EventKind
     association: AssociationInfo
     reason: Reason | None = None
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

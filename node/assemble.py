@@ -62,7 +62,8 @@ class Sender:
     Parameters
     ----------
     end : End
-        ``open`` while it lasts; one whose process died is ``aborted``.
+        ``open`` while it lasts; one whose process died is ``aborted``, and so is one of which something was not taken,
+        because that comes again.
     images : int
         Images of this study that it carried, repeated ones included.
     whole : bool
@@ -141,6 +142,9 @@ class Facts:
         What matching rules still miss: ``rule: tests``.
     doubted : frozenset[str]
         Kinds of strong evidence that these senders' late images have refuted too often.
+    deaf : float
+        Until when nothing could be received: the node was not there, or refused (s since the epoch). Silence before that
+        says nothing.
     """
 
     state: State
@@ -157,6 +161,12 @@ class Facts:
     counts: Sequence[Count] = ()
     required: Sequence[str] = ()
     doubted: frozenset[str] = frozenset()
+    deaf: float = 0.0
+
+    @property
+    def listening(self) -> float:
+        """Since when no image has come although it could (s since the epoch)."""
+        return max(self.active, self.deaf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +287,7 @@ def decide(facts: Facts, times: Times, boot: float, now: float) -> Decision:
     grace = boot + times.boot_grace_s
     if facts.opened < boot and now < grace:
         return KeepOpen(grace, (Wait(REASONS("waits-boot-grace"), grace),))
-    longest = facts.opened + times.max_open_s
+    longest = max(facts.opened + times.max_open_s, facts.deaf + facts.quiet.over_s)
     contra = against(facts)
     quiet = _quiet(facts, times)
     close = _close(facts, contra, quiet, longest, now)
@@ -286,6 +296,8 @@ def decide(facts: Facts, times: Times, boot: float, now: float) -> Decision:
     # an hour of trickling is enough, even where nothing has contradicted
     until = longest if contra else min(quiet, longest)
     waits = [Wait(reason, longest) for reason in contra]
+    if facts.deaf >= now:
+        waits.append(Wait(REASONS("waits-refusing"), until))
     waits += [Wait(REASONS("doubted-evidence", kind=kind), until) for kind, _ in proof(facts) if kind in facts.doubted]
     if not contra:
         waits.append(Wait(facts.quiet.why, until))
@@ -311,7 +323,7 @@ def _quiet(facts: Facts, times: Times) -> float:
     wait_s = facts.quiet.open_s if is_open else facts.quiet.over_s
     grown = min(wait_s * 2.0 ** min(facts.revision - 1, 30), max(times.max_open_s, wait_s))
     ended = max((s.ended for s in facts.senders if s.end != "open"), default=facts.active)
-    return max(facts.active + grown, facts.active if is_open else ended + min(times.settle_s, grown))
+    return max(facts.listening + grown, facts.active if is_open else ended + min(times.settle_s, grown))
 
 
 def _close(facts: Facts, contra: Sequence[Reason], quiet: float, longest: float, now: float) -> Close | None:
@@ -320,7 +332,7 @@ def _close(facts: Facts, contra: Sequence[Reason], quiet: float, longest: float,
     if strong and not contra:
         return Close("strong", tuple(Wait(reason, now) for _, reason in strong), strong[0][0])
     if now >= quiet and not contra:
-        gone = Wait(REASONS("complete-quiet", seconds=f"{now - facts.active:.1f}"), now)
+        gone = Wait(REASONS("complete-quiet", seconds=f"{now - facts.listening:.1f}"), now)
         return Close("quiet", (gone, Wait(facts.quiet.why, now)))
     if now >= longest:
         gone = Wait(REASONS("open-too-long", seconds=f"{now - facts.opened:.0f}"), now)

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -13,7 +12,7 @@ from config.settings import Settings
 from dicom_io.reason import Reason
 from node import alarm, assemble, child, inquire, recover, retry, route
 from node.assemble import Close, KeepOpen, LooksComplete
-from node.clock import Clock, surviving
+from node.clock import Clock, made, surviving
 from node.execute import unfit
 from node.facts import Gatherer
 from node.housekeeping import Housekeeper
@@ -125,10 +124,9 @@ class Coordinator:
         return None if until is None else min(until, now + float(retry.policy()["clock"]["look_s"]))
 
     def _look(self, study: Study, processes: tuple[Process, ...], now: float) -> float | None:
-        # what was refused comes again after that: the quiet time begins then
-        study = replace(study, active=max(study.active, self._refused))
         carriers = studies.carriers(self._db, study.uid)
-        facts = self._gatherer.facts(study, carriers, processes, now)
+        deaf = max(self._boot, self._refused)  # what was not taken comes again after that
+        facts = self._gatherer.facts(study, carriers, processes, now, deaf=deaf)
         self._tell(study, assemble.proof(facts), now)
         decision = assemble.decide(facts, self._gatherer.times, self._boot, now)
         match decision:
@@ -207,9 +205,15 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     """Coordinate until SIGTERM or the end of the parent; entry point of a spawned process."""
     stop = child.begin(settings, connection)
     folder = DataFolder(settings.node.data_dir)
-    db = open_database(folder.database)
+    db = made("coordinator", lambda: open_database(folder.database), stop)
+    if db is None:
+        return
     housekeeper = Housekeeper(db, folder, settings)
-    coordinator = Coordinator(db, folder, settings, boot, refusing=housekeeper.refusing)
+    coordinator = made(  # it writes how the clocks stand: a full disk must not end it, or nobody would make room
+        "coordinator", lambda: Coordinator(db, folder, settings, boot, refusing=housekeeper.refusing), stop
+    )
+    if coordinator is None:
+        return
     every, policy = retry.policy()["clock"], retry.policy()["storage"]
     timekeeper = coordinator.timekeeper
 

@@ -12,7 +12,7 @@ from dicom_io.errors import DicomIOError, UnreadableError
 from dicom_io.model import Instance
 from dicom_io.read import read_instance
 from dicom_io.stack import build_stack, continuous
-from node import assemble, pace, retry, route
+from node import assemble, pace, retry, route, watermarks
 from node.assemble import Count, Facts, Sender, Step, Times
 from node.identity import patients
 from node.indexer import charsets
@@ -60,8 +60,12 @@ class Gatherer:
         now: float,
         *,
         stacks: bool = True,
+        deaf: float = 0.0,
     ) -> Facts:
-        """Return what is known of one unfinished study; of its `stacks` only where that matters, or never."""
+        """Return what is known of one unfinished study; of its `stacks` only where that matters, or never.
+
+        Until `deaf` nothing could be received.
+        """
         senders = tuple(_sender(c, processes, self._whole) for c in carriers)
         said = evidence.said(self._db, study.uid)
         reads = evidence.reads(self._db, study.uid)
@@ -83,6 +87,7 @@ class Gatherer:
             counts=tuple(compare(read, held) for read in reads),
             required=self.required(study, carriers),
             doubted=pace.doubted(seen) if self._settings.study.pace == "learn" else frozenset(),
+            deaf=deaf,
         )
         # every header is read for that: not where strong evidence decides anyway
         if stacks and study.state == "open" and not assemble.trusted(facts):
@@ -166,7 +171,8 @@ def waiting_for(db: Database, folder: DataFolder, settings: Settings, study: Stu
     processes = store.processes(db)
     boot = next((p.started for p in processes if p.role == "supervisor"), 0.0)
     gatherer = Gatherer(db, folder, settings)
-    facts = gatherer.facts(study, studies.carriers(db, study.uid), processes, now, stacks=False)
+    deaf = now if watermarks.read_state(folder.spool) else boot
+    facts = gatherer.facts(study, studies.carriers(db, study.uid), processes, now, stacks=False, deaf=deaf)
     decision = assemble.decide(facts, gatherer.times, boot, now)
     return [
         {

@@ -25,6 +25,7 @@ from node.store.rows import (
     AssociationEnded,
     AssociationOpened,
     Change,
+    End,
     Lost,
     Removed,
     Repeated,
@@ -36,7 +37,7 @@ from sr_writer.identity import authored_by
 
 _log = structlog.get_logger()
 
-_ENDED = {"association-released": "released", "association-aborted": "aborted"}
+_ENDED: Mapping[str, End] = {"association-released": "released", "association-aborted": "aborted"}
 _FACTS = ("Modality", "AccessionNumber", "PatientID", "IssuerOfPatientID", "StudyDate")
 _ARRIVED = frozenset({"stored", "conflict", "recovered"})
 """A conflict may be the only record of its UID: the first object's process can have died before writing one."""
@@ -139,7 +140,8 @@ class Indexer:
                 record["association"], pid, record["calling"], record["called"], record["peer"], at
             )
         if kind in _ENDED:
-            return AssociationEnded(record["association"], "released" if _ENDED[kind] == "released" else "aborted", at)
+            incomplete = _ENDED[kind] == "released" and record.get("refused")
+            return AssociationEnded(record["association"], "incomplete" if incomplete else _ENDED[kind], at)
         if kind == "duplicate":
             where = (record["digest"], record["entry"])
             return Repeated(record["association"], at, record["study"], record["sop"], *where)

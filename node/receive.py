@@ -163,6 +163,8 @@ class Receiver:
         self._log.info(f"association.{event.kind}", association=who.id, **facts, **reason)
         if event.kind in _JOURNALLED:
             record = {"kind": _JOURNALLED[event.kind], "association": who.id, **facts, "utc": utc(self._now())}
+            if event.refused:
+                record["refused"] = event.refused
             try:
                 self._append(record)
             except OSError as error:  # nothing is acknowledged before it is written after all

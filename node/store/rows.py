@@ -24,6 +24,7 @@ Relation = Literal["first", "same", "corrected", "conflict", "returned", "readab
 Lost = Literal["removed", "missing", "damaged"]
 """Why an object cannot be read: retention took it, it is not there, or its file holds other bytes."""
 VersionState = Literal["used", "corrected", "conflict", "same", "returned", "unreadable"]
+End = Literal["released", "incomplete", "aborted"]
 NoticeKind = Literal["mpps-create", "mpps-set", "ian", "commit-request", "commit-result"]
 RelayState = Literal["waiting", "delivered", "dead"]
 
@@ -42,10 +43,10 @@ class AssociationOpened:
 
 @dataclass(frozen=True, slots=True)
 class AssociationEnded:
-    """Journal: an association ended."""
+    """Journal: an association ended; ``incomplete``: released, but something that it sent had not been taken."""
 
     id: str
-    how: Literal["released", "aborted"]
+    how: End
     at: float
 
 

@@ -39,7 +39,7 @@ association = sa.Table(
     sa.Column("peer", sa.String, nullable=False),
     sa.Column("opened", sa.Float, nullable=False),
     sa.Column("ended", sa.Float),
-    sa.Column("how", sa.String),  # released | aborted
+    sa.Column("how", sa.String),  # released | incomplete | aborted
 )
 
 carried = sa.Table(  # which association carried images of which study

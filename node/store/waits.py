@@ -22,7 +22,8 @@ _STAMPS: tuple[tuple[sa.Table, tuple[str, ...], sa.ColumnElement[bool]], ...] = 
     (t.source_count, ("at", "again"), t.source_count.c.study_uid.in_(_of_open)),
     (t.process, ("started",), sa.true()),
     (t.breaker, ("since",), t.breaker.c.state != "closed"),
-    (t.delivery, ("queued",), t.delivery.c.ended.is_(None)),
+    (t.delivery, ("queued",), sa.or_(t.delivery.c.ended.is_(None), t.delivery.c.proof.in_(("waiting", "again")))),
+    (t.commitment, ("asked",), t.commitment.c.state.in_(("asking", "asked", "expired"))),
 )
 """What was stamped when it happened, and has a wait counted from it."""
 

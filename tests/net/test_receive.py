@@ -173,6 +173,25 @@ def test_each_answer(
     assert not list((node.data_dir / "spool" / "incoming").iterdir())
 
 
+def test_the_end_of_an_association_says_how_much_of_it_was_not_taken(
+    listen: Callable[..., Any],
+    talk: Callable[..., Any],
+    make_slice: Callable[..., Dataset],
+    encode: Callable[[Dataset], bytes],
+    until: Callable[..., None],
+) -> None:
+    node = listen()
+    with talk(node.port) as peer:
+        assert peer.store(encode(make_slice(SOPInstanceUID="2.25.1"))) == 0x0000
+        for number in range(2):
+            assert peer.store(encode(make_slice(SOPInstanceUID=f"2.25.{number}", StudyInstanceUID=None))) == 0xC000
+    with talk(node.port) as peer:
+        assert peer.store(encode(make_slice(SOPInstanceUID="2.25.1"))) == 0x0000
+    until(lambda: sum(kind.startswith("association-") for kind in node.kinds) == 4)
+    ends = [r.get("refused", 0) for r in node.records if r["kind"] in ("association-released", "association-aborted")]
+    assert ends == [2, 0]
+
+
 def test_a_private_class_is_stored(
     listen: Callable[..., Any],
     talk: Callable[..., Any],

@@ -224,3 +224,21 @@ def test_weak_evidence_never_publishes_sooner_than_none(f: Facts, now: float) ->
     weak = decide(replace(f, continuous=True), TIMES, BOOT, now)
     none = decide(replace(f, continuous=False), TIMES, BOOT, now)
     assert isinstance(weak, Close) == isinstance(none, Close)
+
+
+DEAF = [
+    ("silence while nobody listened is no silence", 1100.0, 1100.0, 1150.0, KeepOpen),
+    ("it counts from then on", 1100.0, 1100.0, 1160.0, Close),
+    ("while the node refuses, nothing closes by silence", 1100.0, 1159.9, 1159.9, KeepOpen),
+    ("nor by having been open for too long", 1100.0, 9000.0, 9000.0, KeepOpen),
+    ("but then it does", 1100.0, 9000.0, 9060.0, Close),
+]
+
+
+@pytest.mark.parametrize(("name", "active", "deaf", "now", "kind"), DEAF, ids=[row[0] for row in DEAF])
+def test_silence_counts_only_while_the_node_listens(
+    name: str, active: float, deaf: float, now: float, kind: type[Decision]
+) -> None:
+    slow = Quiet(60.0, 60.0, REASONS("waits-quiet", seconds="60"))
+    one = facts(Sender("aborted", 3, True, active, active), quiet=slow, opened=1050.0, active=active - 60.0, deaf=deaf)
+    assert isinstance(decide(one, TIMES, BOOT, now), kind), name

@@ -114,6 +114,7 @@ def test_a_source_that_is_asked_has_more_and_then_the_same(
         rig.start()
         uid = study_of(ct)
         rig.push(ct[:62])
+        rig.until(lambda: rig.status()["studies"]["open"] == 1, 30.0, "the study")
         rig.until(lambda: "waits-counted-images" in waits(shown(rig, uid)), 60.0, "the source's count")
         document = shown(rig, uid)
         assert document["state"] != "closed", "work may have begun, nothing leaves"

