@@ -31,7 +31,8 @@ def ring(db: Database, reason: Reason, subject: str, now: float, *, study: tuple
 
 def tell(code: str, study_hash: str | None, subject: str | None = None) -> None:
     """Write the one line of the log about an alarm that was raised, here or in a transaction that is committed."""
-    _log.error("alarm", code=code, study=study_hash, subject=subject)
+    about = {"study": study_hash, "subject": subject}
+    _log.error("alarm", code=code, **{key: value for key, value in about.items() if value})
 
 
 def quieten(db: Database, code: str, subject: str, now: float) -> None:

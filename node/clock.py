@@ -5,10 +5,17 @@ Ticks follow the machine's steady clock. Waits in the database are times of day,
 
 import threading
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import structlog
 
+from node.store import obstacle
+
+T = TypeVar("T")
 _log = structlog.get_logger()
+
+_AGAIN_S = 5.0
+"""What the machine did not allow is tried again after so long."""
 
 
 class Clock:
@@ -41,13 +48,60 @@ class Clock:
             self._stop.wait(every_s)
 
 
-def surviving(name: str, do: Callable[[], object]) -> Callable[[], None]:
-    """Return `do` so that no exception leaves it: one bad round must not end all that follow."""
+class Guard:
+    """Keeps what can fail from ending what must go on.
 
-    def tick() -> None:
+    What the machine does not allow now is one line of the log, said again only when it changes; a fault of ours comes
+    with its traceback, every time.
+
+    Parameters
+    ----------
+    name : str
+        Of what is done, for the log.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._told: str | None = None
+
+    def hindered(self, error: Exception) -> bool:
+        """Say whether it was the machine that did not allow it."""
+        found = obstacle(error)
+        if found is not None and found != self._told:
+            _log.error("tick failed", tick=self._name, error=found)
+        self._told = found
+        return found is not None
+
+    def done(self, do: Callable[[], object]) -> bool:
+        """Do it; False if the machine did not allow it, so that it is worth trying again."""
         try:
             do()
-        except Exception:  # noqa: BLE001 - whatever it was, the next round must come
-            _log.exception("tick failed", tick=name)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next round must come
+            if self.hindered(error):
+                return False
+            _log.exception("tick failed", tick=self._name)
+        self._told = None
+        return True
+
+
+def surviving(name: str, do: Callable[[], object]) -> Callable[[], None]:
+    """Return `do` so that no exception leaves it: one bad round must not end all that follow."""
+    guard = Guard(name)
+
+    def tick() -> None:
+        guard.done(do)
 
     return tick
+
+
+def made(name: str, make: Callable[[], T], stop: threading.Event) -> T | None:
+    """Return what `make` makes, tried until the machine allows it; None if told to stop before."""
+    guard = Guard(name)
+    while not stop.is_set():
+        try:
+            return make()
+        except Exception as error:
+            if not guard.hindered(error):
+                raise
+        stop.wait(_AGAIN_S)
+    return None

@@ -1,5 +1,6 @@
 """What the node knows, as the contract's documents: `show`, `studies`, `status`."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,8 +8,10 @@ from typing import Any, get_args
 
 from config.settings import Settings
 from node import housekeeping, pace, retry
+from node.identity import same_patient
 from node.indexer import lagging
 from node.installation import DataFolder
+from node.spool import alive
 from node.store import (
     Database,
     alarms,
@@ -56,8 +59,9 @@ def show(db: Database, study: Study, version: str, waiting: Sequence[Mapping[str
         "instances": images,
         "series": series,
         "waiting_for": [dict(w) for w in waiting],
+        "patients": _patients(db, study.uid),
         "jobs": [_job(row, jobs.artifacts(db, row)) for row in rows],
-        "timeline": sorted([*told, *received], key=lambda entry: str(entry["utc"])),
+        "timeline": sorted([*told, *received, *_steps(db, study.uid)], key=lambda entry: str(entry["utc"])),
         "deliveries": _deliveries(db, study),
         "corrections": [_correction(c) for c in corrections.told(db, study.uid)],
         "alarms": [_alarm(a) for a in alarms.standing(db, study.uid)],
@@ -74,7 +78,8 @@ def status(db: Database, folder: DataFolder, version: str, settings: Settings | 
     running = folder.in_use()
     lagged = lagging(db, folder)  # before the counts: what is indexed in between is counted
     counts = store.counts(db)
-    processes = store.processes(db) if running else ()
+    # a full disk keeps the supervisor from striking out what has ended
+    processes = tuple(p for p in store.processes(db) if alive(p.pid)) if running else ()
     open_studies = counts.studies.get("open", 0) + counts.studies.get("early", 0)
     work = {state: counts.jobs.get(state, 0) for state in ("waiting", "running", "dead")}
     sends = {state: counts.deliveries.get(state, 0) for state in get_args(DeliveryState)}
@@ -135,6 +140,39 @@ def _received(carrier: Carrier) -> dict[str, Any]:
         "association": carrier.association, "calling": carrier.calling, "called": carrier.called,
         "peer": carrier.peer, "ended": carrier.how,
     }  # fmt: skip
+
+
+def _steps(db: Database, study_uid: str) -> list[dict[str, Any]]:
+    """Return the beginnings and ends of the study's procedure steps as entries of its timeline."""
+    told = []
+    for uid, status, calling, begun, updated in evidence.steps(db, study_uid):
+        about = {"step": uid, "calling": calling}
+        if begun is not None:
+            told.append({"utc": utc(begun), "event": "step-begun", **about})
+        if updated is not None and status != "IN PROGRESS":
+            told.append({"utc": utc(updated), "event": "step-ended", "status": status, **about})
+    return told
+
+
+def _patients(db: Database, study_uid: str) -> list[dict[str, Any]]:
+    """Return which images are whose if they name several patients; nothing otherwise."""
+    found = studies.identities(db, study_uid)
+    groups: list[list[str]] = []
+    for identity in found:
+        home = next((g for g in groups if all(same_patient(identity, other) for other in g)), None)
+        if home is None:
+            groups.append([identity])
+        else:
+            home.append(identity)
+    return [] if len(groups) < 2 else [_patient(group, found) for group in groups]
+
+
+def _patient(group: Sequence[str], found: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    return {
+        "patient_id": json.loads(group[0] or "{}").get("PatientID", ""),
+        "images": sum(sum(found[identity].values()) for identity in group),
+        "series": list(dict.fromkeys(series for identity in group for series in found[identity])),
+    }
 
 
 def _job(row: Job, artifacts: Sequence[StoredArtifact]) -> dict[str, Any]:
@@ -201,7 +239,7 @@ def _object(artifact: StoredArtifact, sent: Sent | None) -> dict[str, Any]:
 
 def _destinations(db: Database, settings: Settings | None) -> list[dict[str, Any]]:
     """Return every destination that is configured or that something waits for."""
-    rows, waiting = breakers.breakers(db), deliveries.waiting(db)
+    rows, waiting, accepted = breakers.breakers(db), deliveries.waiting(db), breakers.accepted(db)
     configured = () if settings is None else tuple(d.name for d in settings.destination)
     told = []
     for name in dict.fromkeys((*configured, *sorted(rows), *sorted(waiting))):
@@ -211,7 +249,7 @@ def _destinations(db: Database, settings: Settings | None) -> list[dict[str, Any
         told.append({
             "name": name, "breaker": row.state if row else "closed", "since": utc(row.since) if row else None,
             "next_try": _optional(row.next_try) if row else None, "last_error": row.last_error if row else None,
-            "waiting": waiting.get(name, 0),
+            "waiting": waiting.get(name, 0), "last_accepted": _optional(accepted.get(name)),
         })  # fmt: skip
     return told
 

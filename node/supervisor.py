@@ -18,7 +18,7 @@ import structlog
 
 from config.settings import Settings
 from node import recover, retry
-from node.clock import surviving
+from node.clock import Guard
 from node.installation import DataFolder
 from node.store import Database, open_database
 from node.store import node as store
@@ -67,6 +67,8 @@ class Supervisor:
         self._stop = False
         self._interrupted = False
         self._ready = False
+        self._guard = Guard("supervisor")
+        self._owed: list[Callable[[], object]] = []
         self._receiver = _Child("receiver", "node.receive:run_receiver")
         workers = [_Child("worker", "node.worker:run_worker", (self._boot,)) for _ in range(settings.worker.slots)]
         coordinator = _Child("coordinator", "node.coordinator:run_coordinator", (self._boot,))
@@ -76,9 +78,11 @@ class Supervisor:
         """Serve until told to stop; return the exit code."""
         signal.signal(signal.SIGTERM, self._told)
         signal.signal(signal.SIGINT, self._told)
-        store.no_processes(self._db)
-        store.process_started(self._db, multiprocessing.current_process().pid or 0, "supervisor", self._boot)
-        recover.after_boot(self._db, self._boot, self._settings.worker.attempts)
+        self._note(lambda: store.no_processes(self._db))
+        own = multiprocessing.current_process().pid or 0
+        self._note(lambda: store.process_started(self._db, own, "supervisor", self._boot))
+        # not owed: later it would take the jobs of this run's workers; leases cover it
+        self._guard.done(lambda: recover.after_boot(self._db, self._boot, self._settings.worker.attempts))
         try:
             self._bind()
             while not self._stop:
@@ -114,6 +118,7 @@ class Supervisor:
         connection = self._receiver.connection
         wait([*sentinels, *([connection] if connection is not None else [])], timeout=0.5)
         self._message(0.0)
+        self._settle()
         for child in self._children:
             if child.process is not None and not child.process.is_alive() and not self._stop:
                 self._died(child)
@@ -172,8 +177,13 @@ class Supervisor:
         self._forget(child)
 
     def _note(self, write: Callable[[], object]) -> None:
-        """Write to the database; on a full disk the node goes on receiving what it can, and leases cover the rest."""
-        surviving("supervisor", write)()
+        """Write to the database, in order; what a full disk does not take is owed, and nobody waits for it."""
+        self._owed.append(write)
+        self._settle()
+
+    def _settle(self) -> None:
+        while self._owed and self._guard.done(self._owed[0]):
+            del self._owed[0]
 
     def _died(self, child: _Child) -> None:
         """Start a child again, later each time it dies young."""
@@ -197,7 +207,7 @@ class Supervisor:
             if process.is_alive():
                 process.kill()
                 process.join()
-        store.no_processes(self._db)
+        self._note(lambda: store.no_processes(self._db))
 
 
 def _enter(entry: str, *arguments: object) -> None:

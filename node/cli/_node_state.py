@@ -6,13 +6,17 @@ from typing import Any
 from node.cli._study import alarms
 from node.cli._words import Words, columns, size, span
 
+_RECENT_S = 3600.0
+"""Whoever accepted something within this time is said to answer; longer ago it says nothing about now."""
+_AT_THE_STOP = {"running": "interrupted", "sending": "interrupted"}
+
 
 def tell(document: Mapping[str, Any], words: Words) -> Iterator[str]:
     """Return the lines of ``pacs-ai-node/status/1`` for a person."""
     yield from columns([row for row in _rows(document, words) if row[1]], indent=0)
     for title, lines in (
         ("Alarms", alarms(document["alarms"], words)),
-        ("Destinations", _destinations(document["destinations"], words)),
+        ("Destinations", _destinations(document["destinations"], words, running=document["running"])),
         ("Senders", _senders(document["senders"])),
     ):
         if told := list(lines):
@@ -32,12 +36,13 @@ def _rows(document: Mapping[str, Any], words: Words) -> Iterator[tuple[str, str]
     yield "processes", ", ".join(f"{p['role']} {p['pid']}" for p in document["processes"])
     yield "associations", str(document["associations"])
     for key in ("studies", "jobs", "deliveries", "relays", "commitments"):
-        said = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in document[key].items() if count)
+        named = {state: state if running else _AT_THE_STOP.get(state, state) for state in document[key]}
+        said = ", ".join(f"{count} {named[k].replace('_', ' ')}" for k, count in document[key].items() if count)
         yield key, said or ("" if key in ("relays", "commitments") else "none")
     if document["jobs"]["dead"]:
         yield "", "`pacs-ai-node studies` names the studies of dead jobs: failed"
     yield "quarantine", f"{document['quarantine']} objects"
-    yield "work", "idle" if document["idle"] else "busy"
+    yield "work", "idle" if document["idle"] else "busy" if running else "goes on when the node is started"
 
 
 def _disk(disk: Mapping[str, Any]) -> str:
@@ -45,22 +50,35 @@ def _disk(disk: Mapping[str, Any]) -> str:
     return said if disk["full_in_days"] is None else f"{said}, full in {disk['full_in_days']:.0f} days"
 
 
-def _destinations(rows: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:
+def _destinations(rows: Sequence[Mapping[str, Any]], words: Words, *, running: bool) -> Iterator[str]:
     lines = columns(
         [
             (
-                d["name"], {"closed": "answers", "half-open": "is tried"}.get(d["breaker"], "DOES NOT ANSWER"),
-                "" if d["breaker"] == "closed" else f"for {words.since(d['since'])}",
+                d["name"], *_known(d, words, running=running),
                 f"{d['waiting']} waiting" if d["waiting"] else "",
-                f"next try {words.until(d['next_try'])}" if d["next_try"] else "",
+                f"next try {words.until(d['next_try'])}" if d["next_try"] and running else "",
             )
             for d in rows
         ]
     )  # fmt: skip
     for d, line in zip(rows, lines, strict=True):
         yield line
-        if d["breaker"] != "closed":
-            yield from words.reason(d["last_error"])
+        yield from words.reason(d["last_error"])
+
+
+def _known(d: Mapping[str, Any], words: Words, *, running: bool) -> tuple[str, str]:
+    """Say what is known of a destination and since when: nobody asks it when there is nothing to send."""
+    since = words.since(d["since"])
+    if d["breaker"] == "open" or (d["breaker"] == "half-open" and not running):
+        return ("DOES NOT ANSWER", f"for {since}") if running else ("DID NOT ANSWER", f"since {words.time(d['since'])}")
+    if d["breaker"] == "half-open":
+        return "is tried", f"for {since}"
+    last = d["last_accepted"]
+    accepted = "nothing accepted yet" if last is None else f"last accepted {words.since(last)} ago"
+    if d["last_error"]:
+        return "failed last time", accepted
+    recent = last is not None and words.age(last) <= _RECENT_S
+    return "answers" if recent and running else "no trouble known", accepted
 
 
 def _senders(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

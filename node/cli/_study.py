@@ -23,6 +23,7 @@ _PROOFS = {
     "unanswered": "no proof: the question was not answered",
     "missing": "NOT FOUND THERE",
 }
+_OVER = ("cancelled", "superseded")
 _IN_TIMELINE = frozenset({"utc", "event", "rules"})
 
 
@@ -31,6 +32,7 @@ def tell(document: Mapping[str, Any], words: Words, *, verbose: bool = False) ->
     yield from _head(document, words)
     for title, lines in (
         ("Alarms", alarms(document["alarms"], words, of_study=True)),
+        ("Patients", _patients(document["patients"])),
         ("Jobs", _jobs(document["jobs"], words)),
         ("Deliveries", _deliveries(document["deliveries"], words)),
         ("Corrections of identity", _corrections(document["corrections"], words)),
@@ -82,6 +84,13 @@ def _came_of(job: Mapping[str, Any], deliveries: Sequence[Mapping[str, Any]], wo
     return f"{said}. {places}" if places else said
 
 
+def _patients(patients: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say which images are whose."""
+    for one in patients:
+        yield f"  {one['patient_id'] or 'no patient ID'}: {one['images']} images in {len(one['series'])} series"
+        yield from (f"    {series}" for series in one["series"])
+
+
 def _jobs(jobs: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:
     rows = [
         (
@@ -114,6 +123,8 @@ def _deliveries(deliveries: Sequence[Mapping[str, Any]], words: Words) -> Iterat
     ]  # fmt: skip
     for d, line in zip(deliveries, columns(rows), strict=True):
         yield line
+        if d["state"] in _OVER:  # what once went wrong there is of no concern any more
+            continue
         yield from words.reason(d["last_error"] or _why(d["state"], d["next_attempt"]))
         for refused in (o for o in d["objects"] if o["state"] == "refused"):
             status = f" {refused['status']}" if refused["status"] else ""

@@ -98,7 +98,11 @@ class Words:
 
     def since(self, utc: str | None) -> str:
         """Return how long ago a UTC time stamp was."""
-        return "" if utc is None else span((self.now - datetime.fromisoformat(utc)).total_seconds())
+        return "" if utc is None else span(self.age(utc))
+
+    def age(self, utc: str) -> float:
+        """Return how long ago a UTC time stamp was, in seconds."""
+        return (self.now - datetime.fromisoformat(utc)).total_seconds()
 
     def zone_name(self) -> str:
         """Return the zone that times are told in."""

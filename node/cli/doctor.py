@@ -52,6 +52,7 @@ def _checks(settings: "Settings") -> Iterator[tuple[str, bool, str]]:
         ("data folder", _data_folder),
         ("disk", _disk),
         ("names", _names),
+        ("index", _index),
         ("flushing", _flushing),
         ("pixel decoders", _decoders),
         ("pipelines", _torch),
@@ -97,6 +98,21 @@ def _names(settings: "Settings") -> tuple[bool, str]:
     if have is not None and have < least:
         return False, f"{have} inodes free where the data stand: every image takes one; make room for {least}"
     return True, "as many as there is space" if have is None else f"{have} inodes free"
+
+
+def _index(settings: "Settings") -> tuple[bool, str]:
+    """Open the database as `serve` and every other command do."""
+    from node.installation import DataFolder
+    from node.store import StoreError, open_database
+
+    file = DataFolder(settings.node.data_dir).database
+    try:
+        if not file.exists():
+            return True, "none yet; `pacs-ai-node serve` makes it"
+        open_database(file).close()
+    except (OSError, StoreError) as error:
+        return False, str(error)
+    return True, "opens"
 
 
 def _flushing(settings: "Settings") -> tuple[bool, str]:

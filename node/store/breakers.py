@@ -25,6 +25,14 @@ def breakers(db: Database) -> dict[str, Breaker]:
         return {row.destination: as_a(Breaker, row) for row in c.execute(sa.select(t.breaker))}
 
 
+def accepted(db: Database) -> dict[str, float]:
+    """Return when every destination last accepted an object (s since the epoch), by name."""
+    d, s = t.delivery.c, t.sent.c
+    query = sa.select(d.destination, sa.func.max(s.at)).select_from(t.sent.join(t.delivery, d.id == s.delivery_id))
+    with db.read() as c:
+        return {row[0]: row[1] for row in c.execute(query.where(s.accepted).group_by(d.destination))}
+
+
 def put(db: Database, now_is: Breaker) -> None:
     """Write down the breaker of a destination."""
     values = {

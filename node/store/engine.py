@@ -1,5 +1,7 @@
 """Opening the database: SQLite in WAL mode, every commit on disk before it counts."""
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ import sqlalchemy as sa
 from node.store import tables
 
 _BUSY_S = 30.0
+_HINDERED = ("disk is full", "readonly database", "is locked", "disk I/O error", "unable to open")
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class StoreError(Exception):
@@ -66,14 +70,27 @@ def open_database(file: Path) -> Database:
         with database.write() as connection:
             if found:
                 raise StoreError(
-                    f"{file} has tables of version {found}, this node reads {tables.VERSION}: run the version that wrote it, or move "
-                    "the file away; it is rebuilt from spool and journals, and results are sent again with the same bytes"
+                    f"{file} has tables of version {found}, this node reads {tables.VERSION}: run the version that wrote it, or "
+                    "`pacs-ai-node doctor --rebuild-index`, which makes it anew from spool and journals and keeps the old one"
                 )
             tables.metadata.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {tables.VERSION}")
     except sa.exc.DatabaseError as error:
-        raise StoreError(f"{file} cannot be opened ({error.orig}): check rights and space, or restore it") from error
+        raise StoreError(
+            f"{file} cannot be opened ({error.orig}): check rights and space; if it is damaged, `pacs-ai-node doctor --rebuild-index`"
+        ) from error
     return database
+
+
+def obstacle(error: BaseException | None) -> str | None:
+    """Return what of the machine (a full or read-only disk, a lock) made `error` happen; None: a fault of another kind."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return os.strerror(error.errno)
+        if isinstance(error, sa.exc.OperationalError) and any(text in str(error.orig) for text in _HINDERED):
+            return str(error.orig)
+        error = error.__cause__
+    return None
 
 
 def _connected(connection: Any, record: Any) -> None:  # noqa: ANN401 - the driver's types

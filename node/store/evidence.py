@@ -224,3 +224,18 @@ def tell_evidence(
             return False
         tell(c, study_uid, now, "evidence", {"revision": revision, "by": kind, "detail": dict(detail)})
     return True
+
+
+def steps(db: Database, study_uid: str) -> tuple[tuple[str, str, str, float | None, float | None], ...]:
+    """Return for every procedure step of a study: UID, status, who performs it, when it was begun, when last updated."""
+    p, n = t.procedure.c, t.notice.c
+    begun = sa.func.min(sa.case((n.kind == "mpps-create", n.received)))
+    updated = sa.func.max(sa.case((n.kind == "mpps-set", n.received)))
+    query = (
+        sa.select(p.uid, p.status, sa.func.min(n.calling), begun, updated)
+        .select_from(t.procedure.join(t.notice, n.uid == p.uid))
+        .where(p.study_uid == study_uid, n.kind.in_(("mpps-create", "mpps-set")))
+        .group_by(p.uid)
+    )
+    with db.read() as c:
+        return tuple((row[0], row[1], row[2], row[3], row[4]) for row in c.execute(query))

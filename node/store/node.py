@@ -9,10 +9,16 @@ from node.store import tables as t
 from node.store.engine import Database
 from node.store.rows import Process, as_a
 
+_DEAD = (
+    sa.select(sa.func.count())
+    .select_from(t.job.join(t.study, t.study.c.uid == t.job.c.study_uid))
+    .where(t.job.c.state == "dead", t.job.c.revision == t.study.c.revision)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many rows are in which state."""
+    """How many rows are in which state; of dead jobs those of a present revision, because nobody can retry another."""
 
     associations: int
     studies: dict[str, int]
@@ -51,6 +57,7 @@ def counts(db: Database) -> Counts:
     alive = sa.exists().where(p.pid == a.pid, p.role == "receiver", p.started <= a.opened)
     with db.read() as c:
         by = {table.name: _by_state(c, table) for table in (t.study, t.job, t.delivery)}
+        by["job"]["dead"] = c.execute(_DEAD).scalar_one()
         opened = c.execute(
             sa.select(sa.func.count()).select_from(t.association).where(a.ended.is_(None), alive)
         ).scalar_one()

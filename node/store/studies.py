@@ -114,6 +114,17 @@ def counts(db: Database, study_uid: str) -> tuple[int, int]:
         return int(row[0]), int(row[1])
 
 
+def identities(db: Database, study_uid: str) -> dict[str, dict[str, int]]:
+    """Return the identities that the images of a study name, each with its series and how many images of them it has."""
+    i = t.instance.c
+    query = sa.select(i.identity, i.series_uid, sa.func.count()).where(i.study_uid == study_uid, i.role == "image")
+    found: dict[str, dict[str, int]] = {}
+    with db.read() as c:
+        for identity, series, images in c.execute(query.group_by(i.identity, i.series_uid).order_by(sa.func.min(i.id))):
+            found.setdefault(identity, {})[series] = images
+    return found
+
+
 def close(
     db: Database,
     seen: Study,

@@ -47,11 +47,19 @@ def delivery(**more: Any) -> dict[str, Any]:
     return {**row, **more}
 
 
+def destination(**more: Any) -> dict[str, Any]:
+    row = {
+        "name": "pacs", "breaker": "closed", "since": None, "next_try": None, "last_error": None, "waiting": 0,
+        "last_accepted": None,
+    }  # fmt: skip
+    return {**row, **more}
+
+
 def show(**more: Any) -> dict[str, Any]:
     document = {
         "schema": "pacs-ai-node/show/1", "version": "test", "study_instance_uid": "1.2.3.4", "hash": "0123456789abcdef",
         "accession": "A1", "patient_id": "P1", "date": "20261120", "state": "closed", "revision": 1, "instances": 64,
-        "series": 1, "waiting_for": [], "jobs": [], "timeline": [], "deliveries": [], "corrections": [], "alarms": [],
+        "series": 1, "waiting_for": [], "patients": [], "jobs": [], "timeline": [], "deliveries": [], "corrections": [], "alarms": [],
     }  # fmt: skip
     return valid({**document, **more})
 

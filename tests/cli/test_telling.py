@@ -8,7 +8,7 @@ from rich.cells import cell_len
 
 from node.cli import _node_state, _study
 from node.cli._words import Words, columns, size, span
-from tests.cli.documents import AT, delivery, job, reason, show, status
+from tests.cli.documents import AT, delivery, destination, job, reason, show, status
 
 pytestmark = pytest.mark.unit
 
@@ -183,14 +183,9 @@ def test_status_says_whether_it_runs_accepts_and_what_needs_a_hand() -> None:
         "raised": AT,
         "reason": reason("destination-down"),
     }
-    down = {
-        "name": "pacs",
-        "breaker": "open",
-        "since": AT,
-        "next_try": "2026-11-21T09:01:30.000Z",
-        "waiting": 3,
-        "last_error": reason("no-answer"),
-    }
+    down = destination(
+        breaker="open", since=AT, next_try="2026-11-21T09:01:30.000Z", waiting=3, last_error=reason("no-answer")
+    )
     document = status(alarms=[alarm], destinations=[down])
     found = sections(list(_node_state.tell(document, ENGLISH)))
     assert any(line.startswith("accepts") and line.endswith("yes") for line in found[""])
@@ -204,6 +199,57 @@ def test_status_says_whether_it_runs_accepts_and_what_needs_a_hand() -> None:
     assert any(line.startswith("accepts") and "NO: not-accepting in English" in line for line in closed)
     stopped = sections(list(_node_state.tell(status(running=False, processes=[]), ENGLISH)))
     assert "NOT RUNNING" in stopped[""][0]
+
+
+@pytest.mark.parametrize(
+    ("row", "running", "says"),
+    [
+        ({}, True, "no trouble known  nothing accepted yet"),
+        ({"last_accepted": AT}, True, "answers  last accepted 1 min ago"),
+        ({"last_accepted": AT}, False, "no trouble known  last accepted 1 min ago"),
+        ({"last_accepted": "2026-11-20T09:01:00.000Z"}, True, "no trouble known  last accepted 1 d ago"),
+        ({"last_accepted": AT, "last_error": reason("no-answer")}, True, "failed last time  last accepted 1 min ago"),
+        ({"breaker": "half-open", "since": AT}, True, "is tried  for 1 min"),
+        ({"breaker": "open", "since": AT, "next_try": AT}, False, "DID NOT ANSWER  since 09:00:00"),
+    ],
+)
+def test_a_destination_answers_only_if_it_did_of_late(row: dict[str, Any], says: str, *, running: bool) -> None:
+    document = status(running=running, destinations=[destination(**row)])
+    first = sections(list(_node_state.tell(document, ENGLISH)))["Destinations"][0]
+    assert first == f"  pacs  {says}"
+
+
+def test_a_node_that_stands_still_claims_no_work_in_progress() -> None:
+    document = status(
+        running=False, processes=[], idle=False, jobs={"waiting": 2, "running": 1, "dead": 0},
+        deliveries={**status()["deliveries"], "sending": 1},
+    )  # fmt: skip
+    head = "\n".join(sections(list(_node_state.tell(document, ENGLISH)))[""])
+    assert "2 waiting, 1 interrupted" in head
+    assert not any(word in head for word in ("1 running", "sending", "busy"))
+
+
+@pytest.mark.parametrize("state", ["cancelled", "superseded"])
+def test_what_is_over_says_no_old_error(state: str) -> None:
+    rows = [delivery(state=state, proof=None, last_error=reason("no-answer"))]
+    (line,) = sections(told(show(jobs=[job()], deliveries=rows)))["Deliveries"]
+    assert state in line
+
+
+def test_a_study_of_several_patients_says_whose_which_series_is() -> None:
+    patients = [
+        {"patient_id": "P1", "images": 60, "series": ["1.2.1", "1.2.2"]},
+        {"patient_id": "", "images": 4, "series": ["1.2.3"]},
+    ]
+    lines = sections(told(show(patients=patients)))["Patients"]
+    assert lines == [
+        "  P1: 60 images in 2 series",
+        "    1.2.1",
+        "    1.2.2",
+        "  no patient ID: 4 images in 1 series",
+        "    1.2.3",
+    ]
+    assert "Patients" not in sections(told(show()))
 
 
 def test_status_says_what_it_has_learned_of_each_sender() -> None:

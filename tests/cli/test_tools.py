@@ -13,6 +13,7 @@ import pytest
 from dicom_io.read import read_instance
 from dicom_io.stack import build_stack
 from dicom_io.volume import load_volume
+from node.store import open_database
 from tests.cli.documents import valid
 
 pytestmark = pytest.mark.unit
@@ -35,11 +36,28 @@ def test_doctor_looks_at_everything_the_node_needs(tmp_path: Path) -> None:
     code, document = answer("doctor", PACS_AI_NODE__NODE__DATA_DIR=str(tmp_path))
     rows = {row["check"]: row for row in document["checks"]}
     assert set(rows) == {
-        "data folder", "disk", "names", "flushing", "pixel decoders", "pipelines", "Chinese font"
+        "data folder", "disk", "names", "index", "flushing", "pixel decoders", "pipelines", "Chinese font"
     }  # fmt: skip
     assert rows["pixel decoders"]["ok"]
     assert rows["pipelines"]["ok"]
     assert code == (0 if all(row["ok"] for row in rows.values()) else 1)
+
+
+def test_doctor_tells_an_index_that_this_version_cannot_read(tmp_path: Path) -> None:
+    def index() -> dict[str, Any]:
+        _, document = answer("doctor", PACS_AI_NODE__NODE__DATA_DIR=str(tmp_path))
+        return next(row for row in document["checks"] if row["check"] == "index")
+
+    assert index()["ok"]
+    assert not (tmp_path / "node.sqlite3").exists()
+    db = open_database(tmp_path / "node.sqlite3")
+    assert index()["ok"]
+    with db.write() as c:
+        c.exec_driver_sql("PRAGMA user_version = 99")
+    db.close()
+    assert not index()["ok"]
+    assert "version 99" in index()["says"]
+    assert "pacs-ai-node doctor --rebuild-index" in index()["says"]
 
 
 def test_doctor_tells_a_disk_below_its_reserve_and_one_that_forgets() -> None:
