@@ -153,6 +153,25 @@ def test_images_of_a_finished_study_go_after_their_time_and_not_before(
     assert list(desk.folder.artifacts.rglob("seg.dcm")), "results stay longer"
 
 
+def test_the_decision_is_taken_again_once_nobody_can_add_to_the_study(
+    desk: Desk, slices: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.receive(slices)
+    finish(desk, uid)
+    keep = keeper(desk, images_days=30.0)
+    desk.now += 31 * DAY
+    alone = keep._spool.held
+
+    def held(**more: bool) -> Any:
+        with desk.db.write() as c:  # somebody asks for a result while retention waits for receivers
+            c.exec_driver_sql("UPDATE delivery SET state = 'waiting' WHERE study_uid = ?", (uid,))
+        return alone(**more)
+
+    monkeypatch.setattr(keep._spool, "held", held)
+    keep.tick(desk.now)
+    assert len(files(desk)) == 4
+
+
 @pytest.mark.parametrize("spoil", ["open", "waiting", "dead job", "undelivered", "dead", "quarantined", "alarm"])
 def test_an_unfinished_study_stays_whatever_its_age_and_the_pressure(
     desk: Desk, slices: list[Path], uid: str, spoil: str, monkeypatch: pytest.MonkeyPatch
