@@ -26,7 +26,7 @@ from node.indexer import charsets
 from node.installation import DataFolder
 from node.process import folder_of
 from node.reasons import REASONS
-from node.store import Database, corrections, deliveries, jobs, open_database, studies
+from node.store import Database, corrections, jobs, open_database, studies
 from node.store.rows import Job, StoredArtifact
 from pipeline.api import Analysis, Pipeline, Progress, Selection
 from pipeline.errors import PipelineError, PipelineFailed
@@ -36,7 +36,6 @@ from sr_writer.write import Artifact, Predecessor
 _log = structlog.get_logger()
 
 _POLL_S = 0.2
-_SENT = frozenset({"sending", "delivered", "confirmed", "quarantined", "cancelled", "dead"})
 
 
 class _Overtaken(BaseException):
@@ -228,16 +227,10 @@ class Worker:
     def _carry(self, job: Job, base: Job) -> bool:
         """End a job with the outcome of `base`; send only what has not been sent."""
         root = base.carried_from or base.id
-        chain = {j.id for j in jobs.jobs(self._db, job.study_uid) if root in (j.id, j.carried_from)}
-        sent = {
-            d.destination
-            for d in deliveries.deliveries(self._db, job.study_uid)
-            if d.job_id in chain and d.state in _SENT
-        }
         told = _told(job, base.outcome or "", base.reason) if jobs.artifacts(self._db, base) else ()
         return jobs.finish(
             self._db, job, self.owner, self._now(), state="done", outcome=base.outcome or "", reason=base.reason,
-            document=base.document or {}, send_to=[d for d in told if d not in sent], carried_from=root,
+            document=base.document or {}, send_to=told, carried_from=root,
         )  # fmt: skip
 
     def _conclude(self, job: Job, outcome: JobOutcome) -> bool:

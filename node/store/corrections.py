@@ -161,8 +161,12 @@ def correct(c: sa.Connection, x: Arrived, before: str, hashed: Callable[[str], s
 
     The study opens again afterwards, see `node.store.index`.
     """
-    others = sa.select(_i.id).where(
-        _i.study_uid == x.study_uid, _i.role == "image", _i.identity == x.identity, _i.sop_uid != x.sop_uid
+    # an image that had this identity from the beginning, in a late series, has corrected nothing
+    others = (
+        sa.select(_v.sop_uid)
+        .join_from(t.version, t.instance, sa.and_(_i.sop_uid == _v.sop_uid, _i.study_uid == _v.study_uid))
+        .where(_v.study_uid == x.study_uid, _v.state == "corrected", _v.identity == before)
+        .where(_v.sop_uid != x.sop_uid, _i.role == "image", _i.identity == x.identity)
     )
     study = c.execute(sa.select(t.study).where(t.study.c.uid == x.study_uid)).one()
     jobs = sa.and_(_j.study_uid == x.study_uid, _j.state.in_(("waiting", "running")))
@@ -194,7 +198,12 @@ def correct(c: sa.Connection, x: Arrived, before: str, hashed: Callable[[str], s
 
 
 def _cancel(c: sa.Connection, study_uid: str, at: float) -> int:
-    """Cancel what has not arrived of a study; return how many deliveries. Being sent ends with the object on its way."""
+    """Cancel what has not arrived of a study; return how many deliveries. Being sent ends with the object on its way.
+
+    Nor is anybody asked any more for what has: a person removes it there, and it must not be missed.
+    """
+    asked = sa.and_(_d.study_uid == study_uid, _d.state == "delivered", _d.proof.in_(("waiting", "again")))
+    c.execute(t.delivery.update().where(asked).values(proof="none", proof_next=None))
     waiting = sa.and_(_d.study_uid == study_uid, _d.state.in_(("held", "waiting", "sending", "quarantined", "dead")))
     why = REASONS("identity-corrected").as_json()
     gone = t.delivery.update().where(waiting)

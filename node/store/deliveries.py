@@ -20,6 +20,8 @@ FRESH: Mapping[str, Any] = {
     "proof_attempts": 0,
 }  # fmt: skip
 """What a delivery that begins anew knows of its past."""
+_GONE = ("sending", "delivered", "confirmed", "quarantined", "cancelled", "dead")
+"""A delivery in one of these states went its way, or waits for a person: a carried result is not queued beside it."""
 
 
 def deliveries(db: Database, study_uid: str) -> tuple[Delivery, ...]:
@@ -86,7 +88,9 @@ def settle(
     proof: tuple[Proof, float | None] | None = None,
     alarm: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Write down what came of an attempt; False if the delivery was cancelled meanwhile.
+    """Write down what came of an attempt; False if the delivery was cancelled or overtaken meanwhile.
+
+    What was overtaken is not tried again, whatever part of it has arrived: it ends as ``superseded``.
 
     Parameters
     ----------
@@ -123,8 +127,10 @@ def settle(
     code = None if error is None else error.get("code")
     data = {"destination": taken.destination, "job": taken.job_id, "state": state, "reason": code}
     with db.write() as c:
-        mine = t.delivery.update().where(_d.id == taken.id, _d.state == "sending")
-        if not c.execute(mine.values(**values)).rowcount:
+        mine = sa.and_(_d.id == taken.id, _d.state == "sending")
+        if not over and _end_overtaken(c, mine, now):
+            return False
+        if not c.execute(t.delivery.update().where(mine).values(**values)).rowcount:
             return False
         tell(c, taken.study_uid, now, "published" if state == "delivered" else "delivery", data)
         if alarm is not None:
@@ -150,15 +156,58 @@ def calm(c: sa.Connection, study_uid: str, now: float) -> None:
 
 
 def interrupted(db: Database, now: float, destination: str | None = None) -> int:
-    """Queue again what was being sent, to one destination or to all, by somebody who is gone.
+    """Queue again what was being sent, to one destination or to all, by somebody who is gone, unless it was overtaken.
 
     Sending twice is harmless, the objects are the same.
     """
-    lost = t.delivery.update().where(_d.state == "sending")
+    lost = _d.state == "sending"
     if destination is not None:
-        lost = lost.where(_d.destination == destination)
+        lost = sa.and_(lost, _d.destination == destination)
     with db.write() as c:
-        return c.execute(lost.values(state="waiting", next_attempt=now)).rowcount
+        _end_overtaken(c, lost, now)
+        return c.execute(t.delivery.update().where(lost).values(state="waiting", next_attempt=now)).rowcount
+
+
+def overtake(c: sa.Connection, study_uid: str, at: float) -> None:
+    """End what has not been sent of a study; what is being sent gets no other attempt (it has no time for one)."""
+    mine = t.delivery.update().where(_d.study_uid == study_uid)
+    unsent = mine.where(_d.state.in_(("held", "waiting")))
+    c.execute(unsent.values(state="superseded", next_attempt=None, ended=at))
+    c.execute(mine.where(_d.state == "sending").values(next_attempt=None))
+
+
+def carry(c: sa.Connection, root: int, now: float) -> set[str]:
+    """Return where the result of the job `root`, which stands in a later revision too, has gone, is going or may not go.
+
+    What is on its way may be tried again after all.
+    """
+    chain = sa.select(t.job.c.id).where(sa.or_(t.job.c.id == root, t.job.c.carried_from == root))
+    mine = sa.and_(_d.job_id.in_(chain), _d.what == "objects")
+    c.execute(t.delivery.update().where(mine, _d.state == "sending").values(next_attempt=now))
+    gone = sa.select(_d.destination).where(_d.job_id.in_(chain), _d.state.in_(_GONE))
+    return set(c.execute(gone).scalars())
+
+
+def stands(c: sa.Connection, of: Delivery) -> bool:
+    """Say whether what a delivery brings is the result of the study's present revision, made in it or carried into it."""
+    root = (
+        sa.select(sa.func.coalesce(t.job.c.carried_from, t.job.c.id)).where(t.job.c.id == of.job_id).scalar_subquery()
+    )
+    carried = sa.exists().where(
+        t.job.c.study_uid == of.study_uid, t.job.c.revision == t.study.c.revision, t.job.c.state == "done",
+        t.job.c.carried_from == root,
+    )  # fmt: skip
+    present = sa.or_(t.study.c.revision == of.revision, carried)
+    return c.execute(sa.select(t.study.c.uid).where(t.study.c.uid == of.study_uid, present)).first() is not None
+
+
+def _end_overtaken(c: sa.Connection, being_sent: sa.ColumnElement[bool], now: float) -> int:
+    mine = t.delivery.update().where(being_sent, _d.next_attempt.is_(None))
+    ended = c.execute(mine.values(state="superseded", ended=now).returning(t.delivery)).all()
+    for row in ended:
+        data = {"destination": row.destination, "job": row.job_id, "state": "superseded", "reason": None}
+        tell(c, row.study_uid, now, "delivery", data)
+    return len(ended)
 
 
 def give_up(

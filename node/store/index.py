@@ -10,6 +10,7 @@ from node.failpoint import passing
 from node.store import corrections, evidence, relays
 from node.store import tables as t
 from node.store.alarms import Rung
+from node.store.deliveries import overtake
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Arrived, AssociationEnded, AssociationOpened, Change, Noticed, Removed, Repeated
@@ -202,10 +203,10 @@ def _drop_early(c: sa.Connection, study_uid: str, revision: int, at: float) -> N
     jobs = sa.and_(
         t.job.c.study_uid == study_uid,
         t.job.c.revision == revision,
-        t.job.c.state.in_(("waiting", "running", "done", "dead")),
+        t.job.c.state.in_(("waiting", "running", "done", "dead", "cancelled")),
     )
     c.execute(t.job.update().where(jobs).values(state="superseded", ended=at))
-    c.execute(_unsent(study_uid).values(state="superseded", next_attempt=None, ended=at))
+    overtake(c, study_uid, at)
     tell(c, study_uid, at, "early-work-dropped", {"revision": revision})
 
 
@@ -213,8 +214,4 @@ def _supersede(c: sa.Connection, study_uid: str, at: float) -> None:
     """End what has not started or not been sent of the revision that a late image has overtaken."""
     jobs = sa.and_(t.job.c.study_uid == study_uid, t.job.c.state == "waiting")
     c.execute(t.job.update().where(jobs).values(state="superseded", ended=at))
-    c.execute(_unsent(study_uid).values(state="superseded", next_attempt=None, ended=at))
-
-
-def _unsent(study_uid: str) -> sa.Update:
-    return t.delivery.update().where(t.delivery.c.study_uid == study_uid, t.delivery.c.state.in_(("held", "waiting")))
+    overtake(c, study_uid, at)

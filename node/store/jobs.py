@@ -8,7 +8,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from node.failpoint import passing
 from node.store import tables as t
-from node.store.deliveries import FRESH
+from node.store.deliveries import FRESH, carry
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Job, JobState, StoredArtifact, as_a
@@ -92,7 +92,7 @@ def finish(
     artifacts : Sequence[StoredArtifact]
         What was written.
     send_to : Sequence[str]
-        Destinations that are told.
+        Destinations that are told, where what is carried has not gone already.
     quarantined : Mapping or None
         Destinations whose delivery the gate refused, and the reason.
     carried_from : int or None
@@ -117,7 +117,8 @@ def finish(
                 sop_uid=a.sop_uid, series_uid=a.series_uid, bytes=a.bytes, digest=a.digest,
             ))  # fmt: skip
         first = _first_state(c, done)
-        for destination in send_to:
+        gone = set() if carried_from is None else carry(c, carried_from, now)
+        for destination in [name for name in send_to if name not in gone]:
             _queue(c, done, destination, now, first, None)
         kept = sa.and_(t.delivery.c.job_id == done.id, t.delivery.c.what == "refused")
         c.execute(t.delivery.update().where(kept).values(state="superseded"))  # of an earlier attempt
@@ -183,7 +184,13 @@ def predecessor(db: Database, of: Job) -> Job | None:
     """
     d, s = t.delivery.c, t.study.c
     patient_since = sa.select(s.patient_since).where(s.uid == of.study_uid).scalar_subquery()
-    left = sa.exists().where(d.job_id == _j.id, d.state.in_(("sending", "delivered", "confirmed")))
+    # of what was overtaken half-way: if the report is among what arrived
+    report = sa.exists().where(
+        t.sent.c.delivery_id == d.id, t.sent.c.accepted, t.artifact.c.sop_uid == t.sent.c.sop_uid,
+        t.artifact.c.kind == "sr",
+    )  # fmt: skip
+    arrived = sa.or_(d.state.in_(("sending", "delivered", "confirmed")), report)
+    left = sa.exists().where(d.job_id == _j.id, arrived)
     none_planned = ~sa.exists().where(d.job_id == _j.id)
     query = sa.select(t.job).where(
         _j.study_uid == of.study_uid, _j.pipeline == of.pipeline, _j.revision < of.revision,

@@ -86,10 +86,12 @@ def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int
     """
     with db.write() as c:
         jobs = c.execute(sa.select(t.job).where(_chosen(_j.study_uid, _j.id, study_uid, job_id))).all()
-        present = {uid: _revision(c, uid) for uid in {job.study_uid for job in jobs}}
+        present = {uid: _present(c, uid) for uid in {job.study_uid for job in jobs}}
         count = 0
         for job in jobs:
-            if job.revision != present[job.study_uid] or job.pipeline is None:  # without a pipeline nothing can run
+            if (job.revision, job.upto) != present[job.study_uid]:  # more images have come: other work is, or will be
+                continue
+            if job.pipeline is None:  # nothing can run
                 continue
             if job.state in ("dead", "cancelled") or (
                 job.outcome == "not_analysed" and job.pipeline and job.state == "done"
@@ -153,5 +155,7 @@ def _chosen(
     return study == study_uid if job_id is None else job == job_id
 
 
-def _revision(c: sa.Connection, study_uid: str) -> int:
-    return int(c.execute(sa.select(t.study.c.revision).where(t.study.c.uid == study_uid)).scalar_one())
+def _present(c: sa.Connection, study_uid: str) -> tuple[int, int]:
+    """Return the revision of a study, and up to which row it has images."""
+    row = c.execute(sa.select(_s.revision, _s.upto).where(_s.uid == study_uid)).one()
+    return int(row.revision), int(row.upto)

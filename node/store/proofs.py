@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from node.store import alarms
 from node.store import tables as t
-from node.store.deliveries import calm
+from node.store.deliveries import calm, stands
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Delivery, Proof, as_a
@@ -48,16 +48,26 @@ def conclude(
 
 
 def send_again(db: Database, asked: Delivery, now: float, missing: Collection[str]) -> bool:
-    """Queue the objects that are not there once more."""
+    """Queue the objects that are not there once more; False if it was sent again meanwhile, or is nobody's result now.
+
+    The latter ends as ``superseded``: if a later revision finds that the result stands, it is queued with that.
+    """
     values = {"state": "waiting", "attempts": 0, "next_attempt": now, "ended": None, "queued": now, "proof": "again"}
     gone = sa.and_(t.sent.c.delivery_id == asked.id, t.sent.c.sop_uid.in_(list(missing)))
     data = {"destination": asked.destination, "job": asked.job_id, "objects": len(missing)}
     with db.write() as c:
+        wanted = stands(c, asked)
+        if not wanted:
+            values = {"state": "superseded"}
         if not c.execute(_same(asked).values(**values, proof_next=None, proof_attempts=0)).rowcount:
             return False
         c.execute(t.sent.delete().where(gone))
-        tell(c, asked.study_uid, now, "sent-again", data)
-    return True
+        if wanted:
+            tell(c, asked.study_uid, now, "sent-again", data)
+        else:
+            data = {"destination": asked.destination, "job": asked.job_id, "state": "superseded", "reason": None}
+            tell(c, asked.study_uid, now, "delivery", data)
+    return wanted
 
 
 def _open() -> sa.ColumnElement[bool]:

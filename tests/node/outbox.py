@@ -19,7 +19,7 @@ from dicom_io.status import Outcome, judge
 from node.deliver import Courier
 from node.proof import Prover
 from node.store import Database, deliveries, index, jobs, open_database, studies
-from node.store.rows import Arrived, Delivery, Planned, StoredArtifact
+from node.store.rows import Arrived, Delivery, Job, Planned, Relation, StoredArtifact
 from node.transport import Transport
 
 _numbers = itertools.count(7_000_000)
@@ -45,31 +45,44 @@ class Outbox:
         self, *, objects: int = 2, priority: int = 2, to: Sequence[str] = ("pacs",), sop_class: str = CAPTURE
     ) -> str:
         """Finish a job of a new study, due to leave now; return the study UID."""
-        n = self._made = self._made + 1
         uid = f"2.25.{next(_numbers)}"
         self.studies.append(uid)
+        self.arrive(uid)
+        self.finish(uid, objects=objects, priority=priority, to=to, sop_class=sop_class)
+        return uid
+
+    def arrive(self, uid: str, image: int = 1, *, identity: str = "", relation: Relation = "first") -> None:
+        """Take an image of a study, or another version of one."""
+        n = self._made = self._made + 1
         arrived = Arrived(
-            "a", self.now, uid, f"{uid}.1", f"{uid}.1.1", CAPTURE, ExplicitVRLittleEndian, f"d{n}", 1, f"e{n}", "image"
-        )
-        assert index.index(self.db, f"j{n}", (0, 1), [arrived], lambda _uid: f"{n:016x}") not in (None, False)
+            "a", self.now, uid, f"{uid}.1", f"{uid}.1.{image}", CAPTURE, ExplicitVRLittleEndian, f"d{n}", 1, f"e{n}",
+            "image", identity=identity, relation=relation,
+        )  # fmt: skip
+        assert index.index(self.db, f"j{n}", (0, 1), [arrived], lambda _uid: f"{n:016x}") is not None
+
+    def finish(
+        self, uid: str, *, objects: int = 2, priority: int = 2, to: Sequence[str] = ("pacs",), sop_class: str = CAPTURE,
+        carried_from: int | None = None,
+    ) -> None:  # fmt: skip
+        """Close a study and finish its job, with a result of its own or with an earlier one that stands."""
         seen = studies.study(self.db, uid)
         assert seen is not None
         plan = Planned("chest_ct", (f"{uid}.1",), {name: ["result"] for name in to}, {}, priority=priority)
         assert studies.close(self.db, seen, [plan], self.now, publish=True, why={}, routed={})
-        (row,) = jobs.jobs(self.db, uid)
-        job = jobs.claim(self.db, row.id, "w", self.now, 30.0)
+        job = jobs.claim(self.db, jobs.jobs(self.db, uid)[-1].id, "w", self.now, 30.0)
         assert job is not None
-        written = [self._write(job.id, uid, k, sop_class) for k in range(objects)]
+        new = objects if carried_from is None else 0
+        written = [self._write(job, k, sop_class) for k in range(new)]
         assert jobs.finish(
             self.db, job, "w", self.now, state="done", outcome="result", reason=None, document={}, artifacts=written,
-            send_to=to,
+            send_to=to, carried_from=carried_from,
         )  # fmt: skip
-        return uid
 
-    def _write(self, job: int, study: str, k: int, sop_class: str) -> StoredArtifact:
+    def _write(self, of: Job, k: int, sop_class: str) -> StoredArtifact:
+        job, study = of.id, of.study_uid
         ds = Dataset()
-        ds.SOPClassUID, ds.SOPInstanceUID = sop_class, f"{study}.9.{k}"
-        ds.StudyInstanceUID, ds.SeriesInstanceUID = study, f"{study}.8.{k}"
+        ds.SOPClassUID, ds.SOPInstanceUID = sop_class, f"{study}.9.{of.revision}.{k}"
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = study, f"{study}.8.{of.revision}.{k}"
         ds.PatientID, ds.PatientName, ds.AccessionNumber, ds.Modality = "P1", "Nobody^At All", "A1", "OT"
         ds.file_meta = FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -99,8 +112,13 @@ class Outbox:
         return row.state, row.attempts, row.last_error and row.last_error["code"]
 
     def uids(self, uid: str | None = None) -> list[str]:
-        """Return the SOP Instance UIDs of a study's objects, in the order in which they leave."""
-        (job,) = jobs.jobs(self.db, uid or self.studies[0])
+        """Return the SOP Instance UIDs of a study's newest result, in the order in which they leave."""
+        return self.of(jobs.jobs(self.db, uid or self.studies[0])[-1].id)
+
+    def of(self, job_id: int) -> list[str]:
+        """Return the SOP Instance UIDs of what stands for a job."""
+        job = jobs.job(self.db, job_id)
+        assert job is not None
         return [a.sop_uid for a in jobs.artifacts(self.db, job)]
 
     def run(self, courier: Courier) -> int:
