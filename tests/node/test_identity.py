@@ -79,6 +79,25 @@ def test_a_name_in_two_scripts_is_one_name_and_an_unknown_script_says_nothing() 
     assert patients((identity_of(both), identity_of(other))) == 2
 
 
+@pytest.mark.parametrize(("name", "other", "count"), [
+    ("ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう", "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう", 1),
+    ("WANG^XD=Wang^XiaoDong", "WANG^XD=Wang^XiaoDong", 1),
+    ("홍^길동=洪^吉洞", "홍^길동", 1),
+    ("Иванов^Иван", "Ivanov^Ivan", 1),
+    ("李^?", "王^小东", 2),
+])  # fmt: skip
+def test_names_within_a_study_are_compared_as_at_a_destination(
+    ct: list[Path], name: str, other: str, count: int
+) -> None:
+    def of(patient: str, accession: str) -> str:
+        ds = dcmread(ct[0])
+        ds.SpecificCharacterSet = "ISO_IR 192"
+        ds.PatientName, ds.AccessionNumber = patient, accession
+        return identity_of(ds)
+
+    assert patients((of(name, "A1"), of(other, "A2"))) == count
+
+
 @pytest.mark.parametrize(("charset", "name", "count"), [
     ("GB18030", "王^小东".encode("gb18030"), 1),
     ("ISO_IR 192", b"WANG^XIAODONG", 1),
