@@ -1,8 +1,12 @@
-"""Deliveries under any order of answers, kills, commands and time (a Hypothesis state machine on the real store)."""
+"""Deliveries under any order of answers, kills, commands, late images, corrections and time (a Hypothesis state machine
+on the real store)."""
 
+import json
 import shutil
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from pydicom import dcmread
 
 from dicom_io.scu_query import FoundStudy
 from node import overdue
-from node.store import deliveries, jobs, open_database, operator
+from node.store import deliveries, jobs, open_database, operator, studies
 from node.store.rows import Delivery
 from tests.node.outbox import Answer, Outbox, Script, place
 
@@ -22,6 +27,7 @@ STATUSES: list[Answer] = [
     "association-rejected", "context-refused",
 ]  # fmt: skip
 ACCEPTING = {0x0000, 0xB007}
+EVENTS, WORK = ["late image", "correction"], ["not yet", "new", "carried"]
 ENDED = {"delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead"}
 
 
@@ -44,6 +50,11 @@ class Deliveries(RuleBasedStateMachine):
         self.said = 0
         self.whose: Literal["same", "other", "unknown", "query-not-offered", "peer-timeout"] = "same"
         self.script = Script(answers=self._answer, find=self._find)
+        self.stale: set[str] = set()
+        self.wrong: set[str] = set()
+        self.going: set[str] = set()
+        self.meanwhile: list[Callable[[], None]] = []
+        self.versions = 0
 
     def teardown(self) -> None:
         self.box.db.close()
@@ -53,8 +64,12 @@ class Deliveries(RuleBasedStateMachine):
         uid = self._uid(path)
         before = self.script.holds.get(uid) is not None
         self.said += 1
-        again = {row.proof for row in self._rows() if uid in self.box.uids(row.study_uid)} == {"again"}
+        again = "again" in {row.proof for row in self._rows() if uid in self.box.of(row.job_id)}
         assert uid not in self.done or again, "an object that was accepted is sent again, and nobody asked for it"
+        assert uid in self.going or uid not in self.stale | self.wrong, "a result that was overtaken is sent"
+        self.going = {a for row in self._rows() if uid in (its := self.box.of(row.job_id)) for a in its}
+        while self.meanwhile:
+            self.meanwhile.pop()()
         if self.kill_at is not None and self.said >= self.kill_at:
             self.kill_at = None
             if self.said % 2:  # the object arrived, the answer did not
@@ -75,12 +90,7 @@ class Deliveries(RuleBasedStateMachine):
         assert self.script.holds.setdefault(self._uid(path), digest) == digest, "one UID, two contents"
 
     def _uid(self, path: Path) -> str:
-        for study in self.box.studies:
-            (job, *_) = jobs.jobs(self.box.db, study)
-            for a in jobs.artifacts(self.box.db, job):
-                if a.path == path.name:
-                    return a.sop_uid
-        raise AssertionError(path)
+        return str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
 
     def _find(self, uid: str) -> Sequence[FoundStudy] | str:
         if self.whose in ("query-not-offered", "peer-timeout"):
@@ -132,17 +142,102 @@ class Deliveries(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 6))
     def deliver(self, steps: int) -> None:
         for _ in range(steps):
-            self.courier.step()
+            self._step()
+
+    def _step(self) -> bool:
+        self.going = set()
+        return self.courier.step()
 
     @rule(after=st.integers(1, 4))
     def deliver_and_be_killed(self, after: int) -> None:
+        self._until_killed(after)
+
+    def _until_killed(self, after: int) -> None:
         self.kill_at, self.said = after, 0
         try:
             for _ in range(3):
-                self.courier.step()
+                self._step()
         except Killed:
             self._restart()
         self.kill_at = None
+
+    def _results(self, study: str) -> set[str]:
+        return {uid for job in jobs.jobs(self.box.db, study) for uid in self.box.of(job.id)}
+
+    def _image(self, study: str) -> None:
+        """A late image: whatever was made before is no longer the study's result."""
+        self.versions += 1
+        found = studies.study(self.box.db, study)
+        self.box.arrive(study, image=1000 + self.versions)
+        if found is not None and found.state == "closed":  # else that is so already, but for what a person sent since
+            self.stale |= self._results(study)
+
+    def _correction(self, study: str) -> None:
+        """Whatever was made before has another patient's name on it, for ever."""
+        self.versions += 1
+        self.box.arrive(study, identity=json.dumps({"PatientID": f"C{self.versions}"}), relation="corrected")
+        self.wrong |= self._results(study)
+
+    def _work(self, study: str, carried: bool) -> None:
+        """The study closes again; an earlier result may still stand, if it has the right name on it."""
+        db = self.box.db
+        found = studies.study(db, study)
+        if found is None or found.state != "open":
+            return
+        last = jobs.standing(db, replace(jobs.jobs(db, study)[0], id=sys.maxsize))
+        if carried and last is not None and not self.wrong & set(self.box.of(last.id)):
+            before = {uid for row in self._rows() if row.state != "superseded" for uid in self.box.of(row.job_id)}
+            self.box.finish(study, carried_from=last.carried_from or last.id)
+            self.stale -= set(self.box.uids(study))
+            if not before & set(self.box.uids(study)):  # what was overtaken half-way begins anew
+                self.done -= set(self.box.uids(study))
+        else:
+            self.box.finish(study)
+
+    def _overtake(self, study: str, what: str, work: str) -> None:
+        {"late image": self._image, "correction": self._correction}[what](study)
+        if work != "not yet":
+            self._work(study, work == "carried")
+
+    @precondition(lambda self: self.box.studies)
+    @rule(data=st.data(), what=st.sampled_from(EVENTS), work=st.sampled_from(WORK))
+    def something_overtakes(self, data: Any, what: str, work: str) -> None:
+        self._overtake(data.draw(st.sampled_from(self.box.studies)), what, work)
+
+    def _next(self) -> str:
+        """Queue what leaves next, to a destination that is well."""
+        self.it_heals()
+        self.box.now += 700.0
+        return self.box.add(priority=0)
+
+    @precondition(lambda self: len(self.box.studies) < 6)
+    @rule(
+        what=st.sampled_from(EVENTS), work=st.sampled_from(WORK), after=st.integers(1, 3),
+        answer=st.sampled_from([*STATUSES, "killed"]),
+    )  # fmt: skip
+    def something_overtakes_what_is_being_sent(self, what: str, work: str, after: int, answer: Any) -> None:
+        study = self._next()
+        self.meanwhile = [lambda: self._overtake(study, what, work)]
+        if answer == "killed":
+            self._until_killed(after)
+        else:
+            self.default = answer
+            self._step()
+        self.meanwhile = []
+
+    @precondition(lambda self: len(self.box.studies) < 6)
+    @rule(what=st.sampled_from(EVENTS), work=st.sampled_from(WORK))
+    def something_overtakes_what_was_acknowledged_and_is_not_there(self, what: str, work: str) -> None:
+        study = self._next()
+        self._step()
+        self._overtake(study, what, work)
+        self.it_shows("none")
+        self.prove(8)
+
+    @precondition(lambda self: self.box.studies)
+    @rule(data=st.data(), carried=st.booleans())
+    def a_study_is_worked_again(self, data: Any, carried: bool) -> None:
+        self._work(data.draw(st.sampled_from(self.box.studies)), carried)
 
     @rule()
     def _restart(self) -> None:
@@ -161,7 +256,12 @@ class Deliveries(RuleBasedStateMachine):
     def prove(self, times: int) -> None:
         for _ in range(times):
             self.box.now += 700.0
+            before = {row.id: row.proof for row in self._rows()}
             self.prover.step()
+            for row in self._rows():
+                if row.proof == "again" != before[row.id]:
+                    uids = set(self.box.of(row.job_id))
+                    assert not uids & (self.stale | self.wrong), "an overtaken result is queued a second time"
 
     @precondition(lambda self: self.box.studies)
     @rule(data=st.data(), command=st.sampled_from(["retry", "resend", "cancel"]))
@@ -169,7 +269,12 @@ class Deliveries(RuleBasedStateMachine):
         study = data.draw(st.sampled_from(self.box.studies))
         if command == "resend":
             operator.resend(self.box.db, study, self.box.now)
-            self.done -= set(self.box.uids(study))
+            for row in self._rows():
+                if row.study_uid == study and row.state == "waiting" and row.queued == self.box.now:
+                    uids = set(self.box.of(row.job_id))
+                    assert not uids & self.wrong, "a result under an old identity is queued"
+                    self.done -= uids
+                    self.stale -= uids  # a person knows better
         else:
             getattr(operator, command)(self.box.db, self.box.now, study_uid=study)
 
@@ -177,7 +282,7 @@ class Deliveries(RuleBasedStateMachine):
     def nothing_is_marked_delivered_that_was_not_accepted(self) -> None:
         for row in self._rows():
             if row.state in ("delivered", "confirmed"):
-                uids = set(self.box.uids(row.study_uid))
+                uids = set(self.box.of(row.job_id))
                 assert uids <= self.accepted | set(self.script.holds), row
                 said = deliveries.sent(self.box.db, row.id)
                 assert {u for u, s in said.items() if s.accepted} == uids, row
@@ -201,6 +306,15 @@ class Deliveries(RuleBasedStateMachine):
                 assert row.proof == "find", row
 
     @invariant()
+    def nothing_overtaken_waits_or_is_asked_about(self) -> None:
+        for row in self._rows():
+            uids = set(self.box.of(row.job_id))
+            if row.state in ("waiting", "held"):
+                assert not uids & (self.stale | self.wrong), row
+            if row.state == "delivered" and row.proof in ("waiting", "again"):
+                assert not uids & self.wrong, row
+
+    @invariant()
     def attempts_are_never_negative(self) -> None:
         assert all(row.attempts >= 0 for row in self._rows())
 
@@ -209,11 +323,17 @@ class Deliveries(RuleBasedStateMachine):
         self.it_heals()
         self.box.now += 700.0
         for _ in range(12):
-            while self.courier.step():
+            while self._step():
                 pass
             self.box.now += 700.0
         left = {row.state for row in self._rows()} - ENDED
         assert not left, left
+        for study in self.box.studies:
+            job = jobs.jobs(self.box.db, study)[-1]
+            found = studies.study(self.box.db, study)
+            if found is not None and found.state == "closed" and job.state == "done":
+                ends = {row.state for row in self._rows() if set(self.box.of(row.job_id)) == set(self.box.of(job.id))}
+                assert ends - {"superseded"}, "the standing result went nowhere"
 
 
 Deliveries.TestCase.settings = settings(
