@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from dicom_io import elements
 from dicom_io.charset import TEXT_VRS, declared, text_of
@@ -149,6 +150,8 @@ def _comparable(dataset: Dataset, keyword: str) -> str:
     vr = dictionary_VR(tag_for_keyword(keyword) or 0).split(" or ")[0]
     if vr == "SQ":
         items = elements.value(dataset, keyword)
+        if not isinstance(items, Sequence):  # sent with another VR
+            return elements.text(dataset, keyword)
         return json.dumps([_item(item) for item in items], sort_keys=True) if items else ""
     if vr in TEXT_VRS:
         return _text(dataset, keyword, vr)

@@ -1,11 +1,13 @@
 """From journals to the index. The same code follows the receivers and rebuilds everything after a loss."""
 
+import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 import structlog
 
 from config.settings import Settings
@@ -13,10 +15,13 @@ from dicom_io.errors import UnreadableError
 from dicom_io.model import Instance
 from dicom_io.normalise import text_of_sender
 from dicom_io.read import read_instance
+from dicom_io.reason import Reason
+from dicom_io.reasons import REASONS as DICOM_REASONS
 from dicom_io.same import equal_pixels
-from node import alarm, identity, log, route
+from node import alarm, identity, log, route, spool
 from node.installation import DataFolder
 from node.notices import noticed
+from node.reasons import REASONS
 from node.spool import journals, read_journal
 from node.store import Database, corrections
 from node.store import index as store
@@ -41,6 +46,7 @@ _ENDED: Mapping[str, End] = {"association-released": "released", "association-ab
 _FACTS = ("Modality", "AccessionNumber", "PatientID", "IssuerOfPatientID", "StudyDate")
 _ARRIVED = frozenset({"stored", "conflict", "recovered"})
 """A conflict may be the only record of its UID: the first object's process can have died before writing one."""
+_OBJECTS = _ARRIVED | {"duplicate"}
 _BECOMES: Mapping[str, VersionState] = {"conflict": "conflict", "returned": "returned", "same": "same"}
 _HEARD = 10_000
 """Studies whose sender's character set has been looked at that are remembered."""
@@ -86,11 +92,17 @@ class Indexer:
         self._heard: set[tuple[str, str]] = set()
 
     def advance(self) -> int:
-        """Index what is new in every journal; return how many records that were."""
-        count = 0
+        """Index some megabytes of what is new, a journal to its end before the next; return how many bytes that were.
+
+        The order is that of writing: whoever reads a correction before what it corrects takes the wrong one for the last.
+        """
+        read = 0
         for path in journals(self._folder.path):
-            count += self._follow(path)
-        return count
+            while step := self._follow(path):
+                read += step
+                if read >= spool.READ_BYTES:
+                    return read
+        return read
 
     def changed(self) -> list[Change]:
         """Return what has been indexed since this was last asked."""
@@ -108,12 +120,12 @@ class Indexer:
         if after == offset:
             return 0
         pid = int(path.stem.rpartition("-")[2])
-        known = corrections.versions(self._db, (str(r.get("sop")) for r in records if r["kind"] in _ARRIVED))
+        known = corrections.versions(self._db, (str(r.get("sop")) for r in records if r["kind"] in _OBJECTS))
         changes = [c for c in (self._change(record, pid, known) for record in records) if c is not None]
         rung = store.index(self._db, path.name, (offset, after), changes, self._hashed, self._longest_s)
         if rung is None:
             self._offsets = store.offsets(self._db)
-            return 0
+            return self._follow(path)
         for bell in rung:
             if bell.raised:
                 alarm.tell(bell.code, bell.study)
@@ -121,7 +133,7 @@ class Indexer:
                 _log.info("alarm.cleared", code=bell.code, study=bell.study)
         self._offsets[path.name] = after
         self._changes += changes
-        return len(records)
+        return after - offset
 
     def _hashed(self, study_uid: str) -> str:
         return log.study_hash(self._installation_id, study_uid)
@@ -129,8 +141,12 @@ class Indexer:
     def _change(self, record: Mapping[str, Any], pid: int, known: Known) -> Change | None:
         try:
             return self._understood(record, pid, known)
-        except (KeyError, ValueError) as error:  # our own records: only a broken disk or another version writes others
-            _log.error("index.odd-record", kind=record["kind"], error=type(error).__name__)
+        except (sa.exc.SQLAlchemyError, MemoryError):  # about this machine now, not about the record
+            raise
+        except Exception as error:  # noqa: BLE001 - only a broken disk or another version writes such records of ours
+            _log.error("index.odd-record", kind=str(record["kind"]), error=type(error).__name__)
+            if isinstance(entry := record.get("entry"), str):
+                alarm.ring(self._db, REASONS("record-not-understood"), entry, time.time())
             return None
 
     def _understood(self, record: Mapping[str, Any], pid: int, known: Known) -> Change | None:
@@ -142,14 +158,14 @@ class Indexer:
         if kind in _ENDED:
             incomplete = _ENDED[kind] == "released" and record.get("refused")
             return AssociationEnded(record["association"], "incomplete" if incomplete else _ENDED[kind], at)
-        if kind == "duplicate":
+        if kind == "duplicate" and not _is_lost(known, record["sop"], record["digest"]):
             where = (record["digest"], record["entry"])
             return Repeated(record["association"], at, record["study"], record["sop"], *where)
         if kind == "removed":
             return Removed(record["entry"], at)
         if kind == "notice":
             return replace(noticed(record, self._folder.spool), relay_to=self._ris)
-        return self._arrived(record, at, known) if kind in _ARRIVED else None
+        return self._arrived(record, at, known) if kind in _OBJECTS else None
 
     def _arrived(self, record: Mapping[str, Any], at: float, known: Known) -> Arrived:
         x = Arrived(
@@ -162,26 +178,40 @@ class Indexer:
             instance = read_instance(path, self._charsets.get(record["calling"]))
         except UnreadableError as error:
             if not path.exists():
-                return self._gone(x, "missing")
-            _log.warning("index.unreadable", entry=x.entry, reason=error.reason.code)
-            who = (x.study_uid, self._hashed(x.study_uid))
-            alarm.ring(self._db, error.reason, x.study_uid, at, study=who)
-            x = replace(x, relation="conflict" if any(v.state == "used" for v in known.get(x.sop_uid, ())) else "first")
+                return self._gone(x, "missing", known)
+            x = self._unreadable(x, error.reason, known)
         else:
             if instance.digest != x.digest:
-                return self._gone(x, "damaged")
-            header = instance.header
-            self._listen_to(record["calling"], x.study_uid, header, at)
-            modality, accession, patient_id, issuer, date = (str(header.get(k) or "").strip() for k in _FACTS)
-            x = replace(
-                x, role=self._role(header, record, modality.upper()), identity=identity.identity_of(header),
-                modality=modality, accession=accession, patient_id=patient_id, issuer=issuer, date=date,
-            )  # fmt: skip
-            x = self._related(x, instance, known.get(x.sop_uid, ()))
+                return self._gone(x, "damaged", known)
+            try:
+                x = self._read(x, record, instance, known)
+            except (sa.exc.SQLAlchemyError, MemoryError):  # about this machine now, not about the object
+                raise
+            except Exception as error:  # noqa: BLE001 - one hostile header must not keep all others from the index
+                _log.exception("index.odd-header", entry=x.entry, error=type(error).__name__)
+                x = self._unreadable(x, DICOM_REASONS("unparsable"), known)
         before = known.get(x.sop_uid, ())
+        if _is_lost(known, x.sop_uid, x.digest):
+            before = tuple(v for v in before if v.digest != x.digest)
         if all(v.digest != x.digest for v in before):
             known[x.sop_uid] = _with(before, x)
         return x
+
+    def _unreadable(self, x: Arrived, reason: Reason, known: Known) -> Arrived:
+        _log.warning("index.unreadable", entry=x.entry, reason=reason.code)
+        alarm.ring(self._db, reason, x.study_uid, x.at, study=(x.study_uid, self._hashed(x.study_uid)))
+        return replace(x, relation="conflict" if any(v.state == "used" for v in known.get(x.sop_uid, ())) else "first")
+
+    def _read(self, x: Arrived, record: Mapping[str, Any], instance: Instance, known: Known) -> Arrived:
+        """Add what the header says."""
+        header = instance.header
+        self._listen_to(record["calling"], x.study_uid, header, x.at)
+        modality, accession, patient_id, issuer, date = (str(header.get(k) or "").strip() for k in _FACTS)
+        x = replace(
+            x, role=self._role(header, record, modality.upper()), identity=identity.identity_of(header),
+            modality=modality, accession=accession, patient_id=patient_id, issuer=issuer, date=date,
+        )  # fmt: skip
+        return self._related(x, instance, known.get(x.sop_uid, ()))
 
     def _listen_to(self, calling: str, study_uid: str, header: Any, at: float) -> None:  # noqa: ANN401 - a pydicom Dataset
         """Look once per study whether its sender writes the character set that it declares; `status` tells by sender."""
@@ -197,10 +227,14 @@ class Indexer:
             for code in ("charset-undeclared", "charset-unknown", "charset-mismatch"):
                 alarm.quieten(self._db, code, calling, at)
 
-    def _gone(self, x: Arrived, lost: Lost) -> Arrived:
+    def _gone(self, x: Arrived, lost: Lost, known: Known) -> Arrived:
         lost = "removed" if x.entry in self._removed else lost
         if lost != "removed":
             _log.error("index.lost", entry=x.entry, how=lost, study=self._hashed(x.study_uid))
+        before = known.get(x.sop_uid, ())
+        if all(v.digest != x.digest for v in before):
+            gone = Version(x.sop_uid, x.digest, x.study_uid, x.entry, "unreadable", x.identity, x.at)
+            known[x.sop_uid] = (*before, gone)
         return replace(x, lost=lost)
 
     def _related(self, x: Arrived, instance: Instance, before: Sequence[Version]) -> Arrived:
@@ -233,6 +267,11 @@ class Indexer:
         if authored_by(header, self._installation_id) or store.is_artifact(self._own, record["sop"]):
             return "authored"
         return "image" if route.is_image(record["sop_class"], modality, self._rules) else "other"
+
+
+def _is_lost(known: Known, sop_uid: str, digest: str) -> bool:
+    """Say whether all that is known of an object is that it could not be read when it came: it is to be looked at."""
+    return any(v.digest == digest and v.state == "unreadable" and v.removed is not None for v in known.get(sop_uid, ()))
 
 
 def _with(before: tuple[Version, ...], x: Arrived) -> tuple[Version, ...]:

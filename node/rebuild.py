@@ -174,7 +174,7 @@ class Rebuild:
         """Journal what stands in the spool without a record; return the entries, and what is nothing of ours."""
         now = self._now()
         # of several objects under one UID the one with the lowest number came first
-        before = JournalWriter(self._folder.spool / "journal", lambda: now.replace(year=_LONG_AGO))
+        before = JournalWriter(self._folder.spool / "journal", lambda: now.replace(year=_LONG_AGO), first=True)
         after = JournalWriter(self._folder.spool / "journal", lambda: now)
         found: list[str] = []
         strange: list[str] = []
@@ -267,9 +267,10 @@ class Rebuild:
         indexer = Indexer(db, self._folder, self._settings, survey.removed, own)
         lost: dict[str, set[str]] = {"missing": set(), "damaged": set()}
         count = 0
-        while step := indexer.advance():
-            count += step
-            for change in indexer.changed():
+        while indexer.advance():
+            changes = indexer.changed()
+            count += len(changes)
+            for change in changes:
                 if isinstance(change, Arrived) and change.lost in lost:
                     lost[change.lost].add(change.entry)
             self._progress(f"index: {count} records")

@@ -21,7 +21,7 @@ from node import retry, watermarks
 from node.failpoint import passing
 from node.indexer import lagging
 from node.installation import DataFolder
-from node.spool import JournalWriter, Spool, alive, journals, read_journal, utc
+from node.spool import JournalWriter, Spool, alive, begun, journals, read_journal, utc
 from node.store import Database, index, storage
 from node.store.rows import Finished, Study
 
@@ -240,9 +240,9 @@ class Retention:
         if index.offsets(self._db).get(path.name, 0) < path.stat().st_size:
             return None
         if REMOVALS in path.name:  # of use as long as a journal stands that may name the same entries
-            last = f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y%m%dT%H%M%S%f}"
-            others = [f for f in files if REMOVALS not in f.name and f.name < last]
-            return None if others else []
+            last = path.stat().st_mtime
+            others = (f for f in files if REMOVALS not in f.name)
+            return None if any(f.name < path.name or begun(f) <= last for f in others) else []
         notices: list[str] = []
         studies: set[str] = set()
         offset = 0

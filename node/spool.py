@@ -8,7 +8,9 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
 import threading
 import time
@@ -33,6 +35,7 @@ JOURNAL_AGE = timedelta(days=1)
 """...or is so old: a journal goes when everything in it has gone."""
 READ_BYTES = 4 << 20
 """How much of a journal one call of `read_journal` takes at most."""
+_FIRST_LINE = 64 << 10
 MAX_VERSIONS = 100
 """Different objects under one SOP Instance UID that are kept."""
 REMEMBERED = 100_000
@@ -42,6 +45,8 @@ HELD_S = 5.0
 QUARANTINE_FILES, QUARANTINE_BYTES = 1000, 2 << 30
 
 _CRC = b', "crc": '
+_STAMP = re.compile(r"(\d{8}T\d{12})Z-")
+_STAMPED = "%Y%m%dT%H%M%S%f"
 
 Kind = Literal["stored", "duplicate", "conflict"]
 
@@ -253,10 +258,20 @@ class JournalWriter:
         Names new files.
     what : str
         Goes into their names, before the process number.
+    first : bool
+        Whether they are to be read as `now` says, before files that stand already; else they come after all of them,
+        wherever the clock was set.
     """
 
-    def __init__(self, folder: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC), what: str = "") -> None:
-        self._folder, self._what = folder, what
+    def __init__(
+        self,
+        folder: Path,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        what: str = "",
+        *,
+        first: bool = False,
+    ) -> None:
+        self._folder, self._what, self._first = folder, what, first
         self._now = now
         self._queue = threading.Lock()
         self._flush = threading.Lock()
@@ -314,10 +329,20 @@ class JournalWriter:
     def _open(self) -> None:
         self._close()
         self._begun = self._now()
-        self.path = self._folder / f"{self._begun:%Y%m%dT%H%M%S%f}Z-{self._what}{os.getpid()}.jsonl"
+        self.path = self._folder / f"{self._stamp()}Z-{self._what}{os.getpid()}.jsonl"
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = 0
         sync_folder(self._folder)
+
+    def _stamp(self) -> str:
+        """Return the time as names hold it, later than in any other name: names tell the order of writing."""
+        stamp = self._begun.strftime(_STAMPED)
+        if self._first:
+            return stamp
+        newest = max((m[1] for m in (_STAMP.match(path.name) for path in self._folder.iterdir()) if m), default="")
+        if stamp > newest:
+            return stamp
+        return (datetime.strptime(newest, _STAMPED).replace(tzinfo=UTC) + timedelta(microseconds=1)).strftime(_STAMPED)
 
     def _close(self) -> None:
         if self._fd >= 0:
@@ -350,6 +375,18 @@ def read_journal(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int
 def journals(data_dir: Path) -> list[Path]:
     """Return the journals of a data folder, oldest first."""
     return sorted((data_dir / "spool" / "journal").glob("*.jsonl"))
+
+
+def begun(path: Path) -> float:
+    """Return by the clock of its first record when a journal was begun (s since the epoch); long ago if that is unknown.
+
+    The name cannot say it: it may have been made later than the clock, see `JournalWriter`.
+    """
+    with path.open("rb") as file:
+        for record in _records([file.readline(_FIRST_LINE)]):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                return datetime.fromisoformat(record["utc"]).timestamp()
+    return -math.inf
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from dicom_io import elements
 
 MANUFACTURER = "pacs-ai-node project"
 MODEL_NAME = "PACS AI node"
@@ -13,9 +16,7 @@ IMPLEMENTATION_VERSION = "PACS_AI_NODE_010"
 
 def contributing_device_uids(header: Dataset) -> Iterator[str]:
     """Yield every Device UID (0018,1002) in Contributing Equipment Sequence (0018,A001); odd items give none."""
-    for item in header.get("ContributingEquipmentSequence") or ():
-        values = item.get("DeviceUID")
-        if values is None:
-            continue
-        for value in [values] if isinstance(values, str) else values:
-            yield str(value).strip()
+    items = elements.value(header, "ContributingEquipmentSequence")
+    if isinstance(items, Sequence):  # else sent with another VR
+        for item in items:
+            yield from elements.texts(item, "DeviceUID")

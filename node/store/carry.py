@@ -135,6 +135,11 @@ def _merge(c: sa.Connection, now: float, exists: Callable[[str], bool]) -> Carri
     )
     take(t.alarm, "INSERT OR IGNORE", new)
     take(t.alarm, "INSERT OR REPLACE", f"WHERE code IN ('{DAMAGED}', '{MISSING}')")
+    run(
+        f"UPDATE main.alarm SET cleared = :now WHERE code IN ('{DAMAGED}', '{MISSING}') AND cleared IS NULL "
+        "AND study_uid NOT IN (SELECT study_uid FROM main.version WHERE lost IS NOT NULL)",
+        now=now,
+    )  # what had been lost is back
     # whose the images are and what is new of them, before the studies are taken over
     grown = [row[0] for row in run(
         "SELECT DISTINCT i.study_uid FROM main.instance i JOIN main.study s ON s.uid = i.study_uid "
@@ -170,6 +175,7 @@ def _forgotten(c: sa.Connection, now: float, exists: Callable[[str], bool]) -> t
     for row in missing:
         tell(c, row.study_uid, now, MISSING, {"sop_instance_uid": row.sop_uid})
         note(c, row.study_uid, REASONS(MISSING).as_json(), now, row.study_uid)
+    c.exec_driver_sql("UPDATE was_version SET lost = ? WHERE removed IS NULL", (now,))  # no record tells of a removal
     for table, key in ((t.version, ""), (t.instance, "id")):
         names = [name for name in table.columns.keys() if name not in (key, "removed")]  # noqa: SIM118 - columns
         listed = ", ".join(names)

@@ -91,7 +91,7 @@ def lost(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> list[Run
             syntax=x.syntax, digest=x.digest, bytes=x.bytes, entry=x.entry, association=x.association, received=x.at,
             role="unreadable", identity="", removed=x.at,
         ))  # fmt: skip
-    _keep(c, x, "unreadable", removed=x.at)
+    _keep(c, x, "unreadable", removed=x.at, lost=x.at)
     if x.lost == "removed":
         return []
     code = DAMAGED if x.lost == "damaged" else MISSING
@@ -124,7 +124,7 @@ def seen_again(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> t
     if row is None:
         return [], False
     entry = x.entry or row.entry
-    c.execute(t.version.update().where(mine).values(received=x.at, entry=entry, removed=None))
+    c.execute(t.version.update().where(mine).values(received=x.at, entry=entry, removed=None, lost=None))
     used = sa.and_(_i.sop_uid == x.sop_uid, _i.digest == x.digest)
     c.execute(t.instance.update().where(used).values(entry=entry, removed=None))
     restored = row.removed is not None
@@ -146,9 +146,11 @@ def failed_for_want(c: sa.Connection, study_uid: str) -> bool:
 
 def removed(c: sa.Connection, x: Removed) -> None:
     """Write down that a file was taken away, unless the same object has come again since."""
-    gone = sa.and_(_v.entry == x.entry, _v.received <= x.at, _v.removed.is_(None))
+    stood = sa.or_(_v.removed.is_(None), _v.lost.is_not(None))
+    gone = sa.and_(_v.entry == x.entry, _v.received <= x.at, stood)
     for row in c.execute(sa.select(_v.sop_uid, _v.digest, _v.study_uid).where(gone)).all():
-        c.execute(t.version.update().where(_v.sop_uid == row.sop_uid, _v.digest == row.digest).values(removed=x.at))
+        this = t.version.update().where(_v.sop_uid == row.sop_uid, _v.digest == row.digest)
+        c.execute(this.values(removed=x.at, lost=None))
         used = sa.and_(_i.sop_uid == row.sop_uid, _i.digest == row.digest)
         c.execute(t.instance.update().where(used).values(removed=x.at))
         left = sa.and_(_v.study_uid == row.study_uid, _v.state == "conflict", _v.removed.is_(None))
@@ -236,10 +238,13 @@ def identities(db: Database, study_uid: str) -> tuple[tuple[str, ...], int]:
         return named, int(left)
 
 
-def _keep(c: sa.Connection, x: Arrived, state: VersionState, removed: float | None = None) -> None:
+def _keep(
+    c: sa.Connection, x: Arrived, state: VersionState, removed: float | None = None, lost: float | None = None
+) -> None:
     row = {
         "study_uid": x.study_uid, "entry": x.entry, "bytes": x.bytes, "association": x.association, "received": x.at,
         "state": state, "identity": x.identity, "removed": removed,
+        "lost": lost,
     }  # fmt: skip
     again = insert(t.version).values(sop_uid=x.sop_uid, digest=x.digest, **row)
     c.execute(again.on_conflict_do_update(["sop_uid", "digest"], set_=row))

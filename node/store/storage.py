@@ -89,9 +89,12 @@ def documents(db: Database, before: float, limit: int) -> dict[str, float]:
 
 
 def taken_away(db: Database) -> tuple[str, ...]:
-    """Return the entries that are marked as removed; a file that stands under one is left over from a crash."""
-    gone = sa.select(_v.entry).where(_v.removed.is_not(None))
-    still = sa.select(_v.entry).where(_v.removed.is_(None))
+    """Return the entries whose removal is on record; a file that stands under one is left over from a crash.
+
+    What was found missing or damaged is none of them: the disk may have been away, or read wrongly once.
+    """
+    gone = sa.select(_v.entry).where(_v.removed.is_not(None), _v.lost.is_(None))
+    still = sa.select(_v.entry).where(sa.or_(_v.removed.is_(None), _v.lost.is_not(None)))
     with db.read() as c:
         return tuple(c.execute(gone.except_(still)).scalars())
 

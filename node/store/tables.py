@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-VERSION = 3
+VERSION = 4
 """Counts up with every change of the tables."""
 
 metadata = sa.MetaData()
@@ -89,7 +89,7 @@ instance = sa.Table(
     sa.Column("received", sa.Float, nullable=False),
     sa.Column("role", sa.String, nullable=False),  # image | other | authored | unreadable
     sa.Column("identity", sa.String, nullable=False, default=""),  # whose it says it is, see node/identity.py
-    sa.Column("removed", sa.Float),  # when the file was taken away, by retention or because it is damaged
+    sa.Column("removed", sa.Float),  # when the file was taken away, or was found missing or damaged
     sa.Index("ix_instance_received", "received", "bytes", "removed"),
     sa.Index("ix_instance_study", "study_uid", "role", "series_uid"),
 )
@@ -106,7 +106,8 @@ version = sa.Table(  # every object that came under a SOP Instance UID; one of t
     sa.Column("received", sa.Float, nullable=False),  # last time
     sa.Column("state", sa.String, nullable=False),  # used | corrected | conflict | same | returned | unreadable
     sa.Column("identity", sa.String, nullable=False),
-    sa.Column("removed", sa.Float),
+    sa.Column("removed", sa.Float),  # as above
+    sa.Column("lost", sa.Float),  # when it was found missing or damaged; null if a removal is on record
 )
 
 job = sa.Table(

@@ -1,0 +1,268 @@
+"""From journals to the index: the order of reading, and records and headers that nobody can understand."""
+
+import json
+import os
+import runpy
+import shutil
+import struct
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from dicom_io.read import dataset_offset
+from node import identity, indexer
+from node import spool as spool_module
+from node.rebuild import Rebuild
+from node.retention import Retention
+from node.spool import JournalWriter, journals, utc
+from node.store import storage
+from tests.node.desk import Desk, changed, small_ct
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return small_ct(tmp_path_factory.mktemp("phantom"))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    probe = runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
+    return Desk(tmp_path / "desk", probe)
+
+
+@pytest.fixture
+def uid(ct: list[Path]) -> str:
+    return str(dcmread(ct[0], specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
+
+
+def renamed(dataset: Any) -> None:
+    dataset.PatientName, dataset.PatientID = "RIGHT^PATIENT", "RIGHT-1"
+
+
+def unindexed(desk: Desk) -> Callable[[float], None]:
+    """Let nothing be indexed until the returned is called."""
+    tick = desk.coordinator.tick
+    desk.coordinator.tick = lambda *_: None  # type: ignore[method-assign] - the point of it
+    return tick
+
+
+def rows(desk: Desk, query: str) -> list[tuple[Any, ...]]:
+    with desk.db.read() as c:
+        return [tuple(row) for row in c.exec_driver_sql(query)]
+
+
+def rebuilt(desk: Desk) -> dict[str, Any]:
+    desk.stop()
+    desk.folder.database.unlink()
+    now = datetime.fromtimestamp(desk.now, UTC)
+    document = Rebuild(desk.settings, desk.folder, "test", lambda: now, lambda _line: None).run()
+    desk.start()
+    return document
+
+
+# order
+
+
+@pytest.mark.parametrize("how", ["live", "rebuild"])
+def test_no_journal_overtakes_an_earlier_one(
+    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(spool_module, "READ_BYTES", 2000)
+    tick = unindexed(desk)
+    for n in range(40):
+        desk.note("association-open", association=f"x{n}", calling="CT2", called="NODE", peer="127.0.0.1")
+    desk.receive(ct)
+    desk.journal.close()
+    desk.now += 86400.0
+    desk.start_journal()
+    desk.receive(changed(ct, tmp_path / "right", renamed))
+    if how == "live":
+        for _ in range(60):
+            tick(desk.now)
+    else:
+        rebuilt(desk)
+    assert desk.study(uid).patient_id == "RIGHT-1"
+    assert {json.loads(row[0])["PatientID"] for row in rows(desk, "SELECT identity FROM instance")} == {"RIGHT-1"}
+    assert desk.alarms(uid) == set()
+
+
+def test_one_look_reads_a_bounded_part(desk: Desk, ct: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "READ_BYTES", 2000)
+    unindexed(desk)
+    desk.receive(ct)
+    first = desk.coordinator._indexer.advance()
+    assert 0 < first <= 4000
+    assert 0 < len(rows(desk, "SELECT id FROM instance")) < len(ct)
+
+
+def test_a_part_without_any_record_does_not_end_a_rebuild(
+    desk: Desk, ct: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.receive(ct[:1])
+    path = desk.journal.path
+    assert path is not None
+    with path.open("ab") as file:
+        file.write(b"x" * 9000 + b"\n")
+    desk.receive(ct[1:])
+    monkeypatch.setattr(spool_module, "READ_BYTES", 3000)
+    document = rebuilt(desk)
+    assert document["counts"]["instances"] == len(ct)
+    assert rows(desk, "SELECT offset FROM journal") == [(path.stat().st_size,)]
+
+
+def test_a_journal_that_is_begun_after_the_clock_was_set_back_comes_last(
+    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+) -> None:
+    desk.receive(ct)
+    desk.journal.close()
+    first = desk.journal.path
+    desk.now -= 7200.0
+    desk.start_journal()
+    desk.receive(changed(ct, tmp_path / "right", renamed))
+    desk.journal.close()
+    assert journals(desk.folder.path) == [first, desk.journal.path]
+    rebuilt(desk)
+    assert desk.study(uid).patient_id == "RIGHT-1"
+
+
+def test_removals_stay_as_long_as_a_journal_that_was_begun_before_them_whatever_its_name(
+    desk: Desk, ct: list[Path]
+) -> None:
+    """The name of a journal that is begun while the clock is behind says a later time than the clock."""
+    writer = JournalWriter(desk.spool.journals, lambda: datetime.fromtimestamp(desk.now + 7200.0, UTC))
+    writer.append({"kind": "association-open"})
+    writer.close()
+    assert writer.path is not None
+    desk.receive(ct[:1])
+    desk.journal.close()
+    removals = JournalWriter(desk.spool.journals, lambda: datetime.fromtimestamp(desk.now, UTC), "removed-")
+    removals.append({"kind": "removed", "entry": "00/x.dcm", "utc": utc(datetime.fromtimestamp(desk.now, UTC))})
+    removals.close()
+    writer.path.unlink()
+    assert removals.path is not None
+    named_later = removals.path.with_name("2001" + removals.path.name[4:])  # begun first, went on being written
+    removals.path.rename(named_later)
+    os.utime(named_later, (desk.now + 600.0, desk.now + 600.0))
+    desk.coordinator.tick(desk.now)
+    keeper = Retention(desk.db, desk.folder, desk.settings.storage, desk.spool)
+    assert keeper._over(named_later, journals(desk.folder.path)) is None
+    os.utime(named_later, (desk.now - 600.0, desk.now - 600.0))
+    assert keeper._over(named_later, journals(desk.folder.path)) == []
+
+
+# what nobody can understand
+
+
+def poisoned(file: Path, into: Path, tag: tuple[int, int]) -> Path:
+    """Write a copy of `file` (explicit VR, little endian) in which a sequence comes as a text."""
+    content = file.read_bytes()
+    with file.open("rb") as opened:
+        at = dataset_offset(opened)
+    while True:
+        group, element, vr = struct.unpack_from("<HH2s", content, at)
+        if (group, element) > tag:
+            break
+        if vr in (b"OB", b"OW", b"SQ", b"UN", b"UT"):
+            at += 12 + struct.unpack_from("<I", content, at + 8)[0]
+        else:
+            at += 8 + struct.unpack_from("<H", content, at + 6)[0]
+    into.write_bytes(content[:at] + struct.pack("<HH2sH", *tag, b"LO", 2) + b"X " + content[at:])
+    return into
+
+
+@pytest.mark.parametrize("tag", [(0x0008, 0x0051), (0x0018, 0xA001), (0x5200, 0x9229), (0x5200, 0x9230)])
+def test_a_sequence_that_comes_as_a_text_does_not_stop_the_index(
+    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, tag: tuple[int, int]
+) -> None:
+    desk.receive([poisoned(ct[0], tmp_path / "bad.dcm", tag)])
+    desk.receive(ct[1:])
+    desk.receive(ct[:1])  # and it is compared with the whole one
+    assert dict(rows(desk, "SELECT role, count(*) FROM instance GROUP BY role")) == {"image": len(ct)}
+    assert desk.alarms(uid) == ({"conflicting-instance"} if tag[0] == 0x5200 else set())
+
+
+def test_a_header_that_cannot_be_understood_is_kept_as_unreadable_and_told(
+    desk: Desk, ct: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = str(dcmread(ct[0]).SOPInstanceUID)
+    before = identity.identity_of
+
+    def hostile(header: Any) -> str:
+        if header.SOPInstanceUID == first:
+            raise AttributeError("as pydicom does with some headers")
+        return before(header)
+
+    monkeypatch.setattr(indexer.identity, "identity_of", hostile)
+    desk.receive(ct)
+    assert rows(desk, "SELECT sop_uid FROM instance WHERE role = 'unreadable'") == [(first,)]
+    assert len(rows(desk, "SELECT id FROM instance WHERE role = 'image'")) == len(ct) - 1
+    assert desk.alarms(uid) == {"unparsable"}
+    assert desk.events(uid, "unreadable")
+
+
+@pytest.mark.parametrize("kind", ["stored", "notice"])
+def test_a_record_that_cannot_be_understood_is_told_if_it_names_a_file(desk: Desk, ct: list[Path], kind: str) -> None:
+    desk.note(kind, entry="00/odd.dcm", association=7, sop=["x"], study=None)
+    desk.note("association-open")
+    desk.receive(ct)
+    assert desk.alarms() == {"record-not-understood"}
+    assert len(rows(desk, "SELECT id FROM instance")) == len(ct)
+
+
+# what was lost
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+@pytest.mark.parametrize("carried", [False, True])
+def test_what_was_lost_once_is_not_taken_away(
+    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, how: str, *, carried: bool
+) -> None:
+    tick = unindexed(desk)
+    desk.receive(ct)
+    file = min(desk.folder.spool.glob("??/*.dcm"))
+    kept = tmp_path / "kept"
+    shutil.copy(file, kept)
+    if how == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(kept.read_bytes()[:-1] + b"\1")
+    tick(desk.now)
+    assert desk.alarms(uid) == {f"instance-{how}"}
+    shutil.copy(kept, file)
+    if carried:
+        desk.stop()
+        with desk.folder.database.open("rb"):  # its knowledge is merged into the fresh index
+            now = datetime.fromtimestamp(desk.now, UTC)
+            Rebuild(desk.settings, desk.folder, "test", lambda: now, lambda _line: None).run()
+        desk.start()
+    Retention(desk.db, desk.folder, desk.settings.storage, desk.spool).tick(desk.now)
+    assert file.read_bytes() == kept.read_bytes()
+    desk.receive(ct)
+    (desk.coordinator.tick if carried else tick)(desk.now)
+    assert desk.alarms(uid) == set(), "usable again"
+    assert dict(rows(desk, "SELECT role, count(*) FROM instance WHERE removed IS NULL GROUP BY role")) == {
+        "image": len(ct)
+    }
+
+
+def test_what_a_record_says_was_taken_away_is_taken_away_although_it_was_lost_before(
+    desk: Desk, ct: list[Path]
+) -> None:
+    tick = unindexed(desk)
+    desk.receive(ct[:1])
+    (file,) = desk.folder.spool.glob("??/*.dcm")
+    content = file.read_bytes()
+    file.unlink()
+    tick(desk.now)
+    assert storage.taken_away(desk.db) == ()
+    desk.note("removed", entry=str(file.relative_to(desk.folder.spool)))
+    tick(desk.now)
+    file.write_bytes(content)
+    Retention(desk.db, desk.folder, desk.settings.storage, desk.spool).tick(desk.now)
+    assert not file.exists()
