@@ -282,10 +282,15 @@ def _with(before: tuple[Version, ...], x: Arrived) -> tuple[Version, ...]:
     return (*before, Version(x.sop_uid, x.digest, x.study_uid, x.entry, state, x.identity, None))
 
 
-def lagging(db: Database, folder: DataFolder) -> bool:
-    """Say whether a journal holds records that are not indexed yet; what a killed process left half-written never is."""
+def lagging(db: Database, folder: DataFolder, besides: str | None = None) -> bool:
+    """Say whether a journal holds records that are not indexed yet; what a killed process left half-written never is.
+
+    Journals with `besides` in their names are left out.
+    """
     offsets = store.offsets(db)
     for path in journals(folder.path):
+        if besides is not None and besides in path.name:
+            continue
         try:
             offset = offsets.get(path.name, 0)
             if path.stat().st_size > offset and read_journal(path, offset)[1] > offset:

@@ -182,7 +182,7 @@ class Retention:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         with self._spool.held(alone=True):
-            if lagging(self._db, self._folder):
+            if lagging(self._db, self._folder, REMOVALS):  # its own removals name nothing that it would remove again
                 raise BlockingIOError
             yield
 
