@@ -287,7 +287,25 @@ def _connected(event: Event, seen: set[str], timeout_s: float) -> None:
     connection = cast("socket.socket", cast("AssociationSocket", event.assoc.dul.socket).socket)  # just opened
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.settimeout(timeout_s)  # the library takes its own away once connected, and would wait for ever in a PDU
+    _whole_in_time(cast("AssociationSocket", event.assoc.dul.socket), connection, timeout_s)
     _guard(event.assoc)
+
+
+def _whole_in_time(transport: AssociationSocket, connection: socket.socket, timeout_s: float) -> None:
+    """Bound a whole read: a peer that drips its answer keeps within the time for each byte, and would for hours."""
+
+    def recv(count: int) -> bytearray:
+        data, end = bytearray(), time.monotonic() + timeout_s
+        while len(data) < count:
+            got = connection.recv(min(count - len(data), PDU_BYTES))
+            if not got:
+                break
+            data += got
+            if len(data) < count and time.monotonic() > end:
+                raise TimeoutError
+        return data
+
+    transport.recv = recv  # type: ignore[method-assign, assignment]  # on this instance alone, on purpose
 
 
 def _guard(association: Association) -> None:

@@ -154,7 +154,7 @@ def _lie_about_length(length: int) -> Meddle:
     return meddle
 
 
-def _drip(pause_s: float) -> Meddle:
+def drip(pause_s: float) -> Meddle:
     def meddle(link: Link, whole: bytes) -> bool:
         for byte in whole:
             link.client.sendall(bytes([byte]))
@@ -271,7 +271,7 @@ PACS_SCRIPTS: tuple[PacsScript, ...] = (
     PacsScript("accept-too-long", "accept", _lie_about_length(+100)),
     PacsScript("accept-too-short", "accept", _lie_about_length(-20)),
     PacsScript("accept-of-4-GiB", "accept", _lie_about_length(0xFFFFFFFF)),
-    PacsScript("accept-drips", "accept", _drip(0.2)),
+    PacsScript("accept-drips", "accept", drip(0.2)),
     *(PacsScript(f"refuses-contexts-{n}", "accept", _contexts(n), ends="dead") for n in (1, 2, 3, 4)),
     PacsScript("takes-200-bytes-a-time", "accept", _tiny_pdus(200)),
     PacsScript("closes-on-command", "object", _close),
@@ -293,7 +293,7 @@ PACS_SCRIPTS: tuple[PacsScript, ...] = (
     PacsScript("garbage-command-for-answer", "answer", _say(pdu(DATA, pdv(1, 3, GARBAGE)))),
     PacsScript("answer-too-long", "answer", _lie_about_length(+100)),
     PacsScript("answer-too-short", "answer", _lie_about_length(-20)),
-    PacsScript("answer-drips", "answer", _drip(0.02)),
+    PacsScript("answer-drips", "answer", drip(0.02)),
     PacsScript("answers-another-message", "answer", _other_message()),
     PacsScript("answers-twice", "answer", _twice),
     *(PacsScript(f"lies-{s:04x}", "answer", _status(s)) for s in (*_AGAIN, *_DONE)),

@@ -62,13 +62,13 @@ def test_a_study_that_kills_every_worker_ends_as_a_card_at_the_pacs(rig: Any, ct
 def test_killed_while_it_removes_what_is_old(rig: Any, ct: list[Path]) -> None:
     rig.start()
     rig.push(ct[20:44], "WHOLE")
-    rig.idle(120.0)
+    rig.until(lambda: rig.status()["deliveries"]["confirmed"] == 1, 120.0, "results that need nothing any more")
     assert rig.stop() == 0
     old = {"PACS_AI_NODE__STORAGE__IMAGES_DAYS": "0.00001"}
     images = [p for p in rig.data.spool.glob("??/*.dcm") if p.is_file()]
     assert len(images) == 24
     rig.start(PACS_AI_NODE_FAILPOINT="retention.before_unlink:5", PACS_AI_NODE_TESTING="1", **old)
-    rig.until(lambda: b"process.died" in rig.log.read_bytes(), 60.0, "a death in the middle of a removal")
+    rig.until(lambda: b"process.died" in rig.log.read_bytes(), 120.0, "a death in the middle of a removal")
     rig.kill()
     assert sum(p.exists() for p in images) > 0
 

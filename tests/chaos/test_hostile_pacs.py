@@ -3,10 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.chaos.enemies import PACS_SCRIPTS, HostilePacs
+from dicom_io.scu import Peer, Timeouts, store
+from dicom_io.status import Outcome
+from tests.chaos.enemies import PACS_SCRIPTS, HostilePacs, PacsScript, drip
 from tests.node.conftest import Rig
 
 pytestmark = [
@@ -93,3 +96,15 @@ def test_a_second_study_passes_while_destinations_stall(
     finally:
         for enemy in made.values():
             enemy.stop()
+
+
+@pytest.mark.parametrize("at", ["accept", "answer"])
+def test_a_pacs_that_drips_does_not_hold_the_sender_for_hours(
+    copies: Callable[..., list[Path]], tmp_path: Path, at: Any
+) -> None:
+    with HostilePacs(PacsScript("drips", at, drip(1.0)), tmp_path / "drips") as slow:
+        begun = time.monotonic()
+        peer = Peer("127.0.0.1", slow.port, "PACS", "NODE")
+        (report,) = store(peer, copies(1)[:1], Timeouts(connect_s=5.0, associate_s=3.0, answer_s=6.0))
+        assert report.outcome is Outcome.RETRY
+        assert time.monotonic() - begun < 30.0
