@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
 import structlog
 
 from config.settings import Settings
@@ -23,7 +22,7 @@ from node.installation import DataFolder
 from node.notices import noticed
 from node.reasons import REASONS
 from node.spool import journals, read_journal
-from node.store import Database, corrections
+from node.store import Database, DatabaseFault, corrections
 from node.store import index as store
 from node.store.rows import (
     Arrived,
@@ -141,7 +140,7 @@ class Indexer:
     def _change(self, record: Mapping[str, Any], pid: int, known: Known) -> Change | None:
         try:
             return self._understood(record, pid, known)
-        except (sa.exc.SQLAlchemyError, MemoryError):  # about this machine now, not about the record
+        except (DatabaseFault, MemoryError):  # about this machine now, not about the record
             raise
         except Exception as error:  # noqa: BLE001 - only a broken disk or another version writes such records of ours
             _log.error("index.odd-record", kind=str(record["kind"]), error=type(error).__name__)
@@ -185,7 +184,7 @@ class Indexer:
                 return self._gone(x, "damaged", known)
             try:
                 x = self._read(x, record, instance, known)
-            except (sa.exc.SQLAlchemyError, MemoryError):  # about this machine now, not about the object
+            except (DatabaseFault, MemoryError):  # about this machine now, not about the object
                 raise
             except Exception as error:  # noqa: BLE001 - one hostile header must not keep all others from the index
                 _log.exception("index.odd-header", entry=x.entry, error=type(error).__name__)

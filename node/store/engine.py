@@ -18,6 +18,10 @@ _HINDERED = ("disk is full", "readonly database", "is locked", "disk I/O error",
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
+DatabaseFault = sa.exc.SQLAlchemyError
+"""Whatever a question to the database can raise."""
+
+
 class StoreError(Exception):
     """The database cannot be used; the text says why and what to do."""
 
