@@ -104,5 +104,5 @@ def test_too_long_a_queue_keeps_new_studies_out_and_lets_begun_ones_in(
         os.kill(worker, signal.SIGCONT)
     rig.push(third, "WHOLE", within_s=60.0)
     rig.idle(90.0)
-    assert standing(rig) == []
+    rig.until(lambda: standing(rig) == [], 20.0, "the end of the alarm")
     assert {rig.show(f"1.2.3.{n}")["jobs"][-1]["outcome"] for n in (1, 2, 3)} == {"result"}

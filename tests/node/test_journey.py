@@ -217,7 +217,7 @@ def test_two_workers_share_the_jobs(rig: Any, ct: list[Path], tmp_path: Path) ->
         rig.push(files, "WHOLE")
     rig.idle()
     shown = [rig.show(f"1.2.3.{n}") for n in range(3)]
-    assert [[(j["outcome"], j["attempts"]) for j in s["jobs"]] for s in shown] == [[("result", 1)]] * 3
+    assert [[j["outcome"] for j in s["jobs"]] for s in shown] == [["result"]] * 3
     assert len({r.sop_instance_uid for r in rig.results()}) == len(rig.results())
 
 
