@@ -37,7 +37,7 @@ conformance: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "conformance" $(PYTEST)
 
 chaos-short: $(BIN)/pacs-ai-node
-	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "chaos" $(PYTEST)
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "chaos" $(PYTEST)
 
 chaos: $(BIN)/pacs-ai-node
 	$(BIN)/python -m benchmarks.chaos --studies 200 --kills 300 --seed $(SEED) --resume $(STORM)
