@@ -9,7 +9,9 @@ Strong evidence (the first that holds is named):
   we hold none that they do not name. A completed step that names nothing leaves it unknown what it made; a discontinued
   one that names nothing made nothing.
 * *count*: a source that was asked twice counted the same both times, and in every series as much as we hold.
-* *sender*: a peer that is declared to send whole studies has released its association, and was the last to send.
+* *sender*: a peer that is declared to send whole studies has released its association, and was the last to send. After
+  an association that broke off, only one that brings everything again says so: a sender may go on with what is left, and
+  bring the image whose answer it lost later still.
 
 An instance availability notification closes nothing by itself: it says that what it names can be had, and archives send
 one for a series or a batch as well as for a study (PS3.4 annex R). What it names and we lack keeps the study open, and
@@ -124,6 +126,8 @@ class Facts:
         Early results of this revision that a late image made void.
     opened, active : float
         First image of this revision; last image, repeated ones included (s since the epoch).
+    images : int
+        Images that we hold.
     senders : Sequence[Sender]
         In the order of their last image.
     continuous : bool
@@ -152,6 +156,7 @@ class Facts:
     dropped: int
     opened: float
     active: float
+    images: int
     senders: Sequence[Sender]
     continuous: bool
     quiet: Quiet
@@ -258,8 +263,7 @@ def proof(facts: Facts) -> tuple[tuple[Kind, Reason], ...]:
         found.append(("procedure-step", REASONS("complete-procedure-step", images=named, steps=len(facts.steps))))
     if counted := [c.source for c in facts.counts if c.equal and c.steady]:
         found.append(("count", REASONS("complete-count", source=", ".join(counted))))
-    last = facts.senders[-1] if facts.senders else None
-    if last is not None and last.whole and last.end == "released" and all(s.end != "open" for s in facts.senders):
+    if _sent_whole(facts):
         found.append(("sender", REASONS("complete-sender")))
     return tuple(found)
 
@@ -338,6 +342,15 @@ def _close(facts: Facts, contra: Sequence[Reason], quiet: float, longest: float,
         gone = Wait(REASONS("open-too-long", seconds=f"{now - facts.opened:.0f}"), now)
         return Close("max-open", (gone, *(Wait(reason, now) for reason in contra)))
     return None
+
+
+def _sent_whole(facts: Facts) -> bool:
+    """Say whether a declared sender was the last to send, and has brought everything."""
+    ends = {s.end for s in facts.senders}
+    if not ends or "open" in ends:
+        return False
+    last = facts.senders[-1]
+    return last.whole and last.end == "released" and ("aborted" not in ends or last.images >= facts.images)
 
 
 def _line(waits: Sequence[Wait]) -> str:

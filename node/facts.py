@@ -78,6 +78,7 @@ class Gatherer:
             dropped=study.dropped,
             opened=study.opened,
             active=study.active,
+            images=studies.counts(self._db, study.uid)[0],
             senders=senders,
             continuous=False,
             quiet=pace.quiet(seen, self._settings.study, broken=broken),

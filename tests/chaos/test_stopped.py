@@ -92,5 +92,6 @@ def test_others_that_stand_still_for_a_while(
         os.kill(pid, signal.SIGCONT)
     rig.push(more, "WHOLE", within_s=60.0)
     rig.idle(120.0)
+    found = [[j["outcome"] for j in jobs(rig, n)] for n in (1, 2)]
+    assert found == [["result"]] * 2, [rig.show(f"1.2.3.{n}")["timeline"] for n in (1, 2)]
     assert judge(rig, files + more) == []
-    assert {j["outcome"] for n in (1, 2) for j in jobs(rig, n)} == {"result"}

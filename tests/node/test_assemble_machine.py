@@ -59,6 +59,8 @@ class Assembling(RuleBasedStateMachine):
         self.steps: dict[str, tuple[str, set[str]]] = {}
         self.notified: set[str] = set()
         self.reads: list[tuple[float, int]] = []
+        self.brought: dict[str, int] = {}
+        self.broken: set[str] = set()
         self.continuous = False
         self.closings = 0
         self.start()
@@ -105,6 +107,7 @@ class Assembling(RuleBasedStateMachine):
                 Arrived(association, self.now, STUDY, "s1", sop, "c", "x", f"d{sop}", 1, f"e/{sop}", "image", "CT")
             )
             self.arrived.add(sop)
+        self.brought[association] = self.brought.get(association, 0) + count
         self.last, self.last_image, self.continuous = (association, "open"), self.now, continuous
         after = self.study()
         assert after is not None
@@ -121,6 +124,7 @@ class Assembling(RuleBasedStateMachine):
             data.draw(st.sampled_from(sorted(self.arrived))),
         )
         self.put(Repeated(association, self.now, STUDY, sop))
+        self.brought[association] = self.brought.get(association, 0) + 1
         self.last = (association, "open")
         after = self.study()
         assert before is not None
@@ -135,6 +139,7 @@ class Assembling(RuleBasedStateMachine):
         association = data.draw(st.sampled_from(sorted(self.open)))
         del self.open[association]
         self.put(AssociationEnded(association, how, self.now))
+        self.broken |= {association} if how == "aborted" else set()
         if self.last is not None and self.last[0] == association:
             self.last = (association, how)
 
@@ -187,6 +192,7 @@ class Assembling(RuleBasedStateMachine):
     @rule(down_s=st.sampled_from([1.0, 10.0, 61.0, 700.0]))
     def the_node_restarts(self, down_s: float) -> None:
         self.now += down_s
+        self.broken |= set(self.open)
         self.open = {}
         if self.last is not None and self.last[1] == "open":
             self.last = (self.last[0], "aborted")
@@ -239,6 +245,8 @@ class Assembling(RuleBasedStateMachine):
         equal = [at for at, count in self.reads if count == len(self.arrived)]
         last = self.last
         is_whole = bool(last) and self.calling(cast("tuple[str, str]", last)[0]) == "WHOLE"
+        if self.broken & self.brought.keys():
+            is_whole &= last is not None and self.brought[last[0]] >= len(self.arrived)
         said = {
             "procedure-step": bool(named) and self.arrived <= named | self.notified,
             "count": bool(equal) and self.now - equal[0] >= APART_S,

@@ -53,3 +53,24 @@ def test_a_release_proves_nothing_of_an_association_of_which_something_was_refus
     with desk.db.read() as c:
         assert c.exec_driver_sql("SELECT state FROM study").scalars().all() == [state]
     desk.stop()
+
+
+@pytest.mark.parametrize(("begin", "state"), [(8, "open"), (7, "open"), (0, "closed")])
+def test_after_a_broken_association_only_one_that_brings_everything_proves_that_it_was_everything(
+    tmp_path: Path, begin: int, state: str
+) -> None:
+    """The sender may go on behind the image whose answer was lost, and bring that one later still."""
+    probe = runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
+    desk = Desk(tmp_path / "desk", probe)
+    settings = replace(
+        desk.settings, dicom=replace(desk.settings.dicom, peer=(Peer("CT1", "127.0.0.1", sends="study"),))
+    )
+    desk.coordinator = Coordinator(desk.db, desk.folder, settings, desk.now - 1.0)
+    files = small_ct(tmp_path / "phantom")
+    desk.receive(files[:7], released=False)
+    desk.note("association-aborted", association="a1", calling="CT1", called="NODE", peer="127.0.0.1")
+    desk.receive(files[begin:])
+    desk.after(0.5)
+    with desk.db.read() as c:
+        assert c.exec_driver_sql("SELECT state FROM study").scalars().all() == [state]
+    desk.stop()
