@@ -79,7 +79,8 @@ class _Track:
         self.refused = 0
         self.noticing = 0
         self.last = time.monotonic()
-        self.arrival: Arrival | None = None
+        self.arrivals: set[Arrival] = set()
+        """Begun, or waiting for their answer."""
 
 
 class _Server(ThreadedAssociationServer):
@@ -129,11 +130,19 @@ class _Server(ThreadedAssociationServer):
             return self.tracks.setdefault(association, _Track(info))
 
     def arriving(self, association: Association) -> Arrival:
-        """Open the file for an object that begins to arrive; it is removed if the association breaks."""
+        """Open the file for an object that begins to arrive; it is removed if the association breaks.
+
+        A message whose data set has begun can only be replaced by the next one if a command cuts it off.
+        """
         arrival = Arrival(self.incoming, self._room)
         track = self.tracks.get(association)
         if track is not None:
-            track.arrival, track.last = arrival, time.monotonic()
+            cut_off = getattr(association.dimse.message, "_data_set_file", None)
+            if isinstance(cut_off, Arrival):
+                cut_off.discard()
+                track.arrivals.discard(cut_off)
+            track.arrivals.add(arrival)
+            track.last = time.monotonic()
         return arrival
 
     def end(self, association: Association, kind: EventKind) -> None:
@@ -154,8 +163,8 @@ class _Server(ThreadedAssociationServer):
             if association.is_alive() or association.dul.is_alive() or not association.ident:
                 continue
             self.end(association, "aborted")
-            if track.arrival is not None:
-                track.arrival.discard()
+            for arrival in track.arrivals:
+                arrival.discard()
             with self.lock:
                 self.tracks.pop(association, None)
 
@@ -353,7 +362,8 @@ def _store(event: Event, handlers: Handlers) -> int:
         track.refused -= answer == Answer.SUCCESS
         return answer
     finally:
-        track.storing, track.last, track.arrival = False, time.monotonic(), None
+        track.storing, track.last = False, time.monotonic()
+        track.arrivals.discard(event.request._dataset_file)  # noqa: SLF001 - as in `_answer`; the library removes it
 
 
 def _answer(event: Event, track: _Track, handlers: Handlers) -> int:

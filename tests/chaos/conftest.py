@@ -9,18 +9,9 @@ from pydicom import dcmread
 
 from dicom_io.read import digest_dataset
 from tests.chaos import oracle
-from tests.node.conftest import Rig, ct, make_rig
+from tests.node.conftest import Rig, ct, make_rig, rig
 
-__all__ = ["Rig", "ct", "make_rig"]
-
-
-@pytest.fixture
-def rig(make_rig: Callable[..., Rig]) -> Rig:
-    """A rig whose leases are not lost because the machine is busy."""
-    made = make_rig()
-    text = made.configuration.read_text(encoding="utf-8")
-    made.configuration.write_text(text.replace("lease_s = 3.0", "lease_s = 8.0"), encoding="utf-8")
-    return made
+__all__ = ["Rig", "ct", "make_rig", "rig"]
 
 
 @pytest.fixture

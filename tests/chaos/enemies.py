@@ -643,6 +643,7 @@ SCANNER_SCRIPTS: dict[str, ScannerScript] = {
     "object-drips": _in_object(_drips),
     "object-never-ends": _in_object(_endless),
     "closes-before-answer": _whole(_object_pdus),
+    "aborts-while-objects-wait": _whole(lambda request, image: _object_pdus(request, image) * 8 + _A_ABORT[0]),
     # floods
     "half-open-by-the-hundred": _many(300, lambda s: s.connect()),
     "half-requests-by-the-hundred": _many(100, lambda s: s.connect().sendall(s.request()[:50])),

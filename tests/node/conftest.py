@@ -45,7 +45,7 @@ quiet_s = {quiet_s}
 pace = "{pace}"
 boot_grace_s = 1.0
 [worker]
-lease_s = 3.0
+lease_s = 8.0
 [[destination]]
 name = "pacs"
 host = "127.0.0.1"

@@ -189,6 +189,10 @@ class Station:
     def incoming(self) -> list[Path]:
         return list((self.data_dir / "spool" / "incoming").iterdir())
 
+    @property
+    def kinds(self) -> list[str]:
+        return [str(r["kind"]) for path in journals(self.data_dir) for r in read_journal(path)[0]]
+
     def records(self) -> list[dict[str, Any]]:
         return [r for path in journals(self.data_dir) for r in read_journal(path)[0] if "sop" in r]
 

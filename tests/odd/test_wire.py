@@ -14,6 +14,7 @@ from node.indexer import Indexer
 from node.installation import DataFolder
 from node.process import folder_of
 from node.store import open_database, studies
+from tests.chaos.enemies import SCANNER_SCRIPTS, HostileScanner
 
 pytestmark = pytest.mark.sockets
 
@@ -220,6 +221,18 @@ def test_what_was_acknowledged_is_indexed_and_told(station: Any, kit: Any) -> No
         assert "/" not in folder_of(study.uid)
         json.dumps(show.show(db, study, "test"))
     db.close()
+
+
+@pytest.mark.parametrize("script", ["command-in-object", "aborts-while-objects-wait", "stalls-in-object"])
+def test_what_was_cut_off_leaves_nothing_behind(station: Any, script: str) -> None:
+    before = station.kinds.count("association-aborted")
+    with HostileScanner(station.port) as enemy:
+        SCANNER_SCRIPTS[script](enemy)
+        time.sleep(0.5)
+    deadline = time.monotonic() + 10.0
+    while station.kinds.count("association-aborted") == before or station.incoming:
+        assert time.monotonic() < deadline, station.incoming
+        time.sleep(0.05)
 
 
 def test_what_was_aborted_leaves_nothing_behind(station: Any, kit: Any) -> None:
