@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from dicom_io.status import Outcome
 from node import alarm, breaker, child, overdue, retry
 from node.clock import surviving
 from node.commitment import Archive, Messenger
+from node.due import Due
 from node.failpoint import passing
 from node.installation import DataFolder
 from node.proof import Prover
 from node.reasons import REASONS
 from node.ris import Relayer
-from node.store import Database, breakers, deliveries, jobs, open_database, studies
+from node.store import Database, breakers, deliveries, jobs, open_database, proofs, studies
 from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, StoredArtifact, Study
 from node.transport import Network, Transport
 from node.whose import Whose, differences, whose
@@ -150,22 +152,23 @@ class Courier:
         self._transport = transport or Network(Peer(destination.host, destination.port, destination.ae_title, calling))
         self._now, self._chance = now, chance
         self._asked: dict[int, int] = {}
-        self._unsettled = False
+        self.unsettled = False
+        """Whether the last attempt could not be written down (a full disk); nobody else sends to this place."""
 
     def step(self) -> bool:
         """Try the most urgent delivery that is due; False if none is, or if the destination is left alone."""
         name, now = self._destination.name, self._now()
-        if self._unsettled:  # the last attempt could not be written down (a full disk): nobody else sends to this place
+        if self.unsettled:
             deliveries.interrupted(self._db, now, name)
-            self._unsettled = False
+            self.unsettled = False
         before = breakers.breaker(self._db, name) or breaker.closed(name, now)
-        if not breaker.may(before, now) or not deliveries.due(self._db, name, now):
+        if not breaker.may(before, now) or name not in deliveries.due(self._db, now):
             return False
         probe = before.state != "closed"
         delivery = deliveries.take(self._db, name, now, probe=probe)
         if delivery is None:
             return False
-        self._unsettled = True
+        self.unsettled = True
         during = breaker.probing(before)
         if probe:
             breakers.put(self._db, during)
@@ -187,7 +190,7 @@ class Courier:
             # a destination that is down is no fault of the delivery: it is next when the breaker allows
             wait_s, counts = after.next_try - now, counts and not probe
         self._settle(delivery, verdict, now, None if wait_s is None else now + wait_s, counts=counts)
-        self._unsettled = False
+        self.unsettled = False
         return True
 
     def _tell_breaker(self, before: str, after: str) -> None:
@@ -341,11 +344,15 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
     calling = settings.dicom.ae_titles[0]
     threads: list[threading.Thread] = []
     steps: list[tuple[str, str, Callable[[], bool]]] = []
+    owed, doubtful = Due(partial(deliveries.due, db)), Due(partial(proofs.doubtful, db))
     for destination in settings.destination:
         courier = Courier(db, folder.path, destination, calling)
         archive = Archive(db, folder.spool, destination, calling)
         prover = Prover(db, destination, calling, commitment=archive.confirm)
-        steps += [("deliver", destination.name, courier.step), ("prove", destination.name, prover.step)]
+        steps += [
+            ("deliver", destination.name, partial(_deliver, owed, destination.name, courier)),
+            ("prove", destination.name, partial(_prove, doubtful, destination.name, prover)),
+        ]
         if destination.name == settings.commitment.archive:
             messenger = Messenger(db, folder.spool, settings, destination)
             steps += [("ask", destination.name, messenger.ask), ("tell", destination.name, messenger.tell)]
@@ -362,6 +369,14 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
     end = time.monotonic() + retry.policy()["process"]["stop_s"] / 2  # what is being sent may arrive
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
+
+
+def _deliver(owed: Due, name: str, courier: Courier) -> bool:
+    return (courier.unsettled or owed(name)) and courier.step()
+
+
+def _prove(doubtful: Due, name: str, prover: Prover) -> bool:
+    return doubtful(name) and prover.step()
 
 
 def keep_at_it(name: str, step: Callable[[], bool], stop: threading.Event) -> None:

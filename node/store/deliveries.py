@@ -37,7 +37,7 @@ def take(db: Database, destination: str, now: float, *, probe: bool = False) -> 
     As a `probe` of a destination that was silent, one that was itself met with silence comes last: it may be what
     silences it.
     """
-    ready = _ready(destination, now)
+    ready = sa.and_(_d.destination == destination, _ready(now))
     silenced = sa.case((_d.last_error["code"].as_string() == "no-answer", 1), else_=0)
     order = (*((silenced,) if probe else ()), _d.priority, _d.next_attempt, _d.id)
     first = sa.select(_d.id).where(ready).order_by(*order).limit(1).scalar_subquery()
@@ -47,15 +47,15 @@ def take(db: Database, destination: str, now: float, *, probe: bool = False) -> 
         return None if row is None else as_a(Delivery, row)
 
 
-def due(db: Database, destination: str, now: float) -> bool:
-    """Say whether something is due for `destination`."""
+def due(db: Database, now: float) -> frozenset[str]:
+    """Return the destinations to which something is to be sent now."""
     with db.read() as c:
-        return c.execute(sa.select(_d.id).where(_ready(destination, now)).limit(1)).first() is not None
+        return frozenset(c.execute(sa.select(_d.destination).where(_ready(now)).distinct()).scalars())
 
 
-def _ready(destination: str, now: float) -> sa.ColumnElement[bool]:
+def _ready(now: float) -> sa.ColumnElement[bool]:
     # `held` with a time: the destination is asked again whether it knows the study; without: not published yet
-    return sa.and_(_d.destination == destination, _d.state.in_(("waiting", "held")), _d.next_attempt <= now)
+    return sa.and_(_d.state.in_(("waiting", "held")), _d.next_attempt <= now)
 
 
 def sent(db: Database, delivery_id: int) -> dict[str, Sent]:

@@ -23,6 +23,12 @@ def due(db: Database, destination: str, now: float) -> Delivery | None:
         return None if row is None else as_a(Delivery, row)
 
 
+def doubtful(db: Database, now: float) -> frozenset[str]:
+    """Return the destinations of which something is to be asked now."""
+    with db.read() as c:
+        return frozenset(c.execute(sa.select(_d.destination).where(_d.proof_next <= now).distinct()).scalars())
+
+
 def ask_again(db: Database, asked: Delivery, at: float, *, counts: bool) -> bool:
     """Put the question off until `at`."""
     values = {"proof_next": at, "proof_attempts": asked.proof_attempts + (1 if counts else 0)}

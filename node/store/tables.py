@@ -180,7 +180,8 @@ delivery = sa.Table(
     sa.Column("queued", sa.Float, nullable=False, default=0.0),  # when it was last queued by the node or by a person
     sa.Column("ended", sa.Float),
     sa.UniqueConstraint("job_id", "destination", "what"),
-    sa.Index("ix_delivery_due", "destination", "state", "next_attempt"),
+    sa.Index("ix_delivery_due", "state", "next_attempt", "destination"),
+    sa.Index("ix_delivery_proof", "proof_next", "destination", sqlite_where=sa.text("proof_next IS NOT NULL")),
 )
 
 sent = sa.Table(  # what a destination said about the single objects of a delivery, for good

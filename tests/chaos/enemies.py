@@ -16,6 +16,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -334,16 +335,15 @@ class HostilePacs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        let_go([self])
 
     def stop(self) -> None:
-        """Stop listening and let go of everything."""
+        """Stop listening and let go of everything; of several, see `let_go`."""
         self._over.set()
         self._listener.close()
         for link in self._links:
             link.close()
         self._pacs.stop()
-        gc.collect()  # the network library leaves sockets that were reset to the collector: now, not in another test
 
     @property
     def received(self) -> list[Received]:
@@ -388,6 +388,13 @@ def _where(direction: Literal["up", "down"], kind: int) -> Where | None:
     up: dict[int, Where] = {RQ: "request", DATA: "object", RELEASE_RQ: "release"}
     down: dict[int, Where] = {AC: "accept", DATA: "answer"}
     return (up if direction == "up" else down).get(kind)
+
+
+def let_go(enemies: Iterable[HostilePacs]) -> None:
+    """Stop them all at once; each waits for its own threads."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(HostilePacs.stop, enemies))
+    gc.collect()  # the network library leaves sockets that were reset to the collector: now, not in another test
 
 
 # --- the scanner ------------------------------------------------------------------------------------------------------

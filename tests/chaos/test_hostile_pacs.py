@@ -9,7 +9,7 @@ import pytest
 
 from dicom_io.scu import Peer, Timeouts, store
 from dicom_io.status import Outcome
-from tests.chaos.enemies import PACS_SCRIPTS, HostilePacs, PacsScript, drip
+from tests.chaos.enemies import PACS_SCRIPTS, HostilePacs, PacsScript, drip, let_go
 from tests.node.conftest import Rig
 
 pytestmark = [
@@ -24,8 +24,7 @@ pytestmark = [
 def enemies(tmp_path: Path) -> Iterator[dict[str, HostilePacs]]:
     made = {s.name: HostilePacs(s, tmp_path / s.name) for s in PACS_SCRIPTS}
     yield made
-    for enemy in made.values():
-        enemy.stop()
+    let_go(made.values())
 
 
 def name_them(rig: Rig, enemies: dict[str, HostilePacs]) -> None:
@@ -94,8 +93,7 @@ def test_a_second_study_passes_while_destinations_stall(
         assert rig.stop() == 0, "a stop does not wait for them"
         assert time.monotonic() - begun < 10.0
     finally:
-        for enemy in made.values():
-            enemy.stop()
+        let_go(made.values())
 
 
 @pytest.mark.parametrize("at", ["accept", "answer"])
