@@ -12,7 +12,7 @@ import pytest
 
 from tests.node.conftest import Rig
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 HOURS = 3600.0
 
@@ -79,8 +79,8 @@ def test_a_study_closes_by_its_quiet_time_whatever_the_clock_does(
     for after_s, ahead in ((1.0, 2 * HOURS), (3.0, -3 * HOURS), (5.0, 0.0)):
         rig.until(lambda at=begun + after_s: time.monotonic() > at, 10.0, "the next jump")
         wall.set(ahead)
-    rig.idle(60.0)
-    assert 8.0 <= time.monotonic() - begun < 60.0
+    rig.idle(120.0)
+    assert 8.0 <= time.monotonic() - begun < 120.0, "hours would be a failure, seconds are the machine's business"
     assert [(j["revision"], j["outcome"]) for j in jobs(rig)] == [(1, "result")]
     assert judge(rig, files) == []
 
@@ -101,11 +101,11 @@ def test_work_and_deliveries_under_way_go_on(
     wall.set(ahead)
     rig.until(
         lambda: rig.show("1.2.3.1")["deliveries"] and rig.show("1.2.3.1")["deliveries"][0]["attempts"] > 0,
-        20.0,
+        60.0,
         "a first attempt",
     )
     wall.set(0.0)
     rig.pacs.answer = 0
-    rig.idle(40.0)
+    rig.idle(120.0)
     assert [(j["outcome"], j["attempts"]) for j in jobs(rig)] == [("result", 1)], "the lease was kept"
     assert judge(rig, files) == []
