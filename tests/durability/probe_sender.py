@@ -7,7 +7,6 @@ for each: UIDs and paths of what was written.
 
 import contextlib
 import json
-import runpy
 import sys
 import threading
 import time
@@ -131,8 +130,8 @@ def _both(*patches: Any) -> Iterator[None]:
         yield
 
 
-def _run(folder: Path, port: int, slices: Sequence[Path], name: str, pipeline: Any) -> dict[str, str]:
-    desk = Desk(folder, pipeline)
+def _run(folder: Path, port: int, slices: Sequence[Path], name: str) -> dict[str, str]:
+    desk = Desk(folder)
     place = replace(desk.settings.destination[0], port=port, check_study=False, proof="none")
     desk.receive(slices)
     desk.after(4000.0)
@@ -153,10 +152,9 @@ def _run(folder: Path, port: int, slices: Sequence[Path], name: str, pipeline: A
 if __name__ == "__main__":
     log.configure()
     sources = sorted(Path(sys.argv[3]).glob("*.dcm"))
-    probe = runpy.run_path(str(Path(__file__).parent.parent / "node" / "probe_node.py"), run_name="probe")["Probe"]()
     for each in sys.argv[4:]:
         with contextlib.suppress(OSError):
             Path("/phase", each).read_bytes()
-        said = {"name": each, "artifacts": _run(Path(sys.argv[1]) / each, int(sys.argv[2]), sources, each, probe)}
+        said = {"name": each, "artifacts": _run(Path(sys.argv[1]) / each, int(sys.argv[2]), sources, each)}
         sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 
 import phantom
 from dicom_io.scu import Peer, store
@@ -18,6 +19,7 @@ from node import show
 from node.installation import DataFolder
 from node.loopback_pacs import LoopbackPacs, Received
 from node.store import open_database, studies
+from tests.node.desk import Desk, small_ct
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -209,3 +211,23 @@ def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
 @pytest.fixture
 def rig(make_rig: Callable[..., Rig]) -> Rig:
     return make_rig()
+
+
+@pytest.fixture(scope="session")
+def slices(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Files of a smaller chest CT yet, in order of position."""
+    return small_ct(tmp_path_factory.mktemp("phantom"))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A node without processes."""
+    desk = Desk(tmp_path / "desk")
+    yield desk
+    desk.stop()
+
+
+@pytest.fixture
+def uid(slices: list[Path]) -> str:
+    """Study Instance UID of the slices."""
+    return str(dcmread(slices[0], specific_tags=["StudyInstanceUID"]).StudyInstanceUID)

@@ -24,6 +24,7 @@ from node.store import Database, alarms, deliveries, jobs, open_database, studie
 from node.store.rows import Job, Study
 from node.worker import Worker
 from pipeline.api import Pipeline
+from tests.node.probe_node import Probe
 
 RULES = """
 [study]
@@ -47,9 +48,12 @@ BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
 
 
 class Desk:
-    """A node without processes: `receive` is what its receiver does, `after` and `work` what the others do."""
+    """A node without processes: `receive` is what its receiver does, `after` and `work` what the others do.
 
-    def __init__(self, folder: Path, pipeline: Pipeline) -> None:
+    Its pipeline is the quick one of the other tests, unless another is given.
+    """
+
+    def __init__(self, folder: Path, pipeline: Pipeline | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "node.toml"
         config.write_text(f"[node]\ndata_dir = {json.dumps(str(folder / 'data'))}\n{RULES}", encoding="utf-8")
@@ -57,7 +61,7 @@ class Desk:
         self.settings = load_settings(config, {})
         self.folder = DataFolder(self.settings.node.data_dir)
         self.folder.prepare()
-        self.pipeline = pipeline
+        self.pipeline = pipeline or Probe()
         self.now = BEGIN
         self._associations = 0
         self.start()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import struct
 from collections.abc import Callable
@@ -20,25 +19,9 @@ from node.rebuild import Rebuild
 from node.retention import Retention
 from node.spool import JournalWriter, journals, utc
 from node.store import storage
-from tests.node.desk import Desk, changed, small_ct
+from tests.node.desk import Desk, changed
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(scope="module")
-def ct(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return small_ct(tmp_path_factory.mktemp("phantom"))
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    probe = runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
-    return Desk(tmp_path / "desk", probe)
-
-
-@pytest.fixture
-def uid(ct: list[Path]) -> str:
-    return str(dcmread(ct[0], specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
 
 
 def renamed(dataset: Any) -> None:
@@ -71,17 +54,17 @@ def rebuilt(desk: Desk) -> dict[str, Any]:
 
 @pytest.mark.parametrize("how", ["live", "rebuild"])
 def test_no_journal_overtakes_an_earlier_one(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(spool_module, "READ_BYTES", 2000)
     tick = unindexed(desk)
     for n in range(40):
         desk.note("association-open", association=f"x{n}", calling="CT2", called="NODE", peer="127.0.0.1")
-    desk.receive(ct)
+    desk.receive(slices)
     desk.journal.close()
     desk.now += 86400.0
     desk.start_journal()
-    desk.receive(changed(ct, tmp_path / "right", renamed))
+    desk.receive(changed(slices, tmp_path / "right", renamed))
     if how == "live":
         for _ in range(60):
             tick(desk.now)
@@ -92,39 +75,39 @@ def test_no_journal_overtakes_an_earlier_one(
     assert desk.alarms(uid) == set()
 
 
-def test_one_look_reads_a_bounded_part(desk: Desk, ct: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_look_reads_a_bounded_part(desk: Desk, slices: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_module, "READ_BYTES", 2000)
     unindexed(desk)
-    desk.receive(ct)
+    desk.receive(slices)
     first = desk.coordinator._indexer.advance()
     assert 0 < first <= 4000
-    assert 0 < len(rows(desk, "SELECT id FROM instance")) < len(ct)
+    assert 0 < len(rows(desk, "SELECT id FROM instance")) < len(slices)
 
 
 def test_a_part_without_any_record_does_not_end_a_rebuild(
-    desk: Desk, ct: list[Path], monkeypatch: pytest.MonkeyPatch
+    desk: Desk, slices: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.receive(ct[:1])
+    desk.receive(slices[:1])
     path = desk.journal.path
     assert path is not None
     with path.open("ab") as file:
         file.write(b"x" * 9000 + b"\n")
-    desk.receive(ct[1:])
+    desk.receive(slices[1:])
     monkeypatch.setattr(spool_module, "READ_BYTES", 3000)
     document = rebuilt(desk)
-    assert document["counts"]["instances"] == len(ct)
+    assert document["counts"]["instances"] == len(slices)
     assert rows(desk, "SELECT offset FROM journal") == [(path.stat().st_size,)]
 
 
 def test_a_journal_that_is_begun_after_the_clock_was_set_back_comes_last(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     desk.journal.close()
     first = desk.journal.path
     desk.now -= 7200.0
     desk.start_journal()
-    desk.receive(changed(ct, tmp_path / "right", renamed))
+    desk.receive(changed(slices, tmp_path / "right", renamed))
     desk.journal.close()
     assert journals(desk.folder.path) == [first, desk.journal.path]
     rebuilt(desk)
@@ -132,14 +115,14 @@ def test_a_journal_that_is_begun_after_the_clock_was_set_back_comes_last(
 
 
 def test_removals_stay_as_long_as_a_journal_that_was_begun_before_them_whatever_its_name(
-    desk: Desk, ct: list[Path]
+    desk: Desk, slices: list[Path]
 ) -> None:
     """The name of a journal that is begun while the clock is behind says a later time than the clock."""
     writer = JournalWriter(desk.spool.journals, lambda: datetime.fromtimestamp(desk.now + 7200.0, UTC))
     writer.append({"kind": "association-open"})
     writer.close()
     assert writer.path is not None
-    desk.receive(ct[:1])
+    desk.receive(slices[:1])
     desk.journal.close()
     removals = JournalWriter(desk.spool.journals, lambda: datetime.fromtimestamp(desk.now, UTC), "removed-")
     removals.append({"kind": "removed", "entry": "00/x.dcm", "utc": utc(datetime.fromtimestamp(desk.now, UTC))})
@@ -178,19 +161,19 @@ def poisoned(file: Path, into: Path, tag: tuple[int, int]) -> Path:
 
 @pytest.mark.parametrize("tag", [(0x0008, 0x0051), (0x0018, 0xA001), (0x5200, 0x9229), (0x5200, 0x9230)])
 def test_a_sequence_that_comes_as_a_text_does_not_stop_the_index(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, tag: tuple[int, int]
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, tag: tuple[int, int]
 ) -> None:
-    desk.receive([poisoned(ct[0], tmp_path / "bad.dcm", tag)])
-    desk.receive(ct[1:])
-    desk.receive(ct[:1])  # and it is compared with the whole one
-    assert dict(rows(desk, "SELECT role, count(*) FROM instance GROUP BY role")) == {"image": len(ct)}
+    desk.receive([poisoned(slices[0], tmp_path / "bad.dcm", tag)])
+    desk.receive(slices[1:])
+    desk.receive(slices[:1])  # and it is compared with the whole one
+    assert dict(rows(desk, "SELECT role, count(*) FROM instance GROUP BY role")) == {"image": len(slices)}
     assert desk.alarms(uid) == ({"conflicting-instance"} if tag[0] == 0x5200 else set())
 
 
 def test_a_header_that_cannot_be_understood_is_kept_as_unreadable_and_told(
-    desk: Desk, ct: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, slices: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = str(dcmread(ct[0]).SOPInstanceUID)
+    first = str(dcmread(slices[0]).SOPInstanceUID)
     before = identity.identity_of
 
     def hostile(header: Any) -> str:
@@ -199,20 +182,22 @@ def test_a_header_that_cannot_be_understood_is_kept_as_unreadable_and_told(
         return before(header)
 
     monkeypatch.setattr(indexer.identity, "identity_of", hostile)
-    desk.receive(ct)
+    desk.receive(slices)
     assert rows(desk, "SELECT sop_uid FROM instance WHERE role = 'unreadable'") == [(first,)]
-    assert len(rows(desk, "SELECT id FROM instance WHERE role = 'image'")) == len(ct) - 1
+    assert len(rows(desk, "SELECT id FROM instance WHERE role = 'image'")) == len(slices) - 1
     assert desk.alarms(uid) == {"unparsable"}
     assert desk.events(uid, "unreadable")
 
 
 @pytest.mark.parametrize("kind", ["stored", "notice"])
-def test_a_record_that_cannot_be_understood_is_told_if_it_names_a_file(desk: Desk, ct: list[Path], kind: str) -> None:
+def test_a_record_that_cannot_be_understood_is_told_if_it_names_a_file(
+    desk: Desk, slices: list[Path], kind: str
+) -> None:
     desk.note(kind, entry="00/odd.dcm", association=7, sop=["x"], study=None)
     desk.note("association-open")
-    desk.receive(ct)
+    desk.receive(slices)
     assert desk.alarms() == {"record-not-understood"}
-    assert len(rows(desk, "SELECT id FROM instance")) == len(ct)
+    assert len(rows(desk, "SELECT id FROM instance")) == len(slices)
 
 
 # what was lost
@@ -221,10 +206,10 @@ def test_a_record_that_cannot_be_understood_is_told_if_it_names_a_file(desk: Des
 @pytest.mark.parametrize("how", ["missing", "damaged"])
 @pytest.mark.parametrize("carried", [False, True])
 def test_what_was_lost_once_is_not_taken_away(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, how: str, *, carried: bool
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, how: str, *, carried: bool
 ) -> None:
     tick = unindexed(desk)
-    desk.receive(ct)
+    desk.receive(slices)
     file = min(desk.folder.spool.glob("??/*.dcm"))
     kept = tmp_path / "kept"
     shutil.copy(file, kept)
@@ -243,19 +228,19 @@ def test_what_was_lost_once_is_not_taken_away(
         desk.start()
     Retention(desk.db, desk.folder, desk.settings.storage, desk.spool).tick(desk.now)
     assert file.read_bytes() == kept.read_bytes()
-    desk.receive(ct)
+    desk.receive(slices)
     (desk.coordinator.tick if carried else tick)(desk.now)
     assert desk.alarms(uid) == set(), "usable again"
     assert dict(rows(desk, "SELECT role, count(*) FROM instance WHERE removed IS NULL GROUP BY role")) == {
-        "image": len(ct)
+        "image": len(slices)
     }
 
 
 def test_what_a_record_says_was_taken_away_is_taken_away_although_it_was_lost_before(
-    desk: Desk, ct: list[Path]
+    desk: Desk, slices: list[Path]
 ) -> None:
     tick = unindexed(desk)
-    desk.receive(ct[:1])
+    desk.receive(slices[:1])
     (file,) = desk.folder.spool.glob("??/*.dcm")
     content = file.read_bytes()
     file.unlink()

@@ -1,33 +1,15 @@
 """Results that something overtakes on their way: a correction, a late image, another patient, a person's command."""
 
-import runpy
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
 
 from node.store import deliveries, jobs, operator, proofs
 from node.store.rows import Delivery, Sent
-from tests.node.desk import Desk, changed, small_ct
+from tests.node.desk import Desk, changed
 from tests.node.test_revisions import new_accession, other_series, predecessors, renamed
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(scope="module")
-def ct(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return small_ct(tmp_path_factory.mktemp("phantom"))
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    probe = runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
-    return Desk(tmp_path / "desk", probe)
-
-
-@pytest.fixture
-def uid(ct: list[Path]) -> str:
-    return str(dcmread(ct[0], specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
 
 
 def rows(desk: Desk, uid: str) -> list[tuple[int, str]]:
@@ -58,17 +40,17 @@ def accept(desk: Desk, taken: Delivery, kind: str) -> None:
 @pytest.mark.parametrize("closed_between", [False, True])
 @pytest.mark.parametrize("change", [renamed, new_accession])
 def test_a_correction_to_an_identity_that_a_late_series_already_has(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, closed_between: bool, change: object
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, closed_between: bool, change: object
 ) -> None:
     assert callable(change)
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
-    desk.receive(changed(other_series(ct[:3], tmp_path / "late", SeriesNumber=7), tmp_path / "late right", change))
+    desk.receive(changed(other_series(slices[:3], tmp_path / "late", SeriesNumber=7), tmp_path / "late right", change))
     if closed_between:
         desk.finish()
     desk.after(1.0)
     before = desk.study(uid).revision
-    desk.receive(changed(ct, tmp_path / "right", change))
+    desk.receive(changed(slices, tmp_path / "right", change))
     study = desk.study(uid)
     assert (study.corrected, study.identity_since, study.revision) == (1, before + closed_between, study.identity_since)
     assert operator.resend(desk.db, uid, desk.now) == (), "nothing leaves under the old identity, whoever asks"
@@ -86,13 +68,13 @@ def test_a_correction_to_an_identity_that_a_late_series_already_has(
 
 
 def test_nothing_more_is_asked_about_what_left_under_the_old_identity(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     taken = sending(desk)
     assert deliveries.settle(desk.db, taken, desk.now, "delivered", proof=("waiting", desk.now + 2.0))
     asked = deliveries.deliveries(desk.db, uid)[0]
-    desk.receive(changed(ct, tmp_path / "right", renamed))
+    desk.receive(changed(slices, tmp_path / "right", renamed))
     desk.after(5.0)
     assert proofs.due(desk.db, "pacs", desk.now) is None
     # the answer to a question that was under way: a person has removed the old objects, as the alarm asks
@@ -103,11 +85,11 @@ def test_nothing_more_is_asked_about_what_left_under_the_old_identity(
     assert len(correction["delivered"]) == len(objects)
 
 
-def test_what_a_later_revision_replaces_is_not_sent_a_second_time(desk: Desk, ct: list[Path], uid: str) -> None:
-    desk.receive(ct[:-1])
+def test_what_a_later_revision_replaces_is_not_sent_a_second_time(desk: Desk, slices: list[Path], uid: str) -> None:
+    desk.receive(slices[:-1])
     taken = sending(desk)
     assert deliveries.settle(desk.db, taken, desk.now, "delivered", proof=("waiting", desk.now + 2.0))
-    desk.receive(ct[-1:])
+    desk.receive(slices[-1:])
     desk.after(5.0)
     asked = proofs.due(desk.db, "pacs", desk.now)
     assert asked is not None
@@ -119,12 +101,12 @@ def test_what_a_later_revision_replaces_is_not_sent_a_second_time(desk: Desk, ct
 
 @pytest.mark.parametrize("carried", ["before", "after"])
 def test_a_result_that_still_stands_and_is_not_there_is_sent_again(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, carried: str
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, carried: str
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     taken = sending(desk)
     assert deliveries.settle(desk.db, taken, desk.now, "delivered", proof=("waiting", desk.now + 2.0))
-    desk.receive(other_series(ct[:3], tmp_path / "late", SeriesNumber=7))
+    desk.receive(other_series(slices[:3], tmp_path / "late", SeriesNumber=7))
     if carried == "before":
         desk.after(4000.0)
         desk.work()
@@ -140,11 +122,11 @@ def test_a_result_that_still_stands_and_is_not_there_is_sent_again(
 @pytest.mark.parametrize("ends", ["fails", "is held", "restart"])
 @pytest.mark.parametrize("late", ["image", "patient"])
 def test_what_is_overtaken_while_it_is_sent_is_not_tried_again(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, ends: str, late: str
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, ends: str, late: str
 ) -> None:
-    desk.receive(ct[:-1])
+    desk.receive(slices[:-1])
     taken = sending(desk)
-    desk.receive(ct[-1:] if late == "image" else changed(ct[-1:], tmp_path / "other", renamed))
+    desk.receive(slices[-1:] if late == "image" else changed(slices[-1:], tmp_path / "other", renamed))
     if ends == "restart":
         deliveries.interrupted(desk.db, desk.now)
     else:
@@ -157,11 +139,11 @@ def test_what_is_overtaken_while_it_is_sent_is_not_tried_again(
 
 @pytest.mark.parametrize("work", ["before", "after"])
 def test_a_carried_result_whose_attempt_fails_arrives_all_the_same(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, work: str
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, work: str
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     taken = sending(desk)
-    desk.receive(other_series(ct[:3], tmp_path / "late", SeriesNumber=7))
+    desk.receive(other_series(slices[:3], tmp_path / "late", SeriesNumber=7))
     if work == "before":
         desk.after(4000.0)
         desk.work()
@@ -175,11 +157,11 @@ def test_a_carried_result_whose_attempt_fails_arrives_all_the_same(
 
 
 def test_what_a_person_sends_while_the_study_is_open_again_is_tried_until_it_arrives(
-    desk: Desk, ct: list[Path], uid: str
+    desk: Desk, slices: list[Path], uid: str
 ) -> None:
-    desk.receive(ct[:-1])
+    desk.receive(slices[:-1])
     desk.finish()
-    desk.receive(ct[-1:])
+    desk.receive(slices[-1:])
     assert operator.resend(desk.db, uid, desk.now) == ("pacs",)
     taken = deliveries.take(desk.db, "pacs", desk.now)
     assert taken is not None
@@ -189,12 +171,12 @@ def test_what_a_person_sends_while_the_study_is_open_again_is_tried_until_it_arr
 
 @pytest.mark.parametrize(("kind", "named"), [("seg", False), ("sr", True)])
 def test_the_rest_of_an_overtaken_result_is_not_sent_and_a_report_that_arrived_is_the_predecessor(
-    desk: Desk, ct: list[Path], uid: str, kind: str, named: bool
+    desk: Desk, slices: list[Path], uid: str, kind: str, named: bool
 ) -> None:
-    desk.receive(ct[:-1])
+    desk.receive(slices[:-1])
     taken = sending(desk)
     accept(desk, taken, kind)
-    desk.receive(ct[-1:])
+    desk.receive(slices[-1:])
     assert not fails(desk, taken)
     desk.finish()
     assert rows(desk, uid) == [(1, "superseded"), (2, "delivered")]
@@ -203,13 +185,13 @@ def test_the_rest_of_an_overtaken_result_is_not_sent_and_a_report_that_arrived_i
 
 @pytest.mark.parametrize("which", ["grown", "open"])
 def test_cancelled_early_work_on_fewer_images_does_not_come_back(
-    desk: Desk, ct: list[Path], uid: str, which: str
+    desk: Desk, slices: list[Path], uid: str, which: str
 ) -> None:
-    desk.receive(ct[:21])
+    desk.receive(slices[:21])
     desk.after(2.0)
     assert desk.study(uid).state == "early"
     assert operator.cancel(desk.db, desk.now, study_uid=uid) == 1
-    desk.receive(ct[21:])
+    desk.receive(slices[21:])
     if which == "open":
         assert operator.retry(desk.db, desk.now, study_uid=uid) == 0
         desk.finish()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 
@@ -21,26 +19,10 @@ from node.cli.doctor import command
 from node.rebuild import Rebuild
 from node.spool import journals
 from node.store import Database, corrections, deliveries, jobs, open_database
-from tests.node.desk import Desk, changed, small_ct
+from tests.node.desk import Desk, changed
 from tests.node.test_journey import valid
 
 pytestmark = pytest.mark.unit
-PROBE = Path(__file__).parent / "probe_node.py"
-
-
-@pytest.fixture(scope="module")
-def ct(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return small_ct(tmp_path_factory.mktemp("phantom"))
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path / "desk", runpy.run_path(str(PROBE), run_name="probe")["Probe"]())
-
-
-@pytest.fixture
-def uid(ct: list[Path]) -> str:
-    return str(dcmread(ct[0], specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
 
 
 def rebuilt(desk: Desk) -> dict[str, Any]:
@@ -76,11 +58,11 @@ def bytes_of(desk: Desk, uid: str) -> dict[str, bytes]:
 
 
 def test_nothing_is_computed_or_sent_again_if_the_old_database_can_be_read(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
-    desk.receive(changed(ct, tmp_path / "right", lambda ds: setattr(ds, "AccessionNumber", "RIGHT")))
+    desk.receive(changed(slices, tmp_path / "right", lambda ds: setattr(ds, "AccessionNumber", "RIGHT")))
     desk.finish()
     before = (known(desk.db), desk.jobs(uid), deliveries.deliveries(desk.db, uid), desk.show(uid)["timeline"])
     study, standing = desk.study(uid), desk.alarms()
@@ -102,18 +84,20 @@ def test_nothing_is_computed_or_sent_again_if_the_old_database_can_be_read(
     )  # fmt: skip
     assert desk.alarms() == standing
     # and it goes on from there: the same is no news, a late image is
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     assert len(desk.jobs(uid)) == len(before[1])
-    desk.receive(changed(ct[:1], tmp_path / "late", lambda ds: setattr(ds, "SOPInstanceUID", generate_uid())))
+    desk.receive(changed(slices[:1], tmp_path / "late", lambda ds: setattr(ds, "SOPInstanceUID", generate_uid())))
     desk.finish()
     assert desk.study(uid).revision == 3
     assert len(desk.jobs(uid)) == len(before[1]) + 1
 
 
 @pytest.mark.parametrize("how", ["gone", "garbage", "damaged", "other-version"])
-def test_without_the_old_database_the_same_objects_leave_again(desk: Desk, ct: list[Path], uid: str, how: str) -> None:
-    desk.receive(ct)
+def test_without_the_old_database_the_same_objects_leave_again(
+    desk: Desk, slices: list[Path], uid: str, how: str
+) -> None:
+    desk.receive(slices)
     desk.finish()
     before, bytes_before = known(desk.db), bytes_of(desk, uid)
     assert bytes_before
@@ -141,15 +125,15 @@ def test_without_the_old_database_the_same_objects_leave_again(desk: Desk, ct: l
     assert bytes_of(desk, uid) == bytes_before
 
 
-def test_a_lost_journal_is_written_anew(desk: Desk, ct: list[Path], uid: str, tmp_path: Path) -> None:
-    desk.receive(ct)
+def test_a_lost_journal_is_written_anew(desk: Desk, slices: list[Path], uid: str, tmp_path: Path) -> None:
+    desk.receive(slices)
     desk.finish()
-    desk.receive(changed(ct[:4], tmp_path / "right", lambda ds: setattr(ds, "PatientID", "RIGHT")))
+    desk.receive(changed(slices[:4], tmp_path / "right", lambda ds: setattr(ds, "PatientID", "RIGHT")))
     before = known(desk.db)
     journal(desk).unlink()
     desk.start_journal()
     document = rebuilt(desk)
-    assert len(document["recovered"]) == len(ct) + 4
+    assert len(document["recovered"]) == len(slices) + 4
     assert known(desk.db) == before
     assert desk.study(uid).patient_id == "RIGHT"
     again = rebuilt(desk)
@@ -159,13 +143,13 @@ def test_a_lost_journal_is_written_anew(desk: Desk, ct: list[Path], uid: str, tm
 
 @pytest.mark.parametrize("lost", ["first", "second"])
 def test_what_came_first_stays_first_whichever_record_is_lost(
-    desk: Desk, ct: list[Path], tmp_path: Path, lost: str
+    desk: Desk, slices: list[Path], tmp_path: Path, lost: str
 ) -> None:
     def white(dataset: FileDataset) -> None:
         dataset.PixelData = bytes(len(dataset.PixelData))
 
-    desk.receive(ct[:2])
-    desk.receive(changed(ct[:2], tmp_path / "white", white))
+    desk.receive(slices[:2])
+    desk.receive(changed(slices[:2], tmp_path / "white", white))
     before = known(desk.db)
     assert {row[4][-5] for row in before} == {"0"}
     path = journal(desk)
@@ -213,9 +197,9 @@ def one_digit(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [torn, garbage, nul_tail, nul_middle, cut_in_utf8, doubled, one_digit])
 def test_a_damaged_journal_loses_nothing(
-    desk: Desk, ct: list[Path], uid: str, damage: Callable[[bytes], bytes]
+    desk: Desk, slices: list[Path], uid: str, damage: Callable[[bytes], bytes]
 ) -> None:
-    desk.receive(ct, "钱-SCANNER")
+    desk.receive(slices, "钱-SCANNER")
     before = known(desk.db)
     path = journal(desk)
     path.write_bytes(damage(path.read_bytes()))
@@ -231,9 +215,9 @@ def test_a_damaged_journal_loses_nothing(
 
 
 def test_a_missing_and_a_damaged_file_are_told_and_never_used_until_they_come_again(
-    desk: Desk, ct: list[Path], uid: str
+    desk: Desk, slices: list[Path], uid: str
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     entries = sorted(row[4] for row in known(desk.db))
     (desk.folder.spool / entries[0]).unlink()
@@ -247,15 +231,15 @@ def test_a_missing_and_a_damaged_file_are_told_and_never_used_until_they_come_ag
     assert desk.alarms(uid) == {"instance-missing", "instance-damaged"}
     desk.finish()
     assert len(desk.jobs(uid)) == 1, "what was finished stays finished"
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     assert desk.alarms(uid) == set()
     assert {row[4] for row in known(desk.db) if row[8]} == set(entries)
     assert (len(desk.jobs(uid)), desk.sends(uid)) == (1, ["delivered"])
 
 
-def test_a_study_with_a_lost_file_is_not_worked_in_silence(desk: Desk, ct: list[Path], uid: str) -> None:
-    desk.receive(ct)
+def test_a_study_with_a_lost_file_is_not_worked_in_silence(desk: Desk, slices: list[Path], uid: str) -> None:
+    desk.receive(slices)
     desk.after(4000.0)
     (desk.folder.spool / min(row[4] for row in known(desk.db))).unlink()
     rebuilt(desk)
@@ -263,15 +247,15 @@ def test_a_study_with_a_lost_file_is_not_worked_in_silence(desk: Desk, ct: list[
     (job,) = desk.jobs(uid)
     assert job.outcome == "failed"
     assert desk.sends(uid) == []
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     assert [j.outcome for j in desk.jobs(uid)] == ["failed", "result"]
     assert desk.sends(uid) == ["delivered"]
     assert desk.alarms(uid) == set()
 
 
-def test_what_retention_removed_stays_removed_and_known(desk: Desk, ct: list[Path], uid: str) -> None:
-    desk.receive(ct)
+def test_what_retention_removed_stays_removed_and_known(desk: Desk, slices: list[Path], uid: str) -> None:
+    desk.receive(slices)
     desk.finish()
     for entry in sorted(row[4] for row in known(desk.db)):
         desk.remove(entry)
@@ -284,18 +268,18 @@ def test_what_retention_removed_stays_removed_and_known(desk: Desk, ct: list[Pat
     desk.start_journal()
     assert rebuilt(desk)["missing"] == []
     assert known(desk.db) == before
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     assert (len(desk.jobs(uid)), desk.sends(uid), desk.alarms()) == (1, ["delivered"], set())
 
 
-def test_strange_files_are_left_alone(desk: Desk, ct: list[Path]) -> None:
-    desk.receive(ct[:3])
+def test_strange_files_are_left_alone(desk: Desk, slices: list[Path]) -> None:
+    desk.receive(slices[:3])
     before = known(desk.db)
     made = []
     for name, content in (
         ("README.txt", b"hello"),
-        (f"{'0' * 64}-0.dcm", ct[5].read_bytes()),
+        (f"{'0' * 64}-0.dcm", slices[5].read_bytes()),
         (f"{'1' * 64}-0.dcm", b""),
     ):
         (desk.folder.spool / "00" / name).write_bytes(content)
@@ -307,9 +291,9 @@ def test_strange_files_are_left_alone(desk: Desk, ct: list[Path]) -> None:
 
 
 def test_an_interrupted_rebuild_leaves_the_old_database(
-    desk: Desk, ct: list[Path], monkeypatch: pytest.MonkeyPatch
+    desk: Desk, slices: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     before = known(desk.db)
     desk.stop()
@@ -328,12 +312,12 @@ def test_an_interrupted_rebuild_leaves_the_old_database(
 
 
 @pytest.fixture(scope="module")
-def received(ct: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, bytes, set[tuple[Any, ...]]]:
+def received(slices: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, bytes, set[tuple[Any, ...]]]:
     """A data folder with six images, one of them corrected, and what its journal and index hold."""
     folder = tmp_path_factory.mktemp("received")
-    desk = Desk(folder / "desk", runpy.run_path(str(PROBE), run_name="probe")["Probe"]())
-    desk.receive(ct[:6], "钱-SCANNER")
-    desk.receive(changed(ct[:1], folder / "right", lambda ds: setattr(ds, "AccessionNumber", "RIGHT")))
+    desk = Desk(folder / "desk")
+    desk.receive(slices[:6], "钱-SCANNER")
+    desk.receive(changed(slices[:1], folder / "right", lambda ds: setattr(ds, "AccessionNumber", "RIGHT")))
     before = known(desk.db)
     content = journal(desk).read_bytes()
     desk.stop()
@@ -366,8 +350,8 @@ def test_whatever_happens_to_a_journal_no_instance_is_lost_or_invented(
     assert sum(len(v) for v in kept.values()) == 7
 
 
-def test_a_running_node_is_left_alone(desk: Desk, ct: list[Path]) -> None:
-    desk.receive(ct[:2])
+def test_a_running_node_is_left_alone(desk: Desk, slices: list[Path]) -> None:
+    desk.receive(slices[:2])
     before = known(desk.db)
     desk.stop()
     arguments = ["--rebuild-index", "--json", "--config", str(desk.configuration)]

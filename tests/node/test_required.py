@@ -1,7 +1,6 @@
 """Required series, and the scripted senders of the benchmark in short, through the parts of a node."""
 
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,7 @@ def test_what_counts_where_only_the_modality_is_known(modality: str, rules: tupl
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    probe = runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
-    made = Desk(tmp_path / "desk", probe)
+    made = Desk(tmp_path / "desk")
     made.stop()
     rules = RULES + 'require = [{ SeriesDescription = "*reformat*" }]\n'
     folder = json.dumps(str(made.folder.path))

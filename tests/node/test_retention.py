@@ -2,9 +2,8 @@
 
 import json
 import os
-import runpy
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,14 +91,6 @@ def test_nothing_that_must_stay_is_let_go(x: Finished) -> None:
 )
 def test_age(since: float, days: float, is_old: bool) -> None:
     assert old(since, days, 100 * DAY) is is_old
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    probe = runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
-    desk = Desk(tmp_path, probe)
-    yield desk
-    desk.stop()
 
 
 @pytest.fixture

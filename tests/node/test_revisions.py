@@ -1,7 +1,6 @@
 """Late images, repeated images, corrected identities, strangers in a study: what becomes of results."""
 
 import hashlib
-import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,12 @@ from dicom_io.model import Instance
 from dicom_io.reasons import REASONS
 from node import indexer
 from node.store import deliveries, jobs, operator
-from tests.node.desk import Desk, changed, small_ct
+from tests.node.desk import Desk, changed
 from tests.node.test_journey import valid
 
 pytestmark = pytest.mark.unit
 
 Change = Callable[[FileDataset], None]
-
-
-@pytest.fixture(scope="module")
-def ct(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return small_ct(tmp_path_factory.mktemp("phantom"))
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    probe = runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
-    return Desk(tmp_path / "desk", probe)
-
-
-@pytest.fixture
-def uid(ct: list[Path]) -> str:
-    return str(dcmread(ct[0], specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
 
 
 def renamed(dataset: FileDataset) -> None:
@@ -67,8 +50,8 @@ def predecessors(desk: Desk, uid: str) -> list[bool]:
     return ["PredecessorDocumentsSequence" in dcmread(desk.folder.path / a.path) for a in reports]
 
 
-def test_the_same_bytes_again_are_no_new_work_ever(desk: Desk, ct: list[Path], uid: str) -> None:
-    desk.receive(ct)
+def test_the_same_bytes_again_are_no_new_work_ever(desk: Desk, slices: list[Path], uid: str) -> None:
+    desk.receive(slices)
     desk.finish()
     before = (desk.study(uid), desk.jobs(uid), desk.sends(uid))
     assert desk.sends(uid) == ["delivered"]
@@ -78,11 +61,11 @@ def test_the_same_bytes_again_are_no_new_work_ever(desk: Desk, ct: list[Path], u
         assert (desk.study(uid), desk.jobs(uid), desk.sends(uid)) == before
         assert desk.alarms() == set()
 
-    desk.receive(ct)
+    desk.receive(slices)
     nothing_new()
     desk.stop()
     desk.start()
-    assert set(desk.receive(ct, "PACS")) == {"stored"}, "a receiver that has just started remembers nothing"
+    assert set(desk.receive(slices, "PACS")) == {"stored"}, "a receiver that has just started remembers nothing"
     nothing_new()
     entries = sorted(used(desk, uid))
     for entry in entries:
@@ -90,7 +73,7 @@ def test_the_same_bytes_again_are_no_new_work_ever(desk: Desk, ct: list[Path], u
     desk.after(1.0)
     with desk.db.read() as c:
         assert c.exec_driver_sql("SELECT count(*) FROM instance WHERE removed IS NULL").scalar_one() == 0
-    desk.receive(ct)
+    desk.receive(slices)
     nothing_new()
     assert sorted(used(desk, uid)) == entries
     with desk.db.read() as c:
@@ -98,9 +81,9 @@ def test_the_same_bytes_again_are_no_new_work_ever(desk: Desk, ct: list[Path], u
 
 
 def test_equal_pixels_encoded_otherwise_are_the_same_image(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     before = (desk.study(uid), desk.jobs(uid), used(desk, uid))
 
@@ -108,7 +91,7 @@ def test_equal_pixels_encoded_otherwise_are_the_same_image(
         dataset.compress(RLELossless, generate_instance_uid=False)
         dataset.InstitutionName = "passed on by an archive"
 
-    assert set(desk.receive(changed(ct[:5], tmp_path / "rle", repacked))) == {"conflict"}
+    assert set(desk.receive(changed(slices[:5], tmp_path / "rle", repacked))) == {"conflict"}
     desk.finish()
     assert (desk.study(uid), desk.jobs(uid), used(desk, uid)) == before
     assert desk.alarms() == set()
@@ -116,12 +99,12 @@ def test_equal_pixels_encoded_otherwise_are_the_same_image(
 
 
 def test_other_pixels_under_one_uid_are_a_conflict_and_the_first_is_used(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     before = (desk.study(uid), desk.jobs(uid), used(desk, uid))
-    second = changed(ct[3:5], tmp_path / "white", whitened)
+    second = changed(slices[3:5], tmp_path / "white", whitened)
     capfd.readouterr()
     desk.receive(second)
     desk.finish()
@@ -147,12 +130,12 @@ def test_other_pixels_under_one_uid_are_a_conflict_and_the_first_is_used(
 
 
 def test_a_corrected_study_is_a_new_revision_under_its_new_identity(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     old = [a.sop_uid for a in jobs.artifacts(desk.db, desk.jobs(uid)[0])]
-    desk.receive(changed(ct, tmp_path / "right", renamed), "PACS")
+    desk.receive(changed(slices, tmp_path / "right", renamed), "PACS")
     study = desk.study(uid)
     assert (study.patient_id, study.state, study.revision, study.corrected) == ("RIGHT-1", "open", 2, 1)
     assert desk.alarms(uid) == {"results-under-old-identity"}
@@ -178,18 +161,20 @@ def test_a_corrected_study_is_a_new_revision_under_its_new_identity(
     assert event["attributes"] == ["PatientID", "PatientName"]
     (alarm,) = shown["alarms"]
     assert "pacs" in alarm["reason"]["text"]["en"]
-    assert len(used(desk, uid)) == len(ct)
+    assert len(used(desk, uid)) == len(slices)
     assert all(entry.endswith("-1.dcm") for entry in used(desk, uid))
-    assert sum(1 for _ in desk.folder.spool.glob("??/*.dcm")) == 2 * len(ct), "all versions stay"
+    assert sum(1 for _ in desk.folder.spool.glob("??/*.dcm")) == 2 * len(slices), "all versions stay"
     operator.resend(desk.db, uid, desk.now)
     assert desk.alarms(uid) == set()
     assert first.state == "done"
 
 
-def test_the_same_patient_corrected_keeps_the_predecessor(desk: Desk, ct: list[Path], uid: str, tmp_path: Path) -> None:
-    desk.receive(ct)
+def test_the_same_patient_corrected_keeps_the_predecessor(
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
+) -> None:
+    desk.receive(slices)
     desk.finish()
-    desk.receive(changed(ct, tmp_path / "right", new_accession))
+    desk.receive(changed(slices, tmp_path / "right", new_accession))
     desk.finish()
     assert desk.study(uid).accession == "ACC-RIGHT"
     assert predecessors(desk, uid) == [False, True]
@@ -197,9 +182,9 @@ def test_the_same_patient_corrected_keeps_the_predecessor(desk: Desk, ct: list[P
 
 @pytest.mark.parametrize("when", ["open", "early", "held", "running", "waiting", "sending"])
 def test_what_has_not_left_under_the_old_identity_never_does(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, when: str
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, when: str
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     if when in ("early", "held"):
         desk.after(1.5)
         assert desk.study(uid).state == "early"
@@ -211,7 +196,7 @@ def test_what_has_not_left_under_the_old_identity_never_does(
         job = jobs.claim(desk.db, 1, "w1", desk.now, 30.0)
         assert job is not None
     taken = deliveries.take(desk.db, "pacs", desk.now) if when == "sending" else None
-    desk.receive(changed(ct, tmp_path / "right", renamed), "PACS")
+    desk.receive(changed(slices, tmp_path / "right", renamed), "PACS")
     old = [d for d in deliveries.deliveries(desk.db, uid) if d.revision == 1 and d.job_id == 1]
     assert {d.state for d in old} <= {"cancelled"}
     assert len(old) == (when in ("held", "waiting", "sending"))
@@ -232,10 +217,10 @@ def test_what_has_not_left_under_the_old_identity_never_does(
 
 
 def test_a_study_that_is_corrected_in_part_fails_until_the_rest_comes(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
 ) -> None:
-    right = changed(ct, tmp_path / "right", renamed)
-    desk.receive(ct)
+    right = changed(slices, tmp_path / "right", renamed)
+    desk.receive(slices)
     desk.finish()
     desk.receive(right[:12])
     desk.after(2.0)
@@ -260,35 +245,37 @@ def test_a_study_that_is_corrected_in_part_fails_until_the_rest_comes(
 
 
 def test_series_that_say_it_in_other_words_are_one_correction(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
 ) -> None:
-    second = other_series(ct[:3], tmp_path / "second", PatientAge="061Y")
-    desk.receive([*ct, *second])
+    second = other_series(slices[:3], tmp_path / "second", PatientAge="061Y")
+    desk.receive([*slices, *second])
     desk.finish()
-    desk.receive([*changed(ct, tmp_path / "right", renamed), *changed(second, tmp_path / "right2", renamed)])
+    desk.receive([*changed(slices, tmp_path / "right", renamed), *changed(second, tmp_path / "right2", renamed)])
     desk.finish()
     assert (desk.study(uid).corrected, len(desk.show(uid)["corrections"])) == (1, 1)
     assert [j.outcome for j in desk.jobs(uid)] == ["result", "result"]
     assert desk.alarms(uid) == {"results-under-old-identity"}
 
 
-def test_an_accession_that_is_corrected_in_part_fails_too(desk: Desk, ct: list[Path], uid: str, tmp_path: Path) -> None:
-    desk.receive(ct)
+def test_an_accession_that_is_corrected_in_part_fails_too(
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
+) -> None:
+    desk.receive(slices)
     desk.finish()
-    desk.receive(changed(ct[:12], tmp_path / "right", new_accession))
+    desk.receive(changed(slices[:12], tmp_path / "right", new_accession))
     desk.finish()
     assert (desk.jobs(uid)[-1].reason or {})["code"] == "identity-partly-corrected"
     assert desk.alarms(uid) == {"identity-partly-corrected", "results-under-old-identity"}
 
 
 def test_an_image_that_moves_to_another_study_is_a_conflict_of_both(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     before = (desk.study(uid), desk.jobs(uid), used(desk, uid))
     other = generate_uid(entropy_srcs=["another study"])
-    desk.receive(changed(ct[:2], tmp_path / "moved", lambda ds: setattr(ds, "StudyInstanceUID", other)))
+    desk.receive(changed(slices[:2], tmp_path / "moved", lambda ds: setattr(ds, "StudyInstanceUID", other)))
     desk.finish()
     assert (desk.study(uid), desk.jobs(uid), used(desk, uid)) == before
     assert desk.alarms(uid) == desk.alarms(other) == {"conflicting-instance"}
@@ -297,7 +284,7 @@ def test_an_image_that_moves_to_another_study_is_a_conflict_of_both(
 
 
 def test_an_unreadable_object_does_not_take_the_place_of_an_image_and_gives_way_to_one(
-    desk: Desk, ct: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, slices: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged = indexer.read_instance
     bad: set[str] = set()
@@ -308,55 +295,57 @@ def test_an_unreadable_object_does_not_take_the_place_of_an_image_and_gives_way_
         return damaged(path, charset)
 
     monkeypatch.setattr(indexer, "read_instance", read)
-    name = hashlib.sha256(str(dcmread(ct[0]).SOPInstanceUID).encode()).hexdigest()
+    name = hashlib.sha256(str(dcmread(slices[0]).SOPInstanceUID).encode()).hexdigest()
     bad.add(f"{name}-0.dcm")
-    desk.receive(ct)
-    assert len(used(desk, uid)) == len(ct) - 1
-    desk.receive(changed(ct[:1], desk.folder.path.parent / "readable", lambda ds: setattr(ds, "StationName", "X")))
-    assert len(used(desk, uid)) == len(ct)
+    desk.receive(slices)
+    assert len(used(desk, uid)) == len(slices) - 1
+    desk.receive(changed(slices[:1], desk.folder.path.parent / "readable", lambda ds: setattr(ds, "StationName", "X")))
+    assert len(used(desk, uid)) == len(slices)
     bad.add(f"{name}-2.dcm")
-    desk.receive(changed(ct[:1], desk.folder.path.parent / "worse", lambda ds: setattr(ds, "StationName", "Y")))
-    assert len(used(desk, uid)) == len(ct)
+    desk.receive(changed(slices[:1], desk.folder.path.parent / "worse", lambda ds: setattr(ds, "StationName", "Y")))
+    assert len(used(desk, uid)) == len(slices)
 
 
 @pytest.mark.parametrize("again", ["bytes", "encoding"])
 def test_the_earlier_identity_does_not_come_back(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, again: str
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, again: str
 ) -> None:
-    desk.receive(ct)
-    desk.receive(changed(ct, tmp_path / "right", renamed))
+    desk.receive(slices)
+    desk.receive(changed(slices, tmp_path / "right", renamed))
     desk.finish()
     before = (desk.study(uid), desk.jobs(uid), used(desk, uid))
     files = (
-        ct if again == "bytes" else changed(ct, tmp_path / "old", lambda ds: setattr(ds, "StationName", "ELSEWHERE"))
+        slices
+        if again == "bytes"
+        else changed(slices, tmp_path / "old", lambda ds: setattr(ds, "StationName", "ELSEWHERE"))
     )
     desk.receive(files)
     desk.finish()
     assert (desk.study(uid), desk.jobs(uid), used(desk, uid)) == before
     assert desk.alarms(uid) == {"earlier-identity-returned"}
     assert len(desk.events(uid, "earlier-identity-returned")) == 1
-    desk.receive(changed(ct, tmp_path / "right", renamed))
+    desk.receive(changed(slices, tmp_path / "right", renamed))
     desk.finish()
     assert (desk.study(uid), desk.jobs(uid), used(desk, uid)) == before
 
 
 def test_a_late_image_of_the_earlier_identity_stops_everything(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
 ) -> None:
-    desk.receive(ct[:-1])
-    desk.receive(changed(ct[:-1], tmp_path / "right", new_accession))
+    desk.receive(slices[:-1])
+    desk.receive(changed(slices[:-1], tmp_path / "right", new_accession))
     desk.finish()
-    desk.receive(ct[-1:])
+    desk.receive(slices[-1:])
     desk.finish()
     assert (desk.jobs(uid)[-1].reason or {})["code"] == "identity-partly-corrected"
-    desk.receive(changed(ct[-1:], tmp_path / "right", new_accession))
+    desk.receive(changed(slices[-1:], tmp_path / "right", new_accession))
     desk.finish()
     assert desk.jobs(uid)[-1].outcome == "result"
     assert "identity-partly-corrected" not in desk.alarms(uid)
 
 
-def test_an_anonymous_copy_is_no_correction(desk: Desk, ct: list[Path], uid: str, tmp_path: Path) -> None:
-    desk.receive(ct)
+def test_an_anonymous_copy_is_no_correction(desk: Desk, slices: list[Path], uid: str, tmp_path: Path) -> None:
+    desk.receive(slices)
     desk.finish()
     before = (desk.study(uid), desk.jobs(uid), used(desk, uid))
 
@@ -364,7 +353,7 @@ def test_an_anonymous_copy_is_no_correction(desk: Desk, ct: list[Path], uid: str
         dataset.PatientName = dataset.PatientID = "ANON"
         dataset.PatientIdentityRemoved = "YES"
 
-    desk.receive(changed(ct[:3], tmp_path / "anon", anonymous))
+    desk.receive(changed(slices[:3], tmp_path / "anon", anonymous))
     desk.finish()
     assert (desk.study(uid), desk.jobs(uid), used(desk, uid)) == before
     assert desk.alarms(uid) == {"conflicting-instance"}
@@ -388,9 +377,9 @@ def strange(**values: str) -> Change:
     ({"StudyDescription": "other words"}, None),
 ])  # fmt: skip
 def test_two_patients_in_one_study_uid(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, change: dict[str, str], reason: str | None
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, change: dict[str, str], reason: str | None
 ) -> None:
-    issued = changed(ct, tmp_path / "issued", strange(IssuerOfPatientID="HOSPITAL"))
+    issued = changed(slices, tmp_path / "issued", strange(IssuerOfPatientID="HOSPITAL"))
 
     def elsewhere(dataset: FileDataset) -> None:
         strange(**change)(dataset)
@@ -402,7 +391,7 @@ def test_two_patients_in_one_study_uid(
     desk.finish()
     (job,) = desk.jobs(uid)
     assert (job.reason or {}).get("code") == reason
-    assert len(used(desk, uid)) == len(ct) + 2
+    assert len(used(desk, uid)) == len(slices) + 2
     assert desk.alarms(uid) == ({reason} if reason else set())
     assert desk.sends(uid) == ([] if reason else ["delivered"])
     if reason:
@@ -418,14 +407,14 @@ def back(dataset: FileDataset, to: Path) -> None:
         setattr(dataset, keyword, getattr(first, keyword))
 
 
-def other_series(ct: Sequence[Path], into: Path, **values: Any) -> list[Path]:
+def other_series(slices: Sequence[Path], into: Path, **values: Any) -> list[Path]:
     def change(dataset: FileDataset) -> None:
         dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[str(values)])
         dataset.SOPInstanceUID = generate_uid(entropy_srcs=[str(values), dataset.SOPInstanceUID])
         for keyword, value in values.items():
             setattr(dataset, keyword, value)
 
-    return changed(ct, into, change)
+    return changed(slices, into, change)
 
 
 DOSE, KEYS, CAPTURE, CT = (
@@ -433,13 +422,15 @@ DOSE, KEYS, CAPTURE, CT = (
 )  # fmt: skip
 
 
-def test_a_late_image_after_retention_fails_until_the_study_comes_again(desk: Desk, ct: list[Path], uid: str) -> None:
-    desk.receive(ct[:-1])
+def test_a_late_image_after_retention_fails_until_the_study_comes_again(
+    desk: Desk, slices: list[Path], uid: str
+) -> None:
+    desk.receive(slices[:-1])
     desk.finish()
     for entry in used(desk, uid):
         desk.remove(entry)
     desk.after(1.0)
-    desk.receive(ct[-1:])
+    desk.receive(slices[-1:])
     desk.finish()
     last = desk.jobs(uid)[-1]
     assert (last.revision, (last.document or {})["outcome"], (last.reason or {})["code"]) == (
@@ -448,7 +439,7 @@ def test_a_late_image_after_retention_fails_until_the_study_comes_again(desk: De
         "images-removed",
     )
     assert desk.alarms(uid) == {"images-removed"}
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
     last = desk.jobs(uid)[-1]
     assert (last.revision, last.outcome) == (3, "result")
@@ -460,11 +451,11 @@ def test_a_late_image_after_retention_fails_until_the_study_comes_again(desk: De
     (DOSE, "SR", False), (KEYS, "KO", False), (CAPTURE, "OT", False), (CT, "CT", True),
 ])  # fmt: skip
 def test_what_follows_minutes_later_gives_no_second_result(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path, sop_class: str, modality: str, revises: bool
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, sop_class: str, modality: str, revises: bool
 ) -> None:
-    desk.receive(ct)
+    desk.receive(slices)
     desk.finish()
-    late = other_series(ct[:10], tmp_path / "late", SOPClassUID=sop_class, Modality=modality, SeriesNumber=9)
+    late = other_series(slices[:10], tmp_path / "late", SOPClassUID=sop_class, Modality=modality, SeriesNumber=9)
     desk.after(300.0)
     desk.receive(late)
     desk.finish()
@@ -477,9 +468,9 @@ def test_what_follows_minutes_later_gives_no_second_result(
 
 
 def test_interleaved_associations_and_twenty_studies_in_one(
-    desk: Desk, ct: list[Path], uid: str, tmp_path: Path
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
 ) -> None:
-    a, b = ct[0::2], ct[1::2]
+    a, b = slices[0::2], slices[1::2]
     for n in range(0, len(a), 8):
         desk.receive(a[n : n + 8], "CT1", released=False)
         desk.receive(b[n : n + 8], "CT2", released=False)
@@ -493,7 +484,7 @@ def test_interleaved_associations_and_twenty_studies_in_one(
             dataset.SOPInstanceUID = generate_uid(entropy_srcs=[str(n), dataset.SOPInstanceUID])
             dataset.PatientID = f"P{n}"
 
-        many.append(changed(ct[:4], tmp_path / str(n), change))
+        many.append(changed(slices[:4], tmp_path / str(n), change))
     desk.receive([file for files in zip(*many, strict=True) for file in files])
     desk.finish()
     assert [(j.revision, j.outcome) for j in desk.jobs(uid)] == [(1, "result")]

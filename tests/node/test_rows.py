@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from node.worker import Worker
 from pipeline.api import Analysis, Pipeline
 from pipeline.errors import NotAnalysed, PipelineFailed
 from pipeline.reasons import REASONS
+from tests.node.probe_node import Probe
 
 pytestmark = pytest.mark.unit
 
@@ -124,8 +124,8 @@ class Bench:
 
 
 @pytest.fixture
-def probe() -> Any:
-    return runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
+def probe() -> Probe:
+    return Probe()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The clock is set while an archive's answer is awaited: the question is not asked anew for hours."""
 
-import runpy
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,7 @@ pytestmark = pytest.mark.unit
 def test_a_question_that_waits_for_its_answer_survives_a_jump_of_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float, *, asked_before: bool
 ) -> None:
-    probe = runpy.run_path(str(Path(__file__).parent / "probe_node.py"), run_name="probe")["Probe"]()
-    desk = Desk(tmp_path / "desk", probe)
+    desk = Desk(tmp_path / "desk")
     desk.receive(small_ct(tmp_path / "phantom"))
     desk.after(4000.0)
     desk.work()

@@ -1,11 +1,9 @@
 """A peer that sends any bytes, data sets made element by element, and an account of what became of each."""
 
 import hashlib
-import importlib.util
 import json
 import socket
 import struct
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 from config.settings import Dicom, Node, Settings
 from node.receive import Receiver
 from node.spool import journals, read_journal
+from tests.node.probe_node import Probe
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -218,15 +217,9 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     made.receiver.stop(grace_s=0.2)
 
 
-def probe(_name: str) -> Any:
+def probe(_name: str) -> Probe:
     """Return the quick pipeline of the node's tests: it thresholds air, and its results are written and gated."""
-    if "odd_probe" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("odd_probe", Path(__file__).parents[1] / "node" / "probe_node.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["odd_probe"] = importlib.util.module_from_spec(spec)  # before it runs: its dataclass asks for it
-        spec.loader.exec_module(sys.modules["odd_probe"])
-    return sys.modules["odd_probe"].Probe()
+    return Probe()
 
 
 class Kit:
