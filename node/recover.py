@@ -1,13 +1,14 @@
 """Jobs whose worker is gone go back into the queue; how, `retry.after_loss` decides."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import structlog
 
-from node import retry
+from node import alarm, retry
 from node.reasons import REASONS
-from node.store import Database, jobs
+from node.store import Database, jobs, studies
 from node.store.rows import Job
 
 _log = structlog.get_logger()
@@ -36,9 +37,15 @@ def _give_back(db: Database, lost: Iterable[Job], loss: retry.Loss, now: float, 
         if back is None:
             _log.error("job.dead", job=job.id, why=loss, attempts=job.attempts)
             reason = REASONS("worker-lost", count=limit).as_json()
-            count += jobs.finish(
-                db, job, owner, now, state="dead", outcome="failed", reason=reason, document=job.document or {}
-            )
+            about = failed(job, reason)
+            done = jobs.finish(
+                db, job, owner, now, state="dead", outcome="failed", reason=reason, document=job.document or {},
+                alarm=about,
+            )  # fmt: skip
+            if done:
+                study = studies.study(db, job.study_uid)
+                alarm.tell(about["code"], None if study is None else study.hash)
+            count += done
             continue
         _log.warning("job.given-back", job=job.id, why=loss, attempts=back.attempts)
         count += jobs.give_back(
@@ -46,6 +53,11 @@ def _give_back(db: Database, lost: Iterable[Job], loss: retry.Loss, now: float, 
             attempts=back.attempts, losses=back.losses, not_before=now + back.wait_s, why=loss,
         )  # fmt: skip
     return count
+
+
+def failed(job: Job, reason: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the alarm about a job that ended without an outcome for anybody."""
+    return REASONS("analysis-failed", pipeline=job.pipeline or "-", code=(reason or {}).get("code", "")).as_json()
 
 
 def owner_of(boot: float, pid: int) -> str:

@@ -158,7 +158,7 @@ class Worker:
             return self._end(job, outcome, error.reason, {**unfit(name, error.reason), "outcome": outcome})
         odd = whose_study(self._db, job.study_uid, self._now())
         if odd is not None:
-            return self._end(job, "failed", odd, {**unfit(name, odd), "outcome": "failed"})
+            return self._end(job, "failed", odd, {**unfit(name, odd), "outcome": "failed"}, rung=True)
         begin = time.perf_counter()
         try:
             study, key = self._study(job)
@@ -253,20 +253,27 @@ class Worker:
         told = _told(job, outcome.outcome, reason) if outcome.artifacts else ()
         return self._commit(job, outcome.outcome, reason, outcome.document, outcome.artifacts, told, quarantined, now)
 
-    def _end(self, job: Job, outcome: str, reason: Reason, document: Mapping[str, Any]) -> bool:
-        return self._commit(job, outcome, reason.as_json(), document, (), (), {}, self._now())
+    def _end(self, job: Job, outcome: str, reason: Reason, document: Mapping[str, Any], *, rung: bool = False) -> bool:
+        return self._commit(job, outcome, reason.as_json(), document, (), (), {}, self._now(), rung=rung)
 
     def _commit(
         self, job: Job, outcome: str, reason: Mapping[str, Any] | None, document: Mapping[str, Any],
         artifacts: tuple[Artifact, ...], told: tuple[str, ...], quarantined: Mapping[str, Mapping[str, Any]], now: float,
+        *, rung: bool = False,
     ) -> bool:  # fmt: skip
+        """Write the outcome down; a failure rings, unless its reason has `rung` already."""
         rows = [_row(a, job, self._folder.path) for a in artifacts]
         tell = _log.error if outcome == "failed" else _log.info
         tell("job.outcome", job=job.id, pipeline=job.pipeline, outcome=outcome, reason=(reason or {}).get("code"))
-        return jobs.finish(
-            self._db, job, self.owner, now, state="dead" if outcome == "failed" else "done", outcome=outcome, reason=reason,
-            document=document, artifacts=rows, send_to=told, quarantined=quarantined,
+        failed = outcome == "failed"
+        about = recover.failed(job, reason) if failed and not rung else None
+        done = jobs.finish(
+            self._db, job, self.owner, now, state="dead" if failed else "done", outcome=outcome, reason=reason,
+            document=document, artifacts=rows, send_to=told, quarantined=quarantined, alarm=about,
         )  # fmt: skip
+        if done and about is not None:
+            alarm.tell(about["code"], log.study_hash(self._installation_id, job.study_uid))
+        return done
 
 
 def whose_study(db: Database, study_uid: str, now: float) -> Reason | None:

@@ -141,17 +141,19 @@ def settle(
 
 
 def calm(c: sa.Connection, study_uid: str, now: float) -> None:
-    """Clear the alarms about a study's deliveries whose cause is gone, as part of the caller's transaction."""
+    """Clear the alarms about a study's results whose cause is gone, as part of the caller's transaction."""
+    j, of = t.job.c, _d.study_uid == study_uid
+    present = sa.select(t.study.c.revision).where(t.study.c.uid == study_uid).scalar_subquery()
     causes = {
-        "delivery-failed": _d.state == "dead",
-        "identity-differs-at-destination": sa.and_(_d.state == "quarantined", _d.what == "objects"),
-        "delivered-but-not-found": sa.and_(_d.state == "delivered", _d.proof == "missing"),
+        "analysis-failed": sa.and_(j.study_uid == study_uid, j.state == "dead", j.revision == present),
+        "delivery-failed": sa.and_(of, _d.state == "dead"),
+        "identity-differs-at-destination": sa.and_(of, _d.state == "quarantined", _d.what == "objects"),
+        "delivered-but-not-found": sa.and_(of, _d.state == "delivered", _d.proof == "missing"),
     }
     a = t.alarm.c
     standing = c.execute(sa.select(a.code).where(a.subject == study_uid, a.code.in_(causes), a.cleared.is_(None)))
     for code in standing.scalars().all():
-        cause = sa.select(_d.id).where(_d.study_uid == study_uid, causes[code]).limit(1)
-        if c.execute(cause).first() is None:
+        if c.execute(sa.select(sa.literal(1)).where(causes[code]).limit(1)).first() is None:
             c.execute(t.alarm.update().where(a.code == code, a.subject == study_uid).values(cleared=now))
 
 

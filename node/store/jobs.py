@@ -7,8 +7,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from node.failpoint import passing
+from node.store import alarms
 from node.store import tables as t
-from node.store.deliveries import FRESH, carry
+from node.store.deliveries import FRESH, calm, carry
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Job, JobState, StoredArtifact, as_a
@@ -70,6 +71,7 @@ def finish(
     send_to: Sequence[str] = (),
     quarantined: Mapping[str, Mapping[str, Any]] | None = None,
     carried_from: int | None = None,
+    alarm: Mapping[str, Any] | None = None,
 ) -> bool:
     """End a job with its outcome, register what it wrote and queue what is to be sent; all of it, or nothing.
 
@@ -97,6 +99,8 @@ def finish(
         Destinations whose delivery the gate refused, and the reason.
     carried_from : int or None
         The job whose artifacts still stand.
+    alarm : Mapping or None
+        Raised with it.
 
     Returns
     -------
@@ -125,6 +129,9 @@ def finish(
         for destination, error in (quarantined or {}).items():
             _queue(c, done, destination, now, "quarantined", error)
         _say(c, done, now, outcome, reason, artifacts, quarantined or {}, carried_from)
+        if alarm is not None:
+            alarms.note(c, done.study_uid, alarm, now, done.study_uid)
+        calm(c, done.study_uid, now)
         passing("job.before_commit")
     return True
 

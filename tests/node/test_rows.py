@@ -21,7 +21,7 @@ from node import recover, show
 from node.coordinator import Coordinator
 from node.installation import DataFolder
 from node.spool import Spool, utc
-from node.store import Database, deliveries, jobs, open_database, operator, studies
+from node.store import Database, alarms, deliveries, jobs, open_database, operator, studies
 from node.store.rows import Job
 from node.worker import Worker
 from pipeline.api import Analysis, Pipeline
@@ -265,12 +265,18 @@ def test_a_study_that_kills_its_worker_ends_dead_with_a_card(bench: Bench, ct: l
     assert (job["state"], job["outcome"], job["reason"]["code"]) == ("dead", "failed", "worker-lost")
     assert [a["kind"] for a in job["artifacts"]] == ["card"]
     assert bench.sends(uid) == [(1, "waiting")]
+    (alarm,) = bench.show(uid)["alarms"]
+    assert alarm["code"] == "analysis-failed"
+    assert "worker-lost" in alarm["reason"]["text"]["en"]
     # even the card killed it: the row ends without one
     assert operator.retry(bench.db, bench.now, study_uid=uid) == 1
+    assert bench.show(uid)["alarms"] == [], "it is tried again"
     for _ in range(bench.settings.worker.attempts + 1):
         bench.die(n)
     (job,) = bench.show(uid)["jobs"]
     assert (job["state"], job["reason"]["code"], job["artifacts"]) == ("dead", "worker-lost", [])
+    assert [a["code"] for a in bench.show(uid)["alarms"]] == ["analysis-failed"]
+    assert alarms.dismissed(bench.db, "analysis-failed", uid, bench.now) == 1
 
 
 def test_a_planned_stop_and_a_power_cut_cost_no_attempt(bench: Bench, ct: list[Path], uid: str) -> None:
@@ -296,6 +302,32 @@ def failing(probe: Any, error: Exception) -> Any:
             raise error
 
     return Failing()
+
+
+def test_a_study_without_result_and_without_card_is_not_silent(bench: Bench, ct: list[Path], uid: str) -> None:
+    bench.arrive(ct)
+    with dcmread(ct[0]) as ds:
+        (bench.folder.spool / "00" / f"{ds.SOPInstanceUID}.dcm").unlink()
+    bench.after(61.0)
+    assert bench.work() == [True]
+    (job,) = bench.show(uid)["jobs"]
+    assert (job["state"], job["artifacts"], bench.sends(uid)) == ("dead", [], [])
+    assert bench.show(uid)["alarms"], job
+
+
+def test_a_later_revision_that_succeeds_ends_the_alarm(bench: Bench, ct: list[Path], uid: str, probe: Any) -> None:
+    bench.pipeline = failing(probe, RuntimeError("boom"))
+    bench.arrive(ct[:40])
+    bench.after(61.0)
+    for _ in range(3):
+        bench.work()
+        bench.now += 1000.0
+    assert [a["code"] for a in bench.show(uid)["alarms"]] == ["analysis-failed"]
+    bench.pipeline = probe
+    bench.arrive(ct[40:])
+    bench.after(121.0)
+    assert bench.work() == [True]
+    assert bench.show(uid)["alarms"] == []
 
 
 def test_who_is_told_of_a_study_that_could_not_be_judged(bench: Bench, ct: list[Path], uid: str, probe: Any) -> None:
@@ -332,10 +364,12 @@ def test_a_crash_is_tried_again_then_dead_then_retried_by_hand(
     bench.worker.run(1)
     assert [(j.state, j.outcome) for j in bench.rows(uid)] == [("dead", "failed")]
     assert bench.sends(uid) == [(1, "waiting")]
+    assert [a["code"] for a in bench.show(uid)["alarms"]] == ["analysis-failed"]
     bench.pipeline = probe
     assert operator.retry(bench.db, bench.now, job_id=1) == 1
     bench.worker.run(1)
     assert [(j.state, j.outcome) for j in bench.rows(uid)] == [("done", "result")]
+    assert bench.show(uid)["alarms"] == []
     assert {a["kind"] for a in bench.show(uid)["jobs"][0]["artifacts"]} >= {"seg", "sr"}
 
 
