@@ -20,7 +20,7 @@ from node.indexer import Indexer
 from node.inquire import Inquirer
 from node.installation import DataFolder
 from node.reasons import REASONS
-from node.store import Database, evidence, open_database, storage, studies, waits
+from node.store import Database, evidence, obstacle, open_database, storage, studies, waits
 from node.store import node as node_store
 from node.store.rows import Carrier, Planned, Process, Study
 from node.timekeeper import Timekeeper
@@ -118,8 +118,10 @@ class Coordinator:
         """Decide about one study; return when it is due again, or None if it is closed."""
         try:
             until = self._look(study, processes, now)
-        except Exception:  # noqa: BLE001 - one odd study must not keep the others open
-            _log.exception("study not decided", study=study.hash, again_in_s=_ODD_S)
+        except Exception as error:  # noqa: BLE001 - one odd study must not keep the others open
+            found = obstacle(error)
+            tell = _log.exception if found is None else _log.error
+            tell("study not decided", study=study.hash, again_in_s=_ODD_S, **({"error": found} if found else {}))
             return now + _ODD_S
         return None if until is None else min(until, now + float(retry.policy()["clock"]["look_s"]))
 
