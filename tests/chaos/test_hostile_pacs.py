@@ -9,7 +9,7 @@ import pytest
 
 from dicom_io.scu import Peer, Timeouts, store
 from dicom_io.status import Outcome
-from tests.chaos.enemies import PACS_SCRIPTS, HostilePacs, PacsScript, drip, let_go
+from tests.chaos.hostile_pacs import PACS_SCRIPTS, HostilePacs, PacsScript, drip, let_go
 from tests.node.conftest import Rig
 
 pytestmark = [

@@ -12,7 +12,8 @@ from pydicom.dataset import FileMetaDataset
 from dicom_io.scu import Peer, Timeouts, store
 from node.loopback_pacs import LoopbackPacs
 from node.store import open_database
-from tests.chaos.enemies import CT, EXPLICIT, SCANNER_SCRIPTS, HostileScanner
+from tests.chaos.hostile_scanner import SCANNER_SCRIPTS, HostileScanner
+from tests.chaos.wire import CT, EXPLICIT
 from tests.node.conftest import Rig
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("hostile scanner")]

@@ -14,7 +14,7 @@ from node.indexer import Indexer
 from node.installation import DataFolder
 from node.process import folder_of
 from node.store import open_database, studies
-from tests.chaos.enemies import SCANNER_SCRIPTS, HostileScanner
+from tests.chaos.hostile_scanner import SCANNER_SCRIPTS, HostileScanner
 
 pytestmark = pytest.mark.sockets
 
