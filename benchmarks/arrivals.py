@@ -1,6 +1,6 @@
 """What the PACS gets from a scanner that opens one association per image, and from late images.
 
-    python benchmarks/arrivals.py [--slices 64] [--pace 1.5] [--quiet 60] [--late 2]
+    python -m benchmarks.arrivals [--slices 64] [--pace 1.5] [--quiet 60] [--late 2]
 
 The sender declares nothing. All but the last slices come at the pace given, one association each; when the results are in
 the PACS the late ones follow. Prints one line per published revision.

@@ -1,6 +1,6 @@
 """The chest CT pipeline against phantoms with known truth, one Markdown row each; ends with 1 if a requirement is not met.
 
-    python benchmarks/chest_ct_phantoms.py --seeds 101-110 [--lesions standard clear none] [--thickness 2.5]
+    python -m benchmarks.chest_ct_phantoms --seeds 101-110 [--lesions standard clear none] [--thickness 2.5]
         [--matrix 256] [--plane axial] [--feet-first]
 
 Required: lungs Dice 0.95 on their own side; opacities of 10 cm3 or more off the lung's border within 10 % and Dice 0.85;

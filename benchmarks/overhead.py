@@ -1,6 +1,6 @@
 """Last image to published result, stage by stage, and what of it is the node's own.
 
-    python benchmarks/overhead.py [--slices 300] [--matrix 512] [--seed 7] [--runs 3]
+    python -m benchmarks.overhead [--slices 300] [--matrix 512] [--seed 7] [--runs 3]
 
 A sender that is declared to send whole studies gives strong evidence with its release. Times come from the node's own rows
 (`show`: timeline, timings of the job, answers of the PACS) and from the sender's clock, which is the same; when the last
@@ -8,7 +8,6 @@ image is in the index is found by looking every few milliseconds. Every run has 
 processes and sockets; the models are resident before the first image comes.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -17,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import phantom
+from benchmarks.one_study import asked_for, written
 from node.installation import DataFolder
 from node.rehearsal import Rehearsal
 from node.store import open_database, studies
@@ -28,16 +27,10 @@ _LOOK_S = 0.005
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slices", type=int, default=300)
-    parser.add_argument("--matrix", type=int, default=512)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--runs", type=int, default=3)
-    asked = parser.parse_args()
+    asked = asked_for(__doc__)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        phantom.write(phantom.build(asked.seed, slices=asked.slices, matrix=asked.matrix), work / "phantom")
-        files = sorted((work / "phantom" / "dicom").glob("*.dcm"))
+        files = written(asked, work / "phantom")
         runs = [journey(work / f"node-{n}", files) for n in range(asked.runs)]
     load = os.getloadavg()[0]
     print(

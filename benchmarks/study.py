@@ -1,12 +1,11 @@
 """One chest CT from files and through the node: seconds per stage, peak memory, last image to results in the PACS.
 
-    python benchmarks/study.py [--slices 300] [--matrix 512] [--seed 7] [--runs 3]
+    python -m benchmarks.study [--slices 300] [--matrix 512] [--seed 7] [--runs 3]
 
 Builds the phantom, runs `process` on it in a process of its own, then sends it to a node from a sender that is declared to
 send whole studies. Prints one Markdown table; figures are medians over the runs.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -16,21 +15,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import phantom
+from benchmarks.one_study import asked_for, written
 from node.rehearsal import Rehearsal
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slices", type=int, default=300)
-    parser.add_argument("--matrix", type=int, default=512)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--runs", type=int, default=3)
-    asked = parser.parse_args()
+    asked = asked_for(__doc__)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        phantom.write(phantom.build(asked.seed, slices=asked.slices, matrix=asked.matrix), work / "phantom")
-        files = sorted((work / "phantom" / "dicom").glob("*.dcm"))
+        files = written(asked, work / "phantom")
         stages, memory = from_files(work, asked.runs)
         journeys = [through_the_node(work / f"node-{n}", files) for n in range(asked.runs)]
     print(f"{asked.slices} x {asked.matrix} x {asked.matrix}, {os.cpu_count()} cores, medians of {asked.runs} runs\n")
