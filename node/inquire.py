@@ -106,7 +106,7 @@ class Source:
         self._asking = ""
         self._changed = threading.Condition()
         self._failures = 0
-        self._down_until = 0.0
+        self._down_since = self._down_until = 0.0
 
     def plan(self, study_uid: str, at: float | None) -> None:
         """Ask about a study then; None: not any more."""
@@ -126,7 +126,7 @@ class Source:
         """Ask the question that has been due for longest."""
         with self._changed:
             due = [(at, uid) for uid, at in self._agenda.items() if at <= now]
-            if not due or now < self._down_until:
+            if not due or self._down_since <= now < self._down_until:  # before since: the clock was set back
                 return
             _, study_uid = min(due)
             del self._agenda[study_uid]
@@ -159,7 +159,7 @@ class Source:
         backoff = retry.Backoff(numbers["down_first_s"], 2.0, numbers["down_cap_s"], numbers["jitter"])
         self._failures += 1
         wait_s = backoff.wait(self._failures, random.random())  # noqa: S311 - spreads waits
-        self._down_until = now + wait_s
+        self._down_since, self._down_until = now, now + wait_s
         _log.warning("source.silent", ae_title=self.title, reason=error.reason.code, again_in_s=round(wait_s))
 
 

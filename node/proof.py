@@ -4,6 +4,7 @@ An archive is asked a few times with growing waits (some index late), one questi
 not take anything. What it acknowledged but does not show is sent once more; after that a person is called.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -102,12 +103,12 @@ class Prover:
         by_commitment = destination.proof == "commitment" and commitment is not None
         self._ask: Ask = commitment if by_commitment and commitment is not None else self._find
         self._word: Literal["commitment", "find"] = "commitment" if by_commitment else "find"
-        self._not_before = 0.0
+        self._asked = -math.inf
 
     def step(self) -> bool:
         """Ask for the delivery whose proof is due longest; False if none is, or if the destination is left alone."""
         name, now = self._destination.name, self._now()
-        if now < self._not_before:
+        if self._asked <= now < self._asked + float(retry.policy()["proof"]["gap_s"]):  # before: the clock was set back
             return False
         delivery = proofs.due(self._db, name, now)
         if delivery is None:
@@ -119,7 +120,7 @@ class Prover:
         objects = () if job is None else jobs.artifacts(self._db, job)
         finding, missing = self._look(delivery, objects)
         self._conclude(delivery, objects, finding, missing)
-        self._not_before = self._now() + float(retry.policy()["proof"]["gap_s"])
+        self._asked = self._now()
         return True
 
     def _look(self, delivery: Delivery, objects: Sequence[StoredArtifact]) -> tuple[Finding, frozenset[str]]:
@@ -170,7 +171,7 @@ class Prover:
                     total=len(objects),
                 )
                 if proofs.conclude(self._db, delivery, now, "missing", alarm=reason.as_json()):
-                    alarm.tell(reason.code, None if study is None else study.hash)
+                    alarm.tell(reason.code, None if study is None else study.hash, destination=delivery.destination)
             case _:
                 if proofs.conclude(self._db, delivery, now, ruling):
                     _log.info("delivery.not-confirmed", **told, proof=ruling)

@@ -12,7 +12,7 @@ from node import proof
 from node.loopback_pacs import LoopbackPacs
 from node.proof import Finding
 from node.retry import policy
-from node.store import alarms, breakers, deliveries, events, operator
+from node.store import alarms, breakers, deliveries, events, operator, waits
 from node.store.rows import Breaker
 from tests.node.outbox import Outbox, Script, place
 
@@ -62,6 +62,20 @@ def ask_for(box: Outbox, prover: proof.Prover, seconds: float) -> int:
         asked += prover.step()
         box.now += 1.0
     return asked
+
+
+@pytest.mark.unit
+def test_a_clock_that_is_set_back_does_not_silence_the_prover(box: Outbox) -> None:
+    script, destination = Script(), place(**FIND)
+    prover = box.prover(destination, script)
+    for _ in range(2):
+        box.add(objects=1)
+    box.run(box.courier(destination, script))
+    box.now += 10.0
+    assert prover.step()
+    box.now -= 6 * 3600.0
+    waits.shift(box.db, box.now, -6 * 3600.0)
+    assert prover.step(), "it rests for a moment between two questions, not for six hours"
 
 
 @pytest.mark.unit
