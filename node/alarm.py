@@ -29,9 +29,9 @@ def ring(db: Database, reason: Reason, subject: str, now: float, *, study: tuple
         tell(reason.code, hashed, None if study else subject)
 
 
-def tell(code: str, study_hash: str | None, subject: str | None = None) -> None:
+def tell(code: str, study_hash: str | None, subject: str | None = None, *, destination: str | None = None) -> None:
     """Write the one line of the log about an alarm that was raised, here or in a transaction that is committed."""
-    about = {"study": study_hash, "subject": subject}
+    about = {"study": study_hash, "subject": subject, "destination": destination}
     _log.error("alarm", code=code, **{key: value for key, value in about.items() if value})
 
 

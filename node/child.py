@@ -6,13 +6,10 @@ import signal
 import threading
 from multiprocessing.connection import Connection
 
-from config.settings import Settings
-from node import log
-
 _PR_SET_PDEATHSIG = 1
 
 
-def begin(settings: Settings, connection: Connection) -> threading.Event:
+def begin(connection: Connection) -> threading.Event:
     """Prepare a spawned process and return the event that is set when it is to end.
 
     It ends on SIGTERM, and with its parent: by the parent-death signal, and by the end of the pipe in case the parent
@@ -22,7 +19,6 @@ def begin(settings: Settings, connection: Connection) -> threading.Event:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     _die_with_parent()
-    log.configure(settings.log.format)
     threading.Thread(target=_watch, args=(connection, stop), daemon=True, name="parent").start()
     return stop
 

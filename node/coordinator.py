@@ -205,7 +205,7 @@ class Coordinator:
 
 def run_coordinator(settings: Settings, connection: Connection, boot: float) -> None:
     """Coordinate until SIGTERM or the end of the parent; entry point of a spawned process."""
-    stop = child.begin(settings, connection)
+    stop = child.begin(connection)
     folder = DataFolder(settings.node.data_dir)
     db = made("coordinator", lambda: open_database(folder.database), stop)
     if db is None:

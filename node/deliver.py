@@ -36,7 +36,7 @@ from node.whose import Whose, differences, whose
 _log = structlog.get_logger()
 
 _POLL_S = 0.3
-_LEVELS = {"dead": _log.error, "quarantined": _log.error, "waiting": _log.warning, "held": _log.warning}
+_LEVELS = {"dead": "error", "quarantined": "error", "waiting": "warning", "held": "warning"}
 _NOT_HEARD = frozenset({
     "no-answer", "query-unanswered", "peer-name-unknown", "peer-refused-connection", "peer-timeout",
     "association-rejected", "association-aborted",
@@ -225,11 +225,10 @@ class Courier:
         if not settled:  # cancelled, or queued anew, while it was being sent
             _log.info("delivery.overtaken", destination=delivery.destination, **told)
             return
-        _LEVELS.get(verdict.state, _log.info)(
-            f"delivery.{verdict.state}", destination=delivery.destination, **told, reason=code
-        )
+        tell = getattr(_log, _LEVELS.get(verdict.state, "info"))
+        tell(f"delivery.{verdict.state}", destination=delivery.destination, **told, reason=code)
         if about is not None:
-            alarm.tell(about.code, told["study"])
+            alarm.tell(about.code, told["study"], destination=delivery.destination)
 
     def _attempt(self, delivery: Delivery, chance: float) -> Verdict:
         job = jobs.job(self._db, delivery.job_id)
@@ -337,7 +336,7 @@ def _intact(path: Path, digest: str) -> bool:
 
 def run_deliverer(settings: Settings, connection: Connection) -> None:
     """Deliver until SIGTERM or the end of the parent; entry point of a spawned process."""
-    stop = child.begin(settings, connection)
+    stop = child.begin(connection)
     folder = DataFolder(settings.node.data_dir)
     db = open_database(folder.database)
     deliveries.interrupted(db, time.time())

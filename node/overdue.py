@@ -32,7 +32,7 @@ def sweep(db: Database, destinations: Sequence[Destination], now: float) -> int:
         code = (delivery.last_error or {}).get("code")
         hashed = None if study is None else study.hash
         _log.error("delivery.dead", destination=delivery.destination, study=hashed, reason=code)
-        alarm.tell("delivery-failed", hashed)
+        alarm.tell("delivery-failed", hashed, destination=delivery.destination)
     for name, row in breakers.breakers(db).items():
         if name in known and breaker.long_open(row, now):
             code = (row.last_error or {}).get("code", "")

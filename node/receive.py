@@ -269,7 +269,7 @@ def run_receiver(settings: Settings, connection: Connection) -> None:
     Entry point of a spawned process. Sends ``{"event": "ready", "host", "port", "ae_titles", "pid"}`` once it listens,
     or ``{"event": "failed", "error"}`` and ends with exit code 2 if it cannot.
     """
-    stop = child.begin(settings, connection)
+    stop = child.begin(connection)
     try:
         receiver = Receiver(settings)
         server = receiver.start()

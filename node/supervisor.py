@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -17,7 +18,7 @@ from typing import Any, TextIO
 import structlog
 
 from config.settings import Settings
-from node import recover, retry
+from node import log, recover, retry
 from node.clock import Guard
 from node.installation import DataFolder
 from node.store import Database, open_database
@@ -59,10 +60,12 @@ class Supervisor:
         For the rows of processes, and of jobs whose worker ended.
     out : TextIO
         Where the ready line goes.
+    level : int
+        What is not as grave does not go to the log, that of the children neither.
     """
 
-    def __init__(self, settings: Settings, db: Database, out: TextIO) -> None:
-        self._settings, self._db, self._out = settings, db, out
+    def __init__(self, settings: Settings, db: Database, out: TextIO, level: int = logging.INFO) -> None:
+        self._settings, self._db, self._out, self._level = settings, db, out, level
         self._boot = time.time()
         self._stop = False
         self._interrupted = False
@@ -78,6 +81,7 @@ class Supervisor:
         """Serve until told to stop; return the exit code."""
         signal.signal(signal.SIGTERM, self._told)
         signal.signal(signal.SIGINT, self._told)
+        _log.info("node.started", data_dir=str(self._settings.node.data_dir))
         self._note(lambda: store.no_processes(self._db))
         own = multiprocessing.current_process().pid or 0
         self._note(lambda: store.process_started(self._db, own, "supervisor", self._boot))
@@ -150,8 +154,9 @@ class Supervisor:
         ours, theirs = _spawn.Pipe()
         started = time.time()
         process = _spawn.Process(
-            target=_enter, args=(child.entry, self._settings, theirs, *child.arguments), name=child.role, daemon=True
-        )
+            target=_enter, args=(child.entry, self._level, self._settings, theirs, *child.arguments),
+            name=child.role, daemon=True,
+        )  # fmt: skip
         process.start()
         theirs.close()
         child.process, child.connection, child.started, child.start_at = process, ours, time.monotonic(), None
@@ -208,16 +213,18 @@ class Supervisor:
                 process.kill()
                 process.join()
         self._note(lambda: store.no_processes(self._db))
+        _log.info("node.stopped", interrupted=self._interrupted)
 
 
-def _enter(entry: str, *arguments: object) -> None:
+def _enter(entry: str, level: int, settings: Settings, *arguments: object) -> None:
     """Be a child: `entry` is ``module:function``, imported here so that the supervisor stays small."""
+    log.configure(settings.log.format, level)
     module, _, function = entry.partition(":")
-    getattr(importlib.import_module(module), function)(*arguments)
+    getattr(importlib.import_module(module), function)(settings, *arguments)
 
 
-def serve(settings: Settings, out: TextIO = sys.stderr) -> int:
-    """Run the node until SIGTERM or Ctrl-C; return the exit code.
+def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INFO) -> int:
+    """Run the node until SIGTERM or Ctrl-C, its processes logging from `level` on; return the exit code.
 
     Raises
     ------
@@ -234,7 +241,7 @@ def serve(settings: Settings, out: TextIO = sys.stderr) -> int:
     lock = folder.lock()
     db = open_database(folder.database)
     try:
-        return Supervisor(settings, db, out).run()
+        return Supervisor(settings, db, out, level).run()
     finally:
         db.close()
         # the lock ends with the descriptor, and that with this process

@@ -264,7 +264,9 @@ class Worker:
         """Write the outcome down; a failure rings, unless its reason has `rung` already."""
         rows = [_row(a, job, self._folder.path) for a in artifacts]
         tell = _log.error if outcome == "failed" else _log.info
-        tell("job.outcome", job=job.id, pipeline=job.pipeline, outcome=outcome, reason=(reason or {}).get("code"))
+        study_hash = log.study_hash(self._installation_id, job.study_uid)
+        code = (reason or {}).get("code")
+        tell("job.outcome", job=job.id, study=study_hash, pipeline=job.pipeline, outcome=outcome, reason=code)
         failed = outcome == "failed"
         about = recover.failed(job, reason) if failed and not rung else None
         done = jobs.finish(
@@ -272,7 +274,7 @@ class Worker:
             document=document, artifacts=rows, send_to=told, quarantined=quarantined, alarm=about,
         )  # fmt: skip
         if done and about is not None:
-            alarm.tell(about["code"], log.study_hash(self._installation_id, job.study_uid))
+            alarm.tell(about["code"], study_hash)
         return done
 
 
@@ -311,7 +313,7 @@ def _row(artifact: Artifact, job: Job, root: Path) -> StoredArtifact:
 
 def run_worker(settings: Settings, connection: Connection, boot: float) -> None:
     """Work until SIGTERM or the end of the parent; entry point of a spawned process."""
-    stop = child.begin(settings, connection)
+    stop = child.begin(connection)
     os.nice(settings.worker.nice)
     from pipeline import registry  # noqa: PLC0415 - a pipeline's libraries belong into this process alone
 

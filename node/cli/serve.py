@@ -21,13 +21,14 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
 
     del as_json
     settings = settings_of(config_file)
-    log.configure(settings.log.format, log_level(quiet=quiet, verbose=verbose))
+    level = log_level(quiet=quiet, verbose=verbose)
+    log.configure(settings.log.format, level)
     if settings.database.url != "sqlite":
         raise click.UsageError(
             f'database.url = {settings.database.url!r}: this version keeps its index in SQLite; set "sqlite"'
         )
     try:
-        return serve(settings)
+        return serve(settings, level=level)
     except (DataFolderError, StoreError) as error:
         raise click.UsageError(str(error)) from error
     except ServeError as error:
