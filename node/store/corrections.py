@@ -273,9 +273,3 @@ def _objects(c: sa.Connection, study_uid: str, since: int, before: int) -> list[
     for row in c.execute(query).all():
         states[row.destination, row.sop_uid] = row.state if row.state in _LEFT else "delivered"
     return [{"destination": place, "sop_instance_uid": uid, "state": state} for (place, uid), state in states.items()]
-
-
-def acknowledged(c: sa.Connection, study_uid: str, at: float) -> None:
-    """Clear the alarms that only a person can judge, because one has: the results that stand were sent again."""
-    for code in (CONFLICT, RETURNED, OLD_IDENTITY):
-        ended(c, code, study_uid, at)

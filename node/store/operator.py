@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from node.store import breakers, corrections
+from node.store import breakers
 from node.store import tables as t
 from node.store.deliveries import FRESH, calm
 from node.store.engine import Database
@@ -72,7 +72,6 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
                 queued.add(place)
         if queued:
             calm(c, study_uid, now)
-            corrections.acknowledged(c, study_uid, now)
             breakers.try_now(c, queued, now)
             tell(c, study_uid, now, "resend", {"destinations": sorted(queued)})
     return tuple(sorted(queued))

@@ -14,7 +14,7 @@ from dicom_io.errors import UnreadableError
 from dicom_io.model import Instance
 from dicom_io.reasons import REASONS
 from node import indexer
-from node.store import deliveries, jobs, operator
+from node.store import alarms, deliveries, jobs, operator
 from tests.node.desk import Desk, changed
 from tests.node.test_journey import valid
 
@@ -126,6 +126,8 @@ def test_other_pixels_under_one_uid_are_a_conflict_and_the_first_is_used(
     desk.receive(second)
     assert len(desk.events(uid, "conflicting-instance")) == 2, "the second time is no news"
     assert operator.resend(desk.db, uid, desk.now) == ("pacs",)
+    assert desk.alarms(uid) == {"conflicting-instance"}, "nobody has said which image is right"
+    assert alarms.dismissed(desk.db, "conflicting-instance", uid, desk.now) == 1
     assert desk.alarms(uid) == set()
 
 
@@ -164,7 +166,15 @@ def test_a_corrected_study_is_a_new_revision_under_its_new_identity(
     assert len(used(desk, uid)) == len(slices)
     assert all(entry.endswith("-1.dcm") for entry in used(desk, uid))
     assert sum(1 for _ in desk.folder.spool.glob("??/*.dcm")) == 2 * len(slices), "all versions stay"
-    operator.resend(desk.db, uid, desk.now)
+    # what the hint of another alarm says, and another place: the wrong patient's objects are still at the first
+    assert operator.resend(desk.db, uid, desk.now) == ("pacs",)
+    assert operator.resend(desk.db, uid, desk.now, ["elsewhere"]) == ("elsewhere",)
+    operator.retry(desk.db, desk.now, study_uid=uid)
+    operator.cancel(desk.db, desk.now, study_uid=uid)
+    desk.finish()
+    assert desk.alarms(uid) == {"results-under-old-identity"}
+    assert "dismiss" in alarm["reason"]["hint"]["en"]
+    assert alarms.dismissed(desk.db, "results-under-old-identity", uid, desk.now) == 1
     assert desk.alarms(uid) == set()
     assert first.state == "done"
 
@@ -327,6 +337,10 @@ def test_the_earlier_identity_does_not_come_back(
     desk.receive(changed(slices, tmp_path / "right", renamed))
     desk.finish()
     assert (desk.study(uid), desk.jobs(uid), used(desk, uid)) == before
+    assert operator.resend(desk.db, uid, desk.now) == ("pacs",)
+    assert desk.alarms(uid) == {"earlier-identity-returned"}, "nobody has said whose the study is"
+    assert alarms.dismissed(desk.db, "earlier-identity-returned", uid, desk.now) == 1
+    assert desk.alarms(uid) == set()
 
 
 def test_a_late_image_of_the_earlier_identity_stops_everything(
