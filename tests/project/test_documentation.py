@@ -132,3 +132,19 @@ def test_operations_say_of_every_alarm_what_its_reason_says() -> None:
         assert row == f"| {text} | {hint} |", name
         assert f'"{name}"' in code, f"{name} is raised nowhere"
     assert len(rows) >= 20
+
+
+@pytest.mark.parametrize("package", ["node", "dicom_io", "pipeline", "sr_writer"])
+def test_every_hint_is_in_both_languages_and_its_commands_can_be_typed(package: str) -> None:
+    for code, row in ReasonTable(package).items():
+        assert set(row.hint) in (set(), {"en", "zh-CN"}), code
+        for command, rest in re.findall(r"`pacs-ai-node ([a-z-]+)([^`]*)`", " ".join(row.hint.values())):
+            needs = {"dismiss": f" {code} STUDY", **dict.fromkeys(("show", "retry", "resend", "cancel"), " STUDY")}
+            assert command in COMMANDS, code
+            assert rest.startswith(needs.get(command, "")), f"{code}: {command}{rest}"
+
+
+def test_a_refused_object_is_sent_again_alone() -> None:
+    """`resend` sends everything to everybody; `retry` what is missing."""
+    for code, row in ReasonTable("dicom_io").items():
+        assert "resend" not in " ".join(row.hint.values()), code
