@@ -97,6 +97,28 @@ def compare_identities(old: str, new: str) -> Comparison:
     return Comparison(worst, tuple(sorted(k for k, meaning in found.items() if meaning == worst != "same")))
 
 
+def behind(identities: Iterable[str], corrections: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """Return those of `identities` that still have a value which the source has corrected in other images.
+
+    Whatever else they say: series that never had the very same identity may still share a wrong accession number. A
+    value that was filled in was wrong by its absence.
+
+    Parameters
+    ----------
+    identities : Iterable[str]
+        What the images of a study say.
+    corrections : Iterable[tuple[str, str]]
+        What a corrected image said, and what it says now.
+    """
+    wrong = {
+        (keyword, json.loads(was or "{}").get(keyword))
+        for was, now in corrections
+        for keyword in compare_identities(was, now).changed
+    }
+    said = {text: json.loads(text or "{}") for text in identities}
+    return frozenset(t for t, values in said.items() if any(_equal(values.get(k), value) for k, value in wrong))
+
+
 def patients(identities: Iterable[str]) -> int:
     """Return how many different patients the identities name; 0 for none at all.
 

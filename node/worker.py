@@ -16,7 +16,7 @@ import structlog
 
 from config.settings import Settings
 from dicom_io.errors import UnreadableError
-from dicom_io.model import Series, Study, group
+from dicom_io.model import Instance, Series, Study, group
 from dicom_io.read import read_instance
 from dicom_io.reason import Reason
 from node import alarm, child, identity, log, recover, retry
@@ -207,15 +207,18 @@ class Worker:
         if base is None or base.document is None:
             return None
         chosen = pipeline.select(study)
-        if chosen.chosen is None:
-            same = base.outcome == "not_analysed" and (base.reason or {}).get("code") == (
-                chosen.reason and chosen.reason.code
-            )
-            return base if same else None
+        if chosen.chosen is not None:
+            inputs = chosen.chosen.instances
+        elif base.outcome == "not_analysed" and (base.reason or {}).get("code") == (
+            chosen.reason and chosen.reason.code
+        ):
+            inputs = self._seen(base, study)  # a late image makes no second card, but another identity does
+        else:
+            return None
         identity = AnalysisIdentity.of(
             installation_id=self._installation_id,
             study_instance_uid=study.study_instance_uid,
-            instances=chosen.chosen.instances,
+            instances=inputs,
             pipeline=pipeline.name,
             version=pipeline.version,
             weights_digest=pipeline.weights_digest,
@@ -223,6 +226,12 @@ class Worker:
         )
         digests = (base.input_digest, base.document.get("pipeline_digest"))
         return base if digests == (identity.input_digest, identity.pipeline_digest) else None
+
+    def _seen(self, base: Job, study: Study) -> tuple[Instance, ...]:
+        """Return the instances of `study` that were there when the outcome of `base` was first found."""
+        first = jobs.job(self._db, base.carried_from or base.id) or base
+        there = {row.sop_uid for row in studies.images(self._db, first.study_uid, first.upto, first.series)}
+        return tuple(i for i in study.instances if i.sop_instance_uid in there)
 
     def _carry(self, job: Job, base: Job) -> bool:
         """End a job with the outcome of `base`; send only what has not been sent."""

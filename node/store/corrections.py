@@ -229,13 +229,14 @@ def told(db: Database, study_uid: str) -> list[dict[str, Any]]:
 
 
 def identities(db: Database, study_uid: str) -> tuple[tuple[str, ...], int]:
-    """Return the identities that the images of a study have, and how many still have one that was corrected."""
+    """Return the identities that the images of a study have, and how many still say what was corrected in others."""
     image = sa.and_(_i.study_uid == study_uid, _i.role == "image")
-    old = sa.select(_v.identity).where(_v.study_uid == study_uid, _v.state == "corrected")
+    corrected = sa.and_(_v.sop_uid == _i.sop_uid, _v.study_uid == _i.study_uid, _v.state == "corrected")
+    was = sa.select(_v.identity, _i.identity).join_from(t.instance, t.version, corrected).where(image).distinct()
     with db.read() as c:
-        named = tuple(c.execute(sa.select(_i.identity).where(image).distinct()).scalars())
-        left = c.execute(sa.select(sa.func.count()).where(image, _i.identity.in_(old))).scalar_one()
-        return named, int(left)
+        said = c.execute(sa.select(_i.identity, sa.func.count()).where(image).group_by(_i.identity)).all()
+        left = identity.behind((row[0] for row in said), (tuple(row) for row in c.execute(was)))
+        return tuple(row[0] for row in said), sum(int(row[1]) for row in said if row[0] in left)
 
 
 def _keep(

@@ -181,12 +181,15 @@ def overtake(c: sa.Connection, study_uid: str, at: float) -> None:
 def carry(c: sa.Connection, root: int, now: float) -> set[str]:
     """Return where the result of the job `root`, which stands in a later revision too, has gone, is going or may not go.
 
-    What is on its way may be tried again after all.
+    What is on its way may be tried again after all. What a correction cancelled, and not a person, begins anew: a result
+    that stands was made from images which the correction did not touch.
     """
     chain = sa.select(t.job.c.id).where(sa.or_(t.job.c.id == root, t.job.c.carried_from == root))
     mine = sa.and_(_d.job_id.in_(chain), _d.what == "objects")
     c.execute(t.delivery.update().where(mine, _d.state == "sending").values(next_attempt=now))
-    gone = sa.select(_d.destination).where(_d.job_id.in_(chain), _d.state.in_(_GONE))
+    why = sa.func.coalesce(_d.last_error["code"].as_string(), "")
+    taken_back = sa.and_(_d.state == "cancelled", why == "identity-corrected")
+    gone = sa.select(_d.destination).where(_d.job_id.in_(chain), _d.state.in_(_GONE), ~taken_back)
     return set(c.execute(gone).scalars())
 
 

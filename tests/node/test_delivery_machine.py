@@ -27,7 +27,7 @@ STATUSES: list[Answer] = [
     "association-rejected", "context-refused",
 ]  # fmt: skip
 ACCEPTING = {0x0000, 0xB007}
-EVENTS, WORK = ["late image", "correction"], ["not yet", "new", "carried"]
+EVENTS, WORK = ["late image", "correction", "correction elsewhere"], ["not yet", "new", "carried"]
 ENDED = {"delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead"}
 
 
@@ -178,6 +178,14 @@ class Deliveries(RuleBasedStateMachine):
         self.box.arrive(study, identity=json.dumps({"PatientID": f"C{self.versions}"}), relation="corrected")
         self.wrong |= self._results(study)
 
+    def _correction_elsewhere(self, study: str) -> None:
+        """An image that no result was made from has another identity: what was made may stand, if a job says so."""
+        self.versions += 1
+        image, identity = 2000 + self.versions, {"PatientID": f"E{self.versions}"}
+        self.box.arrive(study, image=image)
+        self.box.arrive(study, image=image, identity=json.dumps(identity), relation="corrected")
+        self.stale |= self._results(study)
+
     def _work(self, study: str, carried: bool) -> None:
         """The study closes again; an earlier result may still stand, if it has the right name on it."""
         db = self.box.db
@@ -186,7 +194,7 @@ class Deliveries(RuleBasedStateMachine):
             return
         last = jobs.standing(db, replace(jobs.jobs(db, study)[0], id=sys.maxsize))
         if carried and last is not None and not self.wrong & set(self.box.of(last.id)):
-            before = {uid for row in self._rows() if row.state != "superseded" for uid in self.box.of(row.job_id)}
+            before = {uid for row in self._rows() if not _begins_anew(row) for uid in self.box.of(row.job_id)}
             self.box.finish(study, carried_from=last.carried_from or last.id)
             self.stale -= set(self.box.uids(study))
             if not before & set(self.box.uids(study)):  # what was overtaken half-way begins anew
@@ -195,7 +203,8 @@ class Deliveries(RuleBasedStateMachine):
             self.box.finish(study)
 
     def _overtake(self, study: str, what: str, work: str) -> None:
-        {"late image": self._image, "correction": self._correction}[what](study)
+        events = {"late image": self._image, "correction": self._correction}
+        events.get(what, self._correction_elsewhere)(study)
         if work != "not yet":
             self._work(study, work == "carried")
 
@@ -332,8 +341,14 @@ class Deliveries(RuleBasedStateMachine):
             job = jobs.jobs(self.box.db, study)[-1]
             found = studies.study(self.box.db, study)
             if found is not None and found.state == "closed" and job.state == "done":
-                ends = {row.state for row in self._rows() if set(self.box.of(row.job_id)) == set(self.box.of(job.id))}
-                assert ends - {"superseded"}, "the standing result went nowhere"
+                mine = [row for row in self._rows() if set(self.box.of(row.job_id)) == set(self.box.of(job.id))]
+                assert not all(_begins_anew(row) for row in mine), "the standing result went nowhere"
+
+
+def _begins_anew(row: Delivery) -> bool:
+    """Say whether what a delivery brought is queued again if it stands: nobody but a person has the last word."""
+    taken_back = row.state == "cancelled" and (row.last_error or {}).get("code") == "identity-corrected"
+    return row.state == "superseded" or taken_back
 
 
 Deliveries.TestCase.settings = settings(

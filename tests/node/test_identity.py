@@ -15,7 +15,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from dicom_io.read import read_instance
 from dicom_io.same import equal_pixels
-from node.identity import compare, compare_identities, identity_of, patients, table
+from node.identity import behind, compare, compare_identities, identity_of, patients, table
 
 pytestmark = pytest.mark.unit
 
@@ -139,6 +139,34 @@ def test_the_table_is_complete_and_each_row_means_what_it_says() -> None:
         assert compare_identities(old, "{}").meaning == meanings["dropped"]
     worst = compare_identities(json.dumps({"PatientID": "1", "PatientSex": "M"}), json.dumps({"PatientSex": "F"}))
     assert (worst.meaning, worst.changed) == ("conflict", ("PatientID",))
+
+
+@pytest.mark.parametrize(("was", "now", "said", "left"), [
+    ({"AccessionNumber": "A"}, {"AccessionNumber": "B"}, {"AccessionNumber": "A"}, True),
+    ({"AccessionNumber": "A"}, {"AccessionNumber": "B"}, {"AccessionNumber": "a"}, True),
+    ({"AccessionNumber": "A"}, {"AccessionNumber": "B"}, {"AccessionNumber": "A", "PatientAge": "050Y"}, True),
+    ({"AccessionNumber": "A", "StudyID": "7"}, {"AccessionNumber": "B"}, {"AccessionNumber": "A"}, True),
+    ({"AccessionNumber": "A"}, {"AccessionNumber": "B"}, {"AccessionNumber": "B"}, False),
+    ({"AccessionNumber": "A"}, {"AccessionNumber": "B"}, {"AccessionNumber": "C"}, False),
+    ({"AccessionNumber": "A"}, {"AccessionNumber": "B"}, {}, False),
+    ({}, {"PatientSex": "F"}, {}, True),
+    ({}, {"PatientSex": "F"}, {"PatientSex": "M"}, False),
+    ({}, {"PatientSex": "F", "StudyID": "7", "IssuerOfPatientID": "X"}, {"PatientSex": "F"}, False),
+    ({"PatientSex": "M", "StudyID": "7"}, {"PatientSex": "F"}, {"PatientSex": "F", "StudyID": "7"}, False),
+])  # fmt: skip
+def test_an_image_is_behind_that_says_what_was_corrected_in_another(
+    was: Mapping[str, str], now: Mapping[str, str], said: Mapping[str, str], left: bool
+) -> None:
+    before, after, other = (identity(PatientID="1", **values) for values in (was, now, said))
+    assert behind([other, after], [(before, after)]) == ({other} if left else set())
+
+
+def test_what_a_second_correction_brought_back_is_not_behind() -> None:
+    first, second, third = (
+        identity(**WHO), identity(**{**WHO, "AccessionNumber": "ACC2"}), identity(**WHO, PatientSex="F")
+    )  # fmt: skip
+    assert behind([third], [(first, third), (second, third)]) == set()
+    assert behind([first, second], [(first, third), (second, third)]) == {first, second}
 
 
 def test_everything_that_pipelines_read_is_in_the_table() -> None:
