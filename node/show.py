@@ -39,6 +39,11 @@ from node.store.rows import (
     Study,
 )
 
+_WORST: tuple[DeliveryState, ...] = (
+    "dead", "quarantined", "held", "waiting", "sending", "delivered", "confirmed", "cancelled", "superseded",
+)  # fmt: skip
+"""States of a delivery: the sooner in this row, the sooner a person looks."""
+
 
 def show(db: Database, study: Study, version: str, waiting: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """Return ``pacs-ai-node/show/1``: one study, its timeline and its deliveries; `waiting`: see `node.facts.waiting_for`."""
@@ -225,6 +230,7 @@ def _delivery(
         "state": d.state, "attempts": d.attempts, "next_attempt": _optional(then), "last_error": d.last_error,
         "identity": d.identity, "proof": d.proof, "proof_next": _optional(d.proof_next), "created": utc(d.created),
         "ended": _optional(d.ended), "objects": [_object(a, sent.get(a.sop_uid)) for a in objects],
+        "breaker": breaker.state if breaker else "closed",
     }  # fmt: skip
 
 
@@ -240,6 +246,7 @@ def _object(artifact: StoredArtifact, sent: Sent | None) -> dict[str, Any]:
 def _destinations(db: Database, settings: Settings | None) -> list[dict[str, Any]]:
     """Return every destination that is configured or that something waits for."""
     rows, waiting, accepted = breakers.breakers(db), deliveries.waiting(db), breakers.accepted(db)
+    undone = deliveries.undone(db)
     configured = () if settings is None else tuple(d.name for d in settings.destination)
     told = []
     for name in dict.fromkeys((*configured, *sorted(rows), *sorted(waiting))):
@@ -249,7 +256,8 @@ def _destinations(db: Database, settings: Settings | None) -> list[dict[str, Any
         told.append({
             "name": name, "breaker": row.state if row else "closed", "since": utc(row.since) if row else None,
             "next_try": _optional(row.next_try) if row else None, "last_error": row.last_error if row else None,
-            "waiting": waiting.get(name, 0), "last_accepted": _optional(accepted.get(name)),
+            "waiting": waiting.get(name, 0), "dead": undone.get((name, "dead"), 0),
+            "quarantined": undone.get((name, "quarantined"), 0), "last_accepted": _optional(accepted.get(name)),
         })  # fmt: skip
     return told
 
@@ -269,4 +277,6 @@ def _line(db: Database, study: Study) -> dict[str, Any]:
         "patient_id": study.patient_id, "date": study.date, "state": study.state, "revision": study.revision,
         "instances": images, "series": series, "last_image": utc(study.active),
         "jobs": [{"pipeline": name or None, "outcome": outcome} for name, outcome in outcomes.items()],
+        "delivery": min((d.state for d in deliveries.deliveries(db, study.uid)), key=_WORST.index, default=None),
+        "alarms": len(alarms.standing(db, study.uid)),
     }  # fmt: skip

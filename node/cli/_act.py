@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from node.cli._node import opened, study_named, unknown_study
+from node.cli._node import opened, say_if_still, study_named, unknown_study
 from node.cli.common import common_options, print_json, settings_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def act_on_jobs(name: str, about: str, act: Act, done: str) -> click.Command:
         if (study is None) == (job is None):
             raise click.UsageError("name a STUDY or a --job")
         settings = settings_of(config_file)
-        with opened(settings) as (db, _):
+        with opened(settings) as (db, folder):
             found = study_named(db, study) if study is not None else None
             if study is not None and found is None:
                 return unknown_study(settings, as_json=as_json)
@@ -41,6 +41,7 @@ def act_on_jobs(name: str, about: str, act: Act, done: str) -> click.Command:
         if as_json:
             print_json({"schema": f"pacs-ai-node/{name}/1", "count": count})
         elif not quiet:
+            say_if_still(folder)
             click.echo(f"{count} {done}")
         return 0 if count else 3
 

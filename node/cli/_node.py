@@ -60,6 +60,12 @@ def study_named(db: "Database", name: str) -> "Study | None":
     return found[0] if found else None
 
 
+def say_if_still(folder: "DataFolder") -> None:
+    """Say that the node does not run: what it is said to wait for, or is asked to do, happens when it is started."""
+    if not folder.in_use():
+        click.echo("The node is NOT RUNNING: nothing happens before it is started.")
+
+
 def unknown_study(settings: "Settings", *, as_json: bool) -> int:
     """Say that the node does not know a study; return the exit code."""
     from node.cli._words import words

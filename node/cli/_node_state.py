@@ -55,7 +55,7 @@ def _destinations(rows: Sequence[Mapping[str, Any]], words: Words, *, running: b
         [
             (
                 d["name"], *_known(d, words, running=running),
-                f"{d['waiting']} waiting" if d["waiting"] else "",
+                ", ".join(f"{d[state]} {state}" for state in ("waiting", "dead", "quarantined") if d[state]),
                 f"next try {words.until(d['next_try'])}" if d["next_try"] and running else "",
             )
             for d in rows
@@ -77,8 +77,9 @@ def _known(d: Mapping[str, Any], words: Words, *, running: bool) -> tuple[str, s
     accepted = "nothing accepted yet" if last is None else f"last accepted {words.since(last)} ago"
     if d["last_error"]:
         return "failed last time", accepted
-    recent = last is not None and words.age(last) <= _RECENT_S
-    return "answers" if recent and running else "no trouble known", accepted
+    if last is not None and words.age(last) <= _RECENT_S and running:
+        return "answers", accepted
+    return "RESULTS DID NOT ARRIVE" if d["dead"] or d["quarantined"] else "no trouble known", accepted
 
 
 def _senders(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

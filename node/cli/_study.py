@@ -125,7 +125,7 @@ def _deliveries(deliveries: Sequence[Mapping[str, Any]], words: Words) -> Iterat
         yield line
         if d["state"] in _OVER:  # what once went wrong there is of no concern any more
             continue
-        yield from words.reason(d["last_error"] or _why(d["state"], d["next_attempt"]))
+        yield from words.reason(d["last_error"] or _why(d))
         for refused in (o for o in d["objects"] if o["state"] == "refused"):
             status = f" {refused['status']}" if refused["status"] else ""
             yield f"      {refused['modality']} {refused['sop_instance_uid']} refused{status}"
@@ -145,11 +145,13 @@ def _next(d: Mapping[str, Any], words: Words) -> str:
     return ", ".join(note for note in notes if note)
 
 
-def _why(state: str, next_attempt: str | None) -> Mapping[str, Any] | None:
+def _why(d: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return why a delivery that never failed has not arrived."""
-    if state == "held" and next_attempt is None:
+    if d["state"] not in ("held", "waiting"):
+        return None
+    if d["state"] == "held" and d["next_attempt"] is None:
         return REASONS("delivery-not-published").as_json()
-    return REASONS("delivery-queued").as_json() if state in ("held", "waiting") else None
+    return REASONS("delivery-queued" if d["breaker"] == "closed" else "delivery-behind-others").as_json()
 
 
 def _corrections(corrections: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from node.cli._node import opened, study_named, unknown_study
+from node.cli._node import opened, say_if_still, study_named, unknown_study
 from node.cli.common import common_options, print_json, settings_of
 
 
@@ -24,7 +24,7 @@ def command(
     known = [d.name for d in settings.destination]
     if dest is not None and dest not in known:
         raise click.UsageError(f"no such destination: {dest}; there are: {', '.join(known) or 'none'}")
-    with opened(settings) as (db, _):
+    with opened(settings) as (db, folder):
         found = study_named(db, study)
         if found is None:
             return unknown_study(settings, as_json=as_json)
@@ -32,6 +32,7 @@ def command(
     if as_json:
         print_json({"schema": "pacs-ai-node/resend/1", "destinations": list(queued)})
     elif not quiet:
+        say_if_still(folder)
         click.echo(
             f"queued for {', '.join(queued)}" if queued else "nothing to send: this study has no standing results"
         )

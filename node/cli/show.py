@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from node.cli import installed_version
-from node.cli._node import opened, study_named, unknown_study
+from node.cli._node import opened, say_if_still, study_named, unknown_study
 from node.cli.common import common_options, print_json, settings_of
 
 
@@ -33,5 +33,6 @@ def command(study: str, config_file: Path | None, *, as_json: bool, quiet: bool,
     if as_json:
         print_json(document)
     elif not quiet:
+        say_if_still(folder)
         click.echo("\n".join(tell(document, words(settings), verbose=verbose)))
     return 0

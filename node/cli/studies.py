@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from node.cli import installed_version
-from node.cli._node import opened
+from node.cli._node import opened, say_if_still
 from node.cli.common import common_options, print_json, settings_of
 
 
@@ -34,7 +34,7 @@ def command(
     if date is not None and not re.fullmatch(r"\d{4}-?\d{2}-?\d{2}", date):
         raise click.UsageError(f"--date {date!r}: a study date is YYYYMMDD or YYYY-MM-DD")
     settings = settings_of(config_file)
-    with opened(settings) as (db, _):
+    with opened(settings) as (db, folder):
         found = studies.find(db, accession=accession, patient_id=patient_id, date=date and date.replace("-", ""))
         document = listing(db, found, installed_version())
     if as_json:
@@ -46,10 +46,24 @@ def command(
                 said.time(line["last_image"]), line["hash"], line["accession"], line["patient_id"], line["date"],
                 line["state"], str(line["revision"]), str(line["instances"]),
                 ", ".join(f"{j['pipeline'] or 'no pipeline'}: {j['outcome']}" for j in line["jobs"]),
+                line["delivery"] or "", str(line["alarms"] or ""),
             )
             for line in document["studies"]
         ]  # fmt: skip
-        head = ("last image", "hash", "accession", "patient", "date", "state", "revision", "images", "outcome")
+        head = (
+            "last image",
+            "hash",
+            "accession",
+            "patient",
+            "date",
+            "state",
+            "revision",
+            "images",
+            "outcome",
+            "delivery",
+            "alarms",
+        )
+        say_if_still(folder)
         if rows:
             click.echo("\n".join(columns(rows, head, indent=0)))
     return 0 if found else 3

@@ -243,6 +243,14 @@ def give_up(
         return tuple(as_a(Delivery, row) for row in ended)
 
 
+def undone(db: Database) -> dict[tuple[str, str], int]:
+    """Return how many deliveries of results are `dead` or `quarantined`, by destination and state."""
+    failed = sa.and_(_d.what == "objects", _d.state.in_(("dead", "quarantined")))
+    query = sa.select(_d.destination, _d.state, sa.func.count()).where(failed).group_by(_d.destination, _d.state)
+    with db.read() as c:
+        return {(row[0], row[1]): int(row[2]) for row in c.execute(query)}
+
+
 def waiting(db: Database) -> dict[str, int]:
     """Return how many published deliveries wait for each destination, held ones included."""
     waits = sa.or_(_d.state.in_(("waiting", "sending")), sa.and_(_d.state == "held", _d.next_attempt.is_not(None)))

@@ -42,7 +42,7 @@ def delivery(**more: Any) -> dict[str, Any]:
     row = {
         "destination": "pacs", "what": "objects", "job": 1, "revision": 1, "priority": 2, "state": "delivered",
         "attempts": 1, "next_attempt": None, "last_error": None, "identity": "checked", "proof": "find",
-        "proof_next": None, "created": AT, "ended": AT, "objects": [],
+        "proof_next": None, "created": AT, "ended": AT, "objects": [], "breaker": "closed",
     }  # fmt: skip
     return {**row, **more}
 
@@ -50,7 +50,7 @@ def delivery(**more: Any) -> dict[str, Any]:
 def destination(**more: Any) -> dict[str, Any]:
     row = {
         "name": "pacs", "breaker": "closed", "since": None, "next_try": None, "last_error": None, "waiting": 0,
-        "last_accepted": None,
+        "dead": 0, "quarantined": 0, "last_accepted": None,
     }  # fmt: skip
     return {**row, **more}
 

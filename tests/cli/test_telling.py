@@ -104,6 +104,8 @@ def test_only_the_present_revision_is_in_the_headline() -> None:
          ["study-not-at-destination: do this", "in 30 s"]),
         (delivery(state="held", proof=None), ["until the study is complete"]),
         (delivery(state="waiting", next_attempt=AT, proof=None), ["`pacs-ai-node status`"]),
+        (delivery(state="waiting", next_attempt=AT, proof=None, breaker="open"), ["does not answer"]),
+        (delivery(state="held", proof=None, breaker="open"), ["until the study is complete"]),
         (delivery(state="delivered", identity="not-offered"), ["identity there was not checked"]),
         (delivery(state="delivered", proof="missing"), ["NOT FOUND"]),
         (delivery(state="dead", proof=None, objects=[
@@ -205,6 +207,8 @@ def test_status_says_whether_it_runs_accepts_and_what_needs_a_hand() -> None:
     ("row", "running", "says"),
     [
         ({}, True, "no trouble known  nothing accepted yet"),
+        ({"dead": 2, "quarantined": 1}, True, "RESULTS DID NOT ARRIVE  nothing accepted yet  2 dead, 1 quarantined"),
+        ({"dead": 1, "last_accepted": AT}, True, "answers  last accepted 1 min ago  1 dead"),
         ({"last_accepted": AT}, True, "answers  last accepted 1 min ago"),
         ({"last_accepted": AT}, False, "no trouble known  last accepted 1 min ago"),
         ({"last_accepted": "2026-11-20T09:01:00.000Z"}, True, "no trouble known  last accepted 1 d ago"),

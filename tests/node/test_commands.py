@@ -139,7 +139,20 @@ def test_a_pacs_that_was_away_gets_everything_when_it_is_back(rig: Any, ct: Any)
     assert valid(json.loads(call(rig, "status", "--json").stdout))["destinations"][0]["waiting"] == 1
     rig.pacs = LoopbackPacs(rig.folder / "pacs", "PACS", port)
     rig.idle()
-    assert re.search("pacs: (delivered|confirmed)", call(rig, "show", "A000007").stdout)
+    told = call(rig, "show", "A000007").stdout
+    assert re.search("pacs: (delivered|confirmed)", told)
+    assert "NOT RUNNING" not in told
+    rig.stop()
+    for command in (
+        ["show", "A000007"],
+        ["studies"],
+        ["retry", "A000007"],
+        ["cancel", "A000007"],
+        ["resend", "A000007"],
+    ):
+        assert call(rig, *command).stdout.startswith("The node is NOT RUNNING"), command
+        assert json.loads(call(rig, *command, "--json").stdout)["schema"]
+        assert not call(rig, *command, "-q").stdout
     assert len(rig.results()) >= 2
 
 

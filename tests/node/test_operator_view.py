@@ -15,12 +15,12 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from config.settings import Settings
+from config.settings import Destination, Settings
 from node import alarm, clock
 from node.clock import made, surviving
 from node.installation import DataFolder
 from node.reasons import REASONS
-from node.show import show, status
+from node.show import listing, show, status
 from node.store import Database, StoreError, obstacle, open_database, studies, tables
 from node.store import node as store
 from node.supervisor import Supervisor
@@ -58,6 +58,12 @@ def job(db: Database, number: int, revision: int, state: str) -> None:
         state=state, created=1.0)  # fmt: skip
 
 
+def deliver(db: Database, number: int, state: str, what: str) -> None:
+    job(db, number, 2, "waiting")
+    put(db, tables.delivery, id=number, job_id=number, study_uid=UID, revision=2, destination="pacs", state=state,
+        what=what, created=1.0)  # fmt: skip
+
+
 def shown(db: Database) -> dict[str, Any]:
     study = studies.study(db, UID)
     assert study is not None
@@ -93,6 +99,44 @@ def test_a_destination_is_known_by_what_it_accepted(db: Database, folder: DataFo
     put(db, tables.sent, delivery_id=1, sop_uid="2", accepted=False, at=200.0)
     (told,) = valid(status(db, folder, "test"))["destinations"]
     assert told["last_accepted"] == "1970-01-01T00:01:40.000Z"
+
+
+def test_a_destination_is_known_by_what_it_refused(db: Database, folder: DataFolder) -> None:
+    settings = Settings(destination=(Destination("pacs", "h", 1, "PACS"), Destination("other", "h", 1, "OTHER")))
+    for number, (state, what) in enumerate(
+        [("dead", "objects"), ("quarantined", "objects"), ("quarantined", "refused"), ("cancelled", "objects")]
+    ):
+        deliver(db, number, state, what)
+    told = valid(status(db, folder, "test", settings))["destinations"]
+    assert [(d["name"], d["dead"], d["quarantined"]) for d in told] == [("pacs", 1, 1), ("other", 0, 0)]
+
+
+def test_the_list_of_studies_says_where_a_person_must_look(db: Database) -> None:
+    def line() -> tuple[int, str | None]:
+        (told,) = valid(listing(db, studies.find(db), "test"))["studies"]
+        return told["alarms"], told["delivery"]
+
+    assert line() == (0, None)
+    for number, (state, worst) in enumerate(
+        [("superseded", "superseded"), ("confirmed", "confirmed"), ("delivered", "delivered"), ("waiting", "waiting"),
+         ("held", "held"), ("dead", "dead"), ("cancelled", "dead")]
+    ):  # fmt: skip
+        deliver(db, number, state, "objects")
+        assert line() == (0, worst)
+    alarm.ring(db, REASONS("delivery-failed", destination="pacs", code="x"), UID, 1.0, study=(UID, "h"))
+    assert line() == (1, "dead")
+
+
+def test_a_delivery_tells_whether_its_destination_is_left_alone(db: Database) -> None:
+    def left_alone() -> list[str]:
+        study = studies.study(db, UID)
+        assert study is not None
+        return [d["breaker"] for d in show(db, study, "test")["deliveries"]]
+
+    deliver(db, 1, "waiting", "objects")
+    assert left_alone() == ["closed"]
+    put(db, tables.breaker, destination="pacs", state="open", failures=3, since=1.0, next_try=2.0)
+    assert left_alone() == ["open"]
 
 
 def test_the_timeline_tells_when_a_step_began_and_ended(db: Database) -> None:

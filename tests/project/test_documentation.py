@@ -139,7 +139,7 @@ def test_every_hint_is_in_both_languages_and_its_commands_can_be_typed(package: 
     for code, row in ReasonTable(package).items():
         assert set(row.hint) in (set(), {"en", "zh-CN"}), code
         for command, rest in re.findall(r"`pacs-ai-node ([a-z-]+)([^`]*)`", " ".join(row.hint.values())):
-            needs = {"dismiss": f" {code} STUDY", **dict.fromkeys(("show", "retry", "resend", "cancel"), " STUDY")}
+            needs = {"dismiss": f" {code}", **dict.fromkeys(("show", "retry", "resend", "cancel"), " STUDY")}
             assert command in COMMANDS, code
             assert rest.startswith(needs.get(command, "")), f"{code}: {command}{rest}"
 
