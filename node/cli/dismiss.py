@@ -18,7 +18,8 @@ def command(
 ) -> int:
     """End the alarm CODE about SUBJECT (a study, or what `status` names), or about whatever it stands.
 
-    For alarms whose cause does not end by itself and that no other command answers; one whose cause lasts is raised again.
+    For alarms whose cause does not end by itself and that no other command answers. An alarm about the node, a sender or a
+    destination is raised again while its cause lasts; one about what once happened to a study only if that happens again.
     Exit code 3: no such alarm stands.
     """
     from node.store import alarms
