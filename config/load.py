@@ -56,6 +56,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     data = {} if file is None else _read(file)
     source = "defaults" if file is None else str(file)
     from_environment = _override(data, environ)
+    writer = data.get("writer")
+    if isinstance(writer, dict) and "languages" in writer:
+        place = "environment" if "writer.languages" in from_environment else source
+        raise ConfigError(place, "writer.languages", writer["languages"], "cannot be chosen apart; set node.languages")
     settings = _typed(data, source, from_environment)
     _cross_check(settings, source)
     return settings

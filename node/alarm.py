@@ -35,7 +35,8 @@ def tell(code: str, study_hash: str | None, subject: str | None = None, *, desti
     _log.error("alarm", code=code, **{key: value for key, value in about.items() if value})
 
 
-def quieten(db: Database, code: str, subject: str, now: float) -> None:
-    """Clear an alarm whose cause is gone."""
+def quieten(db: Database, code: str, subject: str, now: float, *, study: tuple[str, str] | None = None) -> None:
+    """Clear an alarm whose cause is gone; `subject` and `study` as for `ring`."""
     if alarms.cleared(db, code, subject, now):
-        _log.info("alarm.cleared", code=code)
+        about = {"study": study and study[1], "subject": None if study else subject}
+        _log.info("alarm.cleared", code=code, **{key: value for key, value in about.items() if value})

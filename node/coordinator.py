@@ -171,7 +171,7 @@ class Coordinator:
         if missing:
             self._fail(study, REASONS("images-removed", count=missing), why, now)
             return
-        alarm.quieten(self._db, "images-removed", study.uid, now)
+        alarm.quieten(self._db, "images-removed", study.uid, now, study=(study.uid, study.hash))
         series = self._gatherer.series(study, carriers)
         plan = route.plan(self._settings.rule, series)
         planned = tuple(

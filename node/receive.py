@@ -142,7 +142,7 @@ class Receiver:
         self.spool.recorded(stored, arrived.digest)
         if stored.kind == "conflict":
             hashed = study_hash(self._installation_id, study)
-            self._log.warning("receive.conflict", association=arrived.association.id, entry=stored.entry, study=hashed)
+            self._log.debug("receive.conflict", association=arrived.association.id, entry=stored.entry, study=hashed)
         passing("receive.before_response")
         return Answer.SUCCESS
 

@@ -34,8 +34,10 @@ def _give_back(db: Database, lost: Iterable[Job], loss: retry.Loss, now: float, 
     for job in lost:
         back = retry.after_loss(loss, job.attempts, job.losses, limit, random.random())  # noqa: S311 - spreads waits
         owner = job.owner or ""
+        study = studies.study(db, job.study_uid)
+        hashed = None if study is None else study.hash
         if back is None:
-            _log.error("job.dead", job=job.id, why=loss, attempts=job.attempts)
+            _log.error("job.dead", job=job.id, study=hashed, why=loss, attempts=job.attempts)
             reason = REASONS("worker-lost", count=limit).as_json()
             about = failed(job, reason)
             done = jobs.finish(
@@ -43,11 +45,10 @@ def _give_back(db: Database, lost: Iterable[Job], loss: retry.Loss, now: float, 
                 alarm=about,
             )  # fmt: skip
             if done:
-                study = studies.study(db, job.study_uid)
-                alarm.tell(about["code"], None if study is None else study.hash)
+                alarm.tell(about["code"], hashed)
             count += done
             continue
-        _log.warning("job.given-back", job=job.id, why=loss, attempts=back.attempts)
+        _log.warning("job.given-back", job=job.id, study=hashed, why=loss, attempts=back.attempts)
         count += jobs.give_back(
             db, job, owner, now,
             attempts=back.attempts, losses=back.losses, not_before=now + back.wait_s, why=loss,

@@ -104,7 +104,7 @@ class Worker:
         if job is None:
             return False
         passing("job.claimed")
-        study_hash = log.study_hash(self._installation_id, job.study_uid)
+        study_hash = self._hashed(job)
         _log.info("job.started", job=job.id, study=study_hash, pipeline=job.pipeline, attempt=job.attempts)
         self._lost.clear()
         self._stage = (None, None)
@@ -142,6 +142,9 @@ class Worker:
                     return
             except Exception:  # noqa: BLE001 - a busy disk: the next round tries again, the lease is three rounds long
                 _log.exception("lease not renewed", job=job_id)
+
+    def _hashed(self, job: Job) -> str:
+        return log.study_hash(self._installation_id, job.study_uid)
 
     def _progress(self, stage: str, share: float) -> None:
         self._stage = (stage, share)
@@ -250,14 +253,16 @@ class Worker:
             limit = self._settings.worker.attempts
             wait_s = retry.after_failure(job.attempts, limit, random.random(), retryable=outcome.retryable)  # noqa: S311 - spreads waits
             if wait_s is not None:
-                _log.warning("job.failed", job=job.id, reason=outcome.reason.code, again_in_s=round(wait_s, 1))
+                code, study_hash = outcome.reason.code, self._hashed(job)
+                _log.warning("job.failed", job=job.id, study=study_hash, reason=code, again_in_s=round(wait_s, 1))
                 return jobs.give_back(
                     self._db, job, self.owner, now,
                     attempts=job.attempts, losses=job.losses, not_before=now + wait_s, why=outcome.reason.code,
                 )  # fmt: skip
         quarantined: dict[str, Mapping[str, Any]] = {}
         if outcome.refusals:  # the destinations miss something, even where a card tells them so
-            _log.error("job.quarantined", job=job.id, reasons=sorted({r.reason.code for r in outcome.refusals}))
+            codes = sorted({r.reason.code for r in outcome.refusals})
+            _log.error("job.quarantined", job=job.id, study=self._hashed(job), reasons=codes)
             quarantined = dict.fromkeys(job.send_to, outcome.refusals[0].reason.as_json())
         told = _told(job, outcome.outcome, reason) if outcome.artifacts else ()
         return self._commit(job, outcome.outcome, reason, outcome.document, outcome.artifacts, told, quarantined, now)
@@ -273,7 +278,7 @@ class Worker:
         """Write the outcome down; a failure rings, unless its reason has `rung` already."""
         rows = [_row(a, job, self._folder.path) for a in artifacts]
         tell = _log.error if outcome == "failed" else _log.info
-        study_hash = log.study_hash(self._installation_id, job.study_uid)
+        study_hash = self._hashed(job)
         code = (reason or {}).get("code")
         tell("job.outcome", job=job.id, study=study_hash, pipeline=job.pipeline, outcome=outcome, reason=code)
         failed = outcome == "failed"
@@ -299,7 +304,7 @@ def whose_study(db: Database, study_uid: str, now: float) -> Reason | None:
         ("identity-partly-corrected", left > 0, left),
     ):
         if not wrong:
-            alarm.quieten(db, code, study_uid, now)
+            alarm.quieten(db, code, study_uid, now, study=about)
             continue
         reason = REASONS(code, count=count)
         alarm.ring(db, reason, study_uid, now, study=about)

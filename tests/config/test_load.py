@@ -66,6 +66,7 @@ def test_commented_tables_of_the_default_file_load_when_uncommented(tmp_path: Pa
         ('[dicom]\nae_titles = ["ABCDEFGHIJKLMNOPQ"]\n', "dicom.ae_titles.0", "16"),
         ("[study]\nquiet_s = -1\n", "study.quiet_s", "greater"),
         ('[node]\nlanguages = ["xx"]\n', "node.languages.0", "zh-CN"),
+        ('[writer]\nlanguages = ["en"]\n', "writer.languages", "node.languages"),
         ('[[destination]]\nname = "a"\n', "destination.0.", "equired"),
         (RULE.format(when='Modality = "CT"', run="chest_ct", to="nowhere"), "rule.0.send_to", "pacs"),
         (RULE.format(when='Modality = "CT"', run="knee", to="pacs"), "rule.0.run", "chest_ct"),

@@ -61,11 +61,11 @@ def altered(ds: FileDataset) -> None:
     ds.ImageComments = "again"
 
 
-@pytest.mark.parametrize(("option", "association", "conflict"), [("-q", 0, 0), ("-v", 1, 1)])
+@pytest.mark.parametrize(("options", "association", "conflict"), [(["-q"], 0, 0), ([], 1, 0), (["-v"], 1, 1)])
 def test_every_process_says_as_much_as_was_asked_for(
-    rig: Rig, ct: list[Path], option: str, association: int, conflict: int
+    rig: Rig, ct: list[Path], options: list[str], association: int, conflict: int
 ) -> None:
-    told = Told(rig, option)
+    told = Told(rig, *options)
     rig.push([*ct[:1], *changed(ct[:1], rig.folder / "again", altered)])
     rig.until(lambda: rig.status()["associations"] == 0, 20.0, "the end of the association")
     assert rig.stop() == 0

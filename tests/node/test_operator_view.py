@@ -184,7 +184,11 @@ def test_the_log_of_an_alarm_names_what_it_is_about(
 ) -> None:
     with capture_logs() as logs:
         alarm.ring(db, REASONS("not-accepting", causes="disk"), subject, 1.0, study=study)
-    assert logs == [{"event": "alarm", "log_level": "error", "code": "not-accepting", **told}]
+        alarm.quieten(db, "not-accepting", subject, 2.0, study=study)
+    assert logs == [
+        {"event": "alarm", "log_level": "error", "code": "not-accepting", **told},
+        {"event": "alarm.cleared", "log_level": "info", "code": "not-accepting", **told},
+    ]
 
 
 def wrapped(cause: Exception) -> StoreError:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
+from structlog.testing import capture_logs
 
 from config import load as load_settings
 from config.settings import Settings
@@ -246,7 +247,9 @@ def test_a_job_is_finished_only_by_its_owner(bench: Bench, ct: list[Path], uid: 
     assert first is not None
     assert jobs.claim(bench.db, n, "w1", bench.now, 30.0) is None
     bench.now += 31.0
-    assert recover.expired(bench.db, bench.now, 3) == 1
+    with capture_logs() as logs:
+        assert recover.expired(bench.db, bench.now, 3) == 1
+    assert [(told["event"], told["study"]) for told in logs] == [("job.given-back", bench.show(uid)["hash"])]
     bench.now += 60.0
     assert bench.work() == [True]
     late = {"state": "done", "outcome": "result", "reason": None, "document": {}, "send_to": ["pacs"]}
