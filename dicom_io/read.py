@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from pydicom import config, dcmread
-from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
@@ -30,6 +29,7 @@ from pydicom.uid import (
 )
 
 from dicom_io import elements
+from dicom_io.charset import charset_of, declared
 from dicom_io.errors import UnreadableError
 from dicom_io.limits import LIMITS
 from dicom_io.model import Instance
@@ -171,9 +171,7 @@ def _parse(file: BinaryIO, offset: int, charset: str | None) -> FileDataset:
                 header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
             if charset is not None:
                 header.SpecificCharacterSet = charset.split("\\")
-                implicit, little = header.original_encoding
-                header.set_original_encoding(implicit, little, convert_encodings(charset.split("\\")))
-            _settle(header)
+            _settle(header, charset_of().encodings)
             return header
     except UnreadableError:
         raise
@@ -241,8 +239,16 @@ def inflated(file: BinaryIO, offset: int) -> BinaryIO:
     return io.BytesIO(head.replace(marker, syntax) + plain)
 
 
-def _settle(header: Dataset) -> None:
-    """Drop what was too long to read and empty what cannot be decoded, so that no later access raises."""
+def _settle(header: Dataset, encodings: list[str]) -> None:
+    """Drop what was too long to read and empty what cannot be decoded, so that no later access raises.
+
+    Text is decoded as `dicom_io.charset` understands its declaration: pydicom takes the name of any Python codec for one.
+    `encodings` are those of what `header` stands in.
+    """
+    if "SpecificCharacterSet" in header:
+        encodings = declared(header).encodings
+    implicit, little = header.original_encoding
+    header.set_original_encoding(implicit, little, encodings)
     for tag in list(header.keys()):
         element: Any = header.get_item(tag, keep_deferred=True)  # pydicom's overloads hide the raw element
         if isinstance(element, RawDataElement) and element.value is None and element.length:
@@ -254,10 +260,10 @@ def _settle(header: Dataset) -> None:
         ):
             raise UnreadableError(REASONS("truncated"))
         elif not tag.is_private:
-            _decode_or_empty(header, tag)
+            _decode_or_empty(header, tag, encodings)
 
 
-def _decode_or_empty(header: Dataset, tag: BaseTag) -> None:
+def _decode_or_empty(header: Dataset, tag: BaseTag, encodings: list[str]) -> None:
     """Decode one element that is not text now; an element that cannot be decoded becomes empty."""
     element: Any = header.get_item(tag)
     vr = element.VR or (dictionary_VR(tag) if dictionary_has_tag(tag) else "UN")
@@ -267,7 +273,7 @@ def _decode_or_empty(header: Dataset, tag: BaseTag) -> None:
         decoded = header[tag]
         if decoded.VR == "SQ":
             for item in decoded.value or ():
-                _settle(item)
+                _settle(item, encodings)
         elif decoded.VR in _NUMBER_TEXT and any(isinstance(v, str) for v in _values(decoded)):
             header[tag] = DataElement(tag, decoded.VR, None)
     except Exception:  # noqa: BLE001 - pydicom raises whatever a hostile value makes it raise

@@ -66,7 +66,7 @@ class Coordinator:
         self._gatherer = Gatherer(db, folder, settings)
         self.inquirer = Inquirer(db, settings, self._answered, how)
         self._refusing, self._refused = refusing, 0.0
-        self._answers: set[str] = set()
+        self._news: set[str] = set()
         self._lock = threading.Lock()
         self._processes: tuple[Process, ...] | None = None
         self._again: dict[str, float] = {}
@@ -74,19 +74,26 @@ class Coordinator:
         self._told: dict[str, tuple[int, frozenset[str]]] = {}
 
     def tick(self, now: float | None = None) -> None:
-        """Index what is new, then look at every open study with news or whose time has come."""
+        """Index what is new, then look at every open study with news or whose time has come.
+
+        Studies are decided as they were when the journals were looked at, and none is before all that had been acknowledged
+        until then is indexed: what a study has to wait for may stand in the rest. The news are kept for the next tick.
+        """
         self.timekeeper.check()
+        now = time.time() if now is None else now
         self._indexer.advance()
         if jumped := self.timekeeper.jumped_s - self._jumped_s:
             self.timekeeper.again(jumped)
             self._jumped_s += jumped
             self._boot = waits.moved(self._boot, time.time(), jumped)
             self._again.clear()
+        found = studies.touched(self._db, self._indexer.changed())
         with self._lock:
-            news, self._answers = self._answers, set()
-        news |= studies.touched(self._db, self._indexer.changed())
+            self._news |= found
+            if self._indexer.behind:
+                return
+            news, self._news = self._news, set()
         processes = node_store.processes(self._db)
-        now = time.time() if now is None else now
         self._refused = now if self._refusing() else min(self._refused, now)
         if processes != self._processes or now < self._last:  # a receiver ended, or the clock was set back
             self._again.clear()
@@ -112,7 +119,7 @@ class Coordinator:
 
     def _answered(self, study_uid: str) -> None:
         with self._lock:
-            self._answers.add(study_uid)
+            self._news.add(study_uid)
 
     def _look_at(self, study: Study, processes: tuple[Process, ...], now: float) -> float | None:
         """Decide about one study; return when it is due again, or None if it is closed."""

@@ -1,7 +1,8 @@
 """From journals to the index. The same code follows the receivers and rebuilds everything after a loss."""
 
+import math
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from node.reasons import REASONS
 from node.spool import journals, read_journal
 from node.store import Database, DatabaseFault, corrections
 from node.store import index as store
+from node.store.alarms import Rung
 from node.store.rows import (
     Arrived,
     AssociationEnded,
@@ -64,8 +66,8 @@ class Indexer:
         Where spool and journals stand.
     settings : Settings
         Rules decide what counts as an image, peers which character set they really write.
-    removed : Container[str]
-        Entries that retention has taken away at some time, where that is known before their journal is read.
+    removed : Mapping[str, float]
+        When (s since the epoch) retention last took an entry away, where that is known before its journal is read.
     own : Database or None
         Knows the artifacts of this installation, if `db` does not.
     """
@@ -75,7 +77,7 @@ class Indexer:
         db: Database,
         folder: DataFolder,
         settings: Settings,
-        removed: Container[str] = frozenset(),
+        removed: Mapping[str, float] | None = None,
         own: Database | None = None,
     ) -> None:
         self._db = db
@@ -84,23 +86,26 @@ class Indexer:
         self._rules = settings.rule
         self._charsets = charsets(settings)
         self._offsets = store.offsets(db)
-        self._removed, self._own = removed, own or db
+        self._removed, self._own = removed or {}, own or db
         self._ris = tuple(r.name for r in settings.ris)
         self._longest_s = settings.study.quiet_max_s
         self._changes: list[Change] = []
         self._heard: set[tuple[str, str]] = set()
+        self.behind = True
+        """Whether there may have been more to index than `advance` did."""
 
     def advance(self) -> int:
         """Index some megabytes of what is new, a journal to its end before the next; return how many bytes that were.
 
         The order is that of writing: whoever reads a correction before what it corrects takes the wrong one for the last.
         """
-        read = 0
+        read, self.behind = 0, True
         for path in journals(self._folder.path):
             while step := self._follow(path):
                 read += step
                 if read >= spool.READ_BYTES:
                     return read
+        self.behind = False
         return read
 
     def changed(self) -> list[Change]:
@@ -118,10 +123,7 @@ class Indexer:
             return 0
         if after == offset:
             return 0
-        pid = int(path.stem.rpartition("-")[2])
-        known = corrections.versions(self._db, (str(r.get("sop")) for r in records if r["kind"] in _OBJECTS))
-        changes = [c for c in (self._change(record, pid, known) for record in records) if c is not None]
-        rung = store.index(self._db, path.name, (offset, after), changes, self._hashed, self._longest_s)
+        rung = self._index(path, (offset, after), records)
         if rung is None:
             self._offsets = store.offsets(self._db)
             return self._follow(path)
@@ -131,8 +133,28 @@ class Indexer:
             else:
                 _log.info("alarm.cleared", code=bell.code, study=bell.study)
         self._offsets[path.name] = after
-        self._changes += changes
         return after - offset
+
+    def _index(self, path: Path, span: tuple[int, int], records: list[dict[str, Any]]) -> tuple[Rung, ...] | None:
+        """Put `records` into the index; one that does not fit there is left out and told."""
+        pid = int(path.stem.rpartition("-")[2])
+        while True:
+            known = corrections.versions(
+                self._db, (_storable(str(r.get("sop"))) for r in records if r["kind"] in _OBJECTS)
+            )
+            made = [(r, c) for r in records if (c := self._change(r, pid, known)) is not None]
+            changes = [change for _, change in made]
+            try:
+                rung = store.index(self._db, path.name, span, changes, self._hashed, self._longest_s)
+            except store.UnfitError as error:
+                for number, fault in error.faults.items():
+                    self._passed_over(made[number][0], fault)
+                # without these, later ones may be something else: the first of their UID, for example
+                records = [record for number, (record, _) in enumerate(made) if number not in error.faults]
+                continue
+            if rung is not None:
+                self._changes += changes
+            return rung
 
     def _hashed(self, study_uid: str) -> str:
         return log.study_hash(self._installation_id, study_uid)
@@ -143,10 +165,13 @@ class Indexer:
         except (DatabaseFault, MemoryError):  # about this machine now, not about the record
             raise
         except Exception as error:  # noqa: BLE001 - only a broken disk or another version writes such records of ours
-            _log.error("index.odd-record", kind=str(record["kind"]), error=type(error).__name__)
-            if isinstance(entry := record.get("entry"), str):
-                alarm.ring(self._db, REASONS("record-not-understood"), entry, time.time())
+            self._passed_over(record, error)
             return None
+
+    def _passed_over(self, record: Mapping[str, Any], error: Exception) -> None:
+        _log.error("index.odd-record", kind=str(record["kind"]), error=type(error).__name__)
+        if isinstance(entry := record.get("entry"), str):
+            alarm.ring(self._db, REASONS("record-not-understood"), _storable(entry), time.time())
 
     def _understood(self, record: Mapping[str, Any], pid: int, known: Known) -> Change | None:
         kind, at = record["kind"], datetime.fromisoformat(record["utc"]).timestamp()
@@ -205,9 +230,9 @@ class Indexer:
         """Add what the header says."""
         header = instance.header
         self._listen_to(record["calling"], x.study_uid, header, x.at)
-        modality, accession, patient_id, issuer, date = (str(header.get(k) or "").strip() for k in _FACTS)
+        modality, accession, patient_id, issuer, date = (_storable(str(header.get(k) or "").strip()) for k in _FACTS)
         x = replace(
-            x, role=self._role(header, record, modality.upper()), identity=identity.identity_of(header),
+            x, role=self._role(header, record, modality.upper()), identity=_storable(identity.identity_of(header)),
             modality=modality, accession=accession, patient_id=patient_id, issuer=issuer, date=date,
         )  # fmt: skip
         return self._related(x, instance, known.get(x.sop_uid, ()))
@@ -227,7 +252,7 @@ class Indexer:
                 alarm.quieten(self._db, code, calling, at)
 
     def _gone(self, x: Arrived, lost: Lost, known: Known) -> Arrived:
-        lost = "removed" if x.entry in self._removed else lost
+        lost = "removed" if x.at <= self._removed.get(x.entry, -math.inf) else lost
         if lost != "removed":
             _log.error("index.lost", entry=x.entry, how=lost, study=self._hashed(x.study_uid))
         before = known.get(x.sop_uid, ())
@@ -266,6 +291,11 @@ class Indexer:
         if authored_by(header, self._installation_id) or store.is_artifact(self._own, record["sop"]):
             return "authored"
         return "image" if route.is_image(record["sop_class"], modality, self._rules) else "other"
+
+
+def _storable(text: str) -> str:
+    """Return text as UTF-8 can hold it: a character that is half of one, which some codecs give back, is a question mark."""
+    return text.encode(errors="replace").decode()
 
 
 def _is_lost(known: Known, sop_uid: str, digest: str) -> bool:

@@ -51,7 +51,7 @@ class _Survey:
     damaged_lines: int = 0
     torn_bytes: int = 0
     entries: set[str] = field(default_factory=set)
-    removed: set[str] = field(default_factory=set)
+    removed: dict[str, float] = field(default_factory=dict)
     senders: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -163,7 +163,9 @@ class Rebuild:
         if not isinstance(entry, str):
             return
         if record["kind"] == "removed":
-            survey.removed.add(entry)
+            with suppress(KeyError, TypeError, ValueError):  # no time: for the indexer to tell
+                at = datetime.fromisoformat(record["utc"]).timestamp()
+                survey.removed[entry] = max(at, survey.removed.get(entry, at))
         elif record["kind"] in _RECORDING:
             survey.entries.add(entry)
             who = {k: record[k] for k in ("association", "calling", "called", "peer") if isinstance(record.get(k), str)}

@@ -133,7 +133,7 @@ def _merge(c: sa.Connection, now: float, exists: Callable[[str], bool]) -> Carri
         f"WHERE kind IN ('{DAMAGED}', '{MISSING}') AND NOT ({new.removeprefix('WHERE ')})",
         without="id",
     )
-    take(t.alarm, "INSERT OR IGNORE", new)
+    take(t.alarm, "INSERT OR IGNORE", f"{new} OR study_uid IS NULL")
     take(t.alarm, "INSERT OR REPLACE", f"WHERE code IN ('{DAMAGED}', '{MISSING}')")
     run(
         f"UPDATE main.alarm SET cleared = :now WHERE code IN ('{DAMAGED}', '{MISSING}') AND cleared IS NULL "

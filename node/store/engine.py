@@ -16,7 +16,7 @@ from node.store import tables
 _BUSY_S = 30.0
 _HINDERED = ("disk is full", "readonly database", "is locked", "disk I/O error", "unable to open")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-
+_UNFIT = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.InterfaceError, sa.exc.ProgrammingError)
 
 DatabaseFault = sa.exc.SQLAlchemyError
 """Whatever a question to the database can raise."""
@@ -95,6 +95,13 @@ def obstacle(error: BaseException | None) -> str | None:
             return str(error.orig)
         error = error.__cause__
     return None
+
+
+def unfit(error: Exception) -> bool:
+    """Say whether `error` is about the values that were to be written: the same would happen on any machine."""
+    if isinstance(error, sa.exc.DBAPIError):
+        return not error.connection_invalidated and isinstance(error, _UNFIT)
+    return not isinstance(error, (OSError, MemoryError, sa.exc.TimeoutError))
 
 
 def _connected(connection: Any, record: Any) -> None:  # noqa: ANN401 - the driver's types

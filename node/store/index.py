@@ -1,6 +1,6 @@
 """From journal records to rows: the only way instances, associations and studies come into the database."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,9 +11,23 @@ from node.store import corrections, evidence, relays
 from node.store import tables as t
 from node.store.alarms import Rung
 from node.store.deliveries import overtake
-from node.store.engine import Database
+from node.store.engine import Database, unfit
 from node.store.events import tell
 from node.store.rows import Arrived, AssociationEnded, AssociationOpened, Change, Noticed, Removed, Repeated
+
+
+class UnfitError(Exception):
+    """Some changes cannot be stored, on whatever machine; nothing has been changed.
+
+    Parameters
+    ----------
+    faults : Mapping[int, Exception]
+        What is wrong with each of them, by their numbers in the sequence.
+    """
+
+    def __init__(self, faults: Mapping[int, Exception]) -> None:
+        super().__init__(", ".join(f"{n}: {type(error).__name__}" for n, error in faults.items()))
+        self.faults = faults
 
 
 def offsets(db: Database) -> dict[str, int]:
@@ -60,34 +74,56 @@ def index(
     tuple[Rung, ...] or None
         Alarms that were raised or cleared. None, and nothing is changed, if the file has been read from another place
         meanwhile (the coordinator of a node that was killed may live a moment longer than its successor needs to start).
+
+    Raises
+    ------
+    UnfitError
+        If some of them cannot be stored; the others can.
     """
     begin, offset = span
     rung: list[Rung] = []
+    faults: dict[int, Exception] = {}
     with db.write() as c:
         found = c.execute(sa.select(t.journal.c.offset).where(t.journal.c.file == file)).scalar_one_or_none()
         if (found or 0) != begin:
             return None
-        for change in changes:
-            match change:
-                case AssociationOpened():
-                    _opened(c, change)
-                case AssociationEnded():
-                    ended = t.association.update().where(t.association.c.id == change.id)
-                    c.execute(ended.values(ended=change.at, how=change.how))
-                case Arrived():
-                    rung += _arrived(c, change, hashed, longest_s)
-                case Repeated():
-                    rung += _repeated(c, change, hashed)
-                case Removed():
-                    corrections.removed(c, change)
-                case Noticed():
-                    evidence.noticed(c, change)
-                    relays.queue(c, change)
+        for number, change in enumerate(changes):
+            alone = c.begin_nested()
+            try:
+                rung += _applied(c, change, hashed, longest_s)
+            except Exception as error:
+                if not unfit(error):
+                    raise
+                alone.rollback()
+                faults[number] = error
+            else:
+                alone.commit()
+        if faults:
+            raise UnfitError(faults)
         c.execute(
             insert(t.journal).values(file=file, offset=offset).on_conflict_do_update(["file"], set_={"offset": offset})
         )
         passing("index.before_commit")
     return tuple(rung)
+
+
+def _applied(c: sa.Connection, change: Change, hashed: Callable[[str], str], longest_s: float) -> list[Rung]:
+    match change:
+        case AssociationOpened():
+            _opened(c, change)
+        case AssociationEnded():
+            ended = t.association.update().where(t.association.c.id == change.id)
+            c.execute(ended.values(ended=change.at, how=change.how))
+        case Arrived():
+            return _arrived(c, change, hashed, longest_s)
+        case Repeated():
+            return _repeated(c, change, hashed)
+        case Removed():
+            corrections.removed(c, change)
+        case Noticed():
+            evidence.noticed(c, change)
+            relays.queue(c, change)
+    return []
 
 
 def _opened(c: sa.Connection, x: AssociationOpened) -> None:

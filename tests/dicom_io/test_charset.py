@@ -105,6 +105,34 @@ def test_text_is_the_same_before_and_after_pydicom_decoded_it(make_header: Heade
     assert after[0] == before[0]
 
 
+@pytest.mark.parametrize(
+    "term", ["utf_7", "unicode_escape", "raw_unicode_escape", "gb2312", "utf_16", "undefined", "idna"]
+)
+@pytest.mark.parametrize("undefined_length", [False, True])
+def test_the_name_of_a_codec_is_no_defined_term(
+    make_header: Header, save_slice: Save, term: str, *, undefined_length: bool
+) -> None:
+    raw = b"+2AA-\\ud800 \xd5\xc5.x--"
+    header = make_header(StudyDescription="S" * len(raw))
+    inherits, own = Dataset(), Dataset()
+    own.SpecificCharacterSet = "ISO_IR 100" + " " * len(term)
+    for item in (inherits, own):
+        item.CodeMeaning = "M" * len(raw)
+    header.ProcedureCodeSequence, header.RequestAttributesSequence = [inherits], [own]
+    header["ProcedureCodeSequence"].is_undefined_length = undefined_length
+    header["RequestAttributesSequence"].is_undefined_length = undefined_length
+    header.SpecificCharacterSet = "ISO_IR 100" + " " * len(term)
+    path = save_slice(header)
+    content = path.read_bytes().replace(("ISO_IR 100" + " " * len(term)).encode(), term.ljust(10 + len(term)).encode())
+    path.write_bytes(content.replace(b"S" * len(raw), raw).replace(b"M" * len(raw), raw))
+    header = read_instance(path).header
+    assert not declared(header).known
+    found = [
+        header.StudyDescription, header.ProcedureCodeSequence[0].CodeMeaning, header.RequestAttributesSequence[0].CodeMeaning,
+    ]  # fmt: skip
+    assert ["\\".join(v) if not isinstance(v, str) else v for v in found] == [raw.decode("latin_1")] * 3
+
+
 def test_absent_text_is_none(make_header: Header) -> None:
     assert text_of(make_header(PatientName=None), Tag("PatientName"), charset_of()) is None
 

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import struct
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
+from config.settings import Peer
 from dicom_io.read import dataset_offset
 from node import identity, indexer
 from node import spool as spool_module
 from node.rebuild import Rebuild
 from node.retention import Retention
-from node.spool import JournalWriter, journals, utc
-from node.store import storage
+from node.spool import JournalWriter, journals, read_journal, utc
+from node.store import DatabaseFault, storage
 from tests.node.desk import Desk, changed
 
 pytestmark = pytest.mark.unit
@@ -28,7 +31,7 @@ def renamed(dataset: Any) -> None:
     dataset.PatientName, dataset.PatientID = "RIGHT^PATIENT", "RIGHT-1"
 
 
-def unindexed(desk: Desk) -> Callable[[float], None]:
+def unindexed(desk: Desk) -> Callable[..., None]:
     """Let nothing be indexed until the returned is called."""
     tick = desk.coordinator.tick
     desk.coordinator.tick = lambda *_: None  # type: ignore[method-assign] - the point of it
@@ -43,6 +46,15 @@ def rows(desk: Desk, query: str) -> list[tuple[Any, ...]]:
 def rebuilt(desk: Desk) -> dict[str, Any]:
     desk.stop()
     desk.folder.database.unlink()
+    now = datetime.fromtimestamp(desk.now, UTC)
+    document = Rebuild(desk.settings, desk.folder, "test", lambda: now, lambda _line: None).run()
+    desk.start()
+    return document
+
+
+def merged(desk: Desk) -> dict[str, Any]:
+    """Rebuild the index; what the old database knows is merged into the fresh one."""
+    desk.stop()
     now = datetime.fromtimestamp(desk.now, UTC)
     document = Rebuild(desk.settings, desk.folder, "test", lambda: now, lambda _line: None).run()
     desk.start()
@@ -82,6 +94,66 @@ def test_one_look_reads_a_bounded_part(desk: Desk, slices: list[Path], monkeypat
     first = desk.coordinator._indexer.advance()
     assert 0 < first <= 4000
     assert 0 < len(rows(desk, "SELECT id FROM instance")) < len(slices)
+
+
+def test_no_study_is_decided_while_the_index_is_behind(
+    desk: Desk, slices: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick = unindexed(desk)
+    desk.receive(slices)
+    desk.now += 70.0  # quiet_s is 60
+    (path,) = journals(desk.folder.path)
+    monkeypatch.setattr(spool_module, "READ_BYTES", path.stat().st_size // 3)
+    tick(desk.now)
+    assert 0 < len(rows(desk, "SELECT id FROM instance")) < len(slices)
+    assert desk.study(uid).state == "open"
+    for _ in range(3):
+        tick(desk.now)
+    assert (desk.study(uid).state, desk.study(uid).revision) == ("closed", 1)
+
+
+def test_the_news_of_a_look_that_was_behind_count_at_the_next(
+    desk: Desk, slices: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the release of a sender that sends a study in one association: nobody waits for the quiet time."""
+    peer = Peer(ae_title="WHOLE", host="127.0.0.1", sends="study")
+    desk.settings = replace(desk.settings, dicom=replace(desk.settings.dicom, peer=(peer,)))
+    desk.stop()
+    desk.start()
+    desk.receive(slices, "WHOLE", released=False)
+    desk.note("association-released", association="a1")
+    for n in range(8):
+        desk.note("association-open", association=f"x{n}", calling="CT2", called="NODE", peer="127.0.0.1")
+    monkeypatch.setattr(spool_module, "READ_BYTES", 400)
+    desk.now += 2.0
+    desk.coordinator.tick(desk.now)
+    assert rows(desk, "SELECT how FROM association WHERE id = 'a1'") == [("released",)]
+    assert desk.study(uid).state == "open"
+    while desk.coordinator._indexer.behind:
+        desk.coordinator.tick(desk.now)
+    assert desk.study(uid).state == "closed"
+
+
+def test_what_comes_while_journals_are_read_is_not_taken_for_silence(
+    desk: Desk, slices: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading many records can take longer than a quiet time."""
+    desk.now = time.time() - 100.0
+    desk.receive(slices[:-1], released=False)
+    tick, advance = unindexed(desk), desk.coordinator._indexer.advance
+
+    def slow() -> int:
+        read = advance()
+        time.sleep(3.5)
+        return read
+
+    monkeypatch.setattr(desk.coordinator._indexer, "advance", slow)
+    desk.now = time.time() - 57.0  # quiet_s is 60
+    desk.receive(slices[-1:], released=False)
+    tick()
+    assert desk.study(uid).state == "open"
+    tick()
+    assert desk.study(uid).state == "closed"
 
 
 def test_a_part_without_any_record_does_not_end_a_rebuild(
@@ -200,6 +272,95 @@ def test_a_record_that_cannot_be_understood_is_told_if_it_names_a_file(
     assert len(rows(desk, "SELECT id FROM instance")) == len(slices)
 
 
+def another(dataset: Any) -> None:
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        setattr(dataset, keyword, getattr(dataset, keyword) + ".9")
+
+
+@pytest.mark.parametrize(("codec", "raw"), [("utf_7", b"+2AA-"), ("unicode_escape", b"\\ud800")])
+@pytest.mark.parametrize("how", ["live", "rebuild"])
+def test_a_character_set_that_is_the_name_of_a_codec_does_not_stop_the_index(
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, codec: str, raw: bytes, how: str
+) -> None:
+    def odd(dataset: Any) -> None:
+        another(dataset)
+        dataset.SpecificCharacterSet, dataset.PatientName = codec, "P" * 20
+
+    (file,) = changed(slices[:1], tmp_path, odd)
+    file.write_bytes(file.read_bytes().replace(b"P" * 20, raw.ljust(20)))
+    desk.receive([file])
+    desk.receive(slices)
+    if how == "rebuild":
+        rebuilt(desk)
+    assert desk.study(uid).state == desk.study(uid + ".9").state == "open"
+    assert dict(rows(desk, "SELECT role, count(*) FROM instance GROUP BY role")) == {"image": len(slices) + 1}
+    assert desk.alarms() == {"charset-unknown"}
+
+
+def test_a_text_that_the_database_cannot_hold_is_kept_as_far_as_it_can(
+    desk: Desk, slices: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = indexer.read_instance
+
+    def odd(path: Path, charset: str | None = None) -> Any:
+        instance = read(path, charset)
+        instance.header.PatientID = "A\ud800B"
+        return instance
+
+    monkeypatch.setattr(indexer, "read_instance", odd)
+    desk.receive(slices)
+    assert desk.study(uid).patient_id == "A?B"
+    assert {json.loads(row[0])["PatientID"] for row in rows(desk, "SELECT identity FROM instance")} == {"A?B"}
+    assert desk.alarms() == set()
+
+
+@pytest.mark.parametrize("odd", [{"bytes": 1 << 70}, {"syntax": ["1.2"]}, {"series": None}])
+@pytest.mark.parametrize("how", ["live", "rebuild", "rebuild and merge"])
+def test_a_record_that_cannot_be_stored_is_told_and_everything_else_is_indexed(
+    desk: Desk, slices: list[Path], tmp_path: Path, odd: dict[str, Any], how: str
+) -> None:
+    tick = unindexed(desk)
+    desk.receive(slices[:4])
+    desk.journal.close()
+    (path,) = journals(desk.folder.path)
+    records, _ = read_journal(path)
+    path.unlink()
+    desk.start_journal()
+    bad = records[2]
+    for record in records:
+        kept = {k: v for k, v in record.items() if k not in ("seq", "crc", "utc", "kind")}
+        desk.note(record["kind"], **{**kept, **(odd if record is bad else {})})
+    desk.receive(changed(slices[1:2], tmp_path / "right", renamed))  # of the same UID, in the same part of the journal
+    desk.receive(slices[4:])
+    if how == "live":
+        tick(desk.now)
+    elif how == "rebuild":
+        rebuilt(desk)
+    else:
+        merged(desk)
+    assert desk.alarms() == {"record-not-understood"}
+    assert dict(rows(desk, "SELECT role, count(*) FROM instance GROUP BY role")) == {"image": len(slices)}
+    (path,) = [p for p in journals(desk.folder.path) if p.stat().st_size]
+    assert rows(desk, "SELECT offset FROM journal") == [(path.stat().st_size,)]
+    whose = dict(rows(desk, "SELECT sop_uid, identity FROM instance"))
+    assert json.loads(whose[bad["sop"]])["PatientID"] == "RIGHT-1"
+    assert rows(desk, "SELECT count(*) FROM version WHERE state <> 'used'") == [(0,)]
+
+
+def test_what_the_machine_does_not_allow_is_no_fault_of_a_record(desk: Desk, slices: list[Path]) -> None:
+    tick = unindexed(desk)
+    desk.receive(slices)
+    with desk.db.read() as c:
+        c.exec_driver_sql("PRAGMA max_page_count = 1")  # a full disk
+    with pytest.raises(DatabaseFault, match="full"):
+        tick(desk.now)
+    with desk.db.read() as c:
+        c.exec_driver_sql("PRAGMA max_page_count = 100000")
+    assert (desk.alarms(), rows(desk, "SELECT offset FROM journal")) == (set(), [])
+    tick(desk.now)
+    assert len(rows(desk, "SELECT id FROM instance")) == len(slices)
+
+
 # what was lost
 
 
@@ -221,11 +382,7 @@ def test_what_was_lost_once_is_not_taken_away(
     assert desk.alarms(uid) == {f"instance-{how}"}
     shutil.copy(kept, file)
     if carried:
-        desk.stop()
-        with desk.folder.database.open("rb"):  # its knowledge is merged into the fresh index
-            now = datetime.fromtimestamp(desk.now, UTC)
-            Rebuild(desk.settings, desk.folder, "test", lambda: now, lambda _line: None).run()
-        desk.start()
+        merged(desk)
     Retention(desk.db, desk.folder, desk.settings.storage, desk.spool).tick(desk.now)
     assert file.read_bytes() == kept.read_bytes()
     desk.receive(slices)

@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 
 from node.cli.doctor import command
 from node.rebuild import Rebuild
-from node.spool import journals
+from node.spool import Spool, journals
 from node.store import Database, corrections, deliveries, jobs, open_database
 from tests.node.desk import Desk, changed
 from tests.node.test_journey import valid
@@ -271,6 +271,50 @@ def test_what_retention_removed_stays_removed_and_known(desk: Desk, slices: list
     desk.receive(slices)
     desk.finish()
     assert (len(desk.jobs(uid)), desk.sends(uid), desk.alarms()) == (1, ["delivered"], set())
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_what_came_again_after_its_removal_and_was_lost_is_told(
+    desk: Desk, slices: list[Path], uid: str, *, carried: bool
+) -> None:
+    desk.receive(slices)
+    desk.finish()
+    entries = sorted(str(p.relative_to(desk.folder.spool)) for p in desk.folder.spool.glob("??/*.dcm"))
+    desk.now += 10.0
+    for entry in entries:
+        desk.remove(entry)
+    desk.now += 10.0
+    desk.start_journal()  # another process, whose journal is read after that of the removals
+    desk.spool = Spool(desk.folder.path)
+    assert set(desk.receive(slices)) == {"stored"}
+    desk.now += 10.0
+    desk.remove(entries[1])
+    (desk.folder.spool / entries[0]).unlink()
+    desk.stop()
+    if not carried:
+        desk.folder.database.unlink()
+    desk.start()
+    document = rebuilt(desk)
+    assert (document["missing"], document["damaged"]) == ([entries[0]], [])
+    assert desk.alarms(uid) == {"instance-missing"}
+
+
+def test_another_object_in_the_place_of_one_that_was_removed_is_not_called_damaged(
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
+) -> None:
+    desk.receive(slices)
+    desk.finish()
+    entries = sorted(str(p.relative_to(desk.folder.spool)) for p in desk.folder.spool.glob("??/*.dcm"))
+    desk.now += 10.0
+    for entry in entries:
+        desk.remove(entry)
+    desk.now += 10.0
+    desk.receive(changed(slices, tmp_path / "right", lambda ds: setattr(ds, "PatientName", "RIGHT^NAME")))
+    assert sorted(str(p.relative_to(desk.folder.spool)) for p in desk.folder.spool.glob("??/*.dcm")) == entries
+    document = rebuilt(desk)
+    assert (document["missing"], document["damaged"]) == ([], [])
+    assert all((desk.folder.spool / entry).is_file() for entry in entries)
+    assert not {"instance-missing", "instance-damaged"} & desk.alarms(uid)
 
 
 def test_strange_files_are_left_alone(desk: Desk, slices: list[Path]) -> None:
