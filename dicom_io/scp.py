@@ -155,7 +155,8 @@ class _Server(ThreadedAssociationServer):
             track.ended = True
         if report:
             with contextlib.suppress(Exception):  # a handler's failure must not reach the library
-                self._on_association(AssociationEvent(kind, track.info, refused=track.refused))
+                refused = track.refused + len(track.arrivals)  # what has begun to come is not taken either
+                self._on_association(AssociationEvent(kind, track.info, refused=refused))
 
     def sweep(self) -> None:
         """End and forget associations whose threads are gone, and remove what they left half-received."""
@@ -355,13 +356,13 @@ def _echo(_event: object) -> int:
 def _store(event: Event, handlers: Handlers) -> int:
     """Answer one C-STORE request."""
     track: _Track = _listener(event.assoc).tracks[event.assoc]
-    track.storing = True
-    track.refused += 1  # until the answer is known
+    track.storing, taken = True, False
     try:
         answer = int(_answer(event, track, handlers))
-        track.refused -= answer == Answer.SUCCESS
+        taken = answer == Answer.SUCCESS
         return answer
     finally:
+        track.refused += not taken
         track.storing, track.last = False, time.monotonic()
         track.arrivals.discard(event.request._dataset_file)  # noqa: SLF001 - as in `_answer`; the library removes it
 

@@ -11,7 +11,7 @@ Strong evidence (the first that holds is named):
 * *count*: a source that was asked twice counted the same both times, and in every series as much as we hold.
 * *sender*: a peer that is declared to send whole studies has released its association, and was the last to send. After
   an association that broke off, only one that brings everything again says so: a sender may go on with what is left, and
-  bring the image whose answer it lost later still.
+  bring the image whose answer it lost later still. If nothing of a broken association was kept, no release says so.
 
 An instance availability notification closes nothing by itself: it says that what it names can be had, and archives send
 one for a series or a batch as well as for a study (PS3.4 annex R). What it names and we lack keeps the study open, and
@@ -126,8 +126,6 @@ class Facts:
         Early results of this revision that a late image made void.
     opened, active : float
         First image of this revision; last image, repeated ones included (s since the epoch).
-    images : int
-        Images that we hold.
     senders : Sequence[Sender]
         In the order of their last image.
     continuous : bool
@@ -149,6 +147,10 @@ class Facts:
     deaf : float
         Until when nothing could be received: the node was not there, or refused (s since the epoch). Silence before that
         says nothing.
+    apart : int
+        Images that the last association has not brought, if one has broken off.
+    lost : int
+        Associations of these senders, of late, of which something was not taken and nothing of this study was.
     """
 
     state: State
@@ -156,7 +158,6 @@ class Facts:
     dropped: int
     opened: float
     active: float
-    images: int
     senders: Sequence[Sender]
     continuous: bool
     quiet: Quiet
@@ -167,6 +168,8 @@ class Facts:
     required: Sequence[str] = ()
     doubted: frozenset[str] = frozenset()
     deaf: float = 0.0
+    apart: int = 0
+    lost: int = 0
 
     @property
     def listening(self) -> float:
@@ -346,11 +349,10 @@ def _close(facts: Facts, contra: Sequence[Reason], quiet: float, longest: float,
 
 def _sent_whole(facts: Facts) -> bool:
     """Say whether a declared sender was the last to send, and has brought everything."""
-    ends = {s.end for s in facts.senders}
-    if not ends or "open" in ends:
+    if not facts.senders or facts.apart or facts.lost:
         return False
     last = facts.senders[-1]
-    return last.whole and last.end == "released" and ("aborted" not in ends or last.images >= facts.images)
+    return last.whole and last.end == "released" and all(s.end != "open" for s in facts.senders)
 
 
 def _line(waits: Sequence[Wait]) -> str:

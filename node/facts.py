@@ -71,14 +71,14 @@ class Gatherer:
         reads = evidence.reads(self._db, study.uid)
         held = evidence.held(self._db, study.uid) if reads else {}
         seen = self._paces({c.calling for c in carriers if c.calling}, now, fresh=study.revision > 1)
-        broken = bool(senders) and senders[-1].end == "aborted"
+        apart, lost = self._broken(study, carriers, senders, processes)
+        broken = bool(apart or lost) or (bool(senders) and senders[-1].end == "aborted")
         facts = Facts(
             state="early" if study.state == "early" else "open",
             revision=study.revision,
             dropped=study.dropped,
             opened=study.opened,
             active=study.active,
-            images=studies.counts(self._db, study.uid)[0],
             senders=senders,
             continuous=False,
             quiet=pace.quiet(seen, self._settings.study, broken=broken),
@@ -89,6 +89,8 @@ class Gatherer:
             required=self.required(study, carriers),
             doubted=pace.doubted(seen) if self._settings.study.pace == "learn" else frozenset(),
             deaf=deaf,
+            apart=apart,
+            lost=lost,
         )
         # every header is read for that: not where strong evidence decides anyway
         if stacks and study.state == "open" and not assemble.trusted(facts):
@@ -128,6 +130,16 @@ class Gatherer:
         """Let go of what is remembered of a study."""
         self._continuous.pop(study_uid, None)
         self._required.pop(study_uid, None)
+
+    def _broken(
+        self, study: Study, carriers: Sequence[Carrier], senders: Sequence[Sender], processes: Sequence[Process]
+    ) -> tuple[int, int]:
+        """Return what broken associations have left open: see `apart` and `lost` of `Facts`."""
+        fell = any(s.end == "aborted" for s in senders)
+        apart = studies.apart(self._db, study.uid, carriers[-1].association) if fell else 0
+        receivers = [p.pid for p in processes if p.role == "receiver"]
+        since = study.opened - self._settings.study.quiet_s
+        return apart, studies.lost(self._db, study.uid, {c.calling for c in carriers}, since, receivers)
 
     def _paces(self, names: set[str], now: float, *, fresh: bool) -> list[Seen]:
         """Return what is known of senders; `fresh` where an image that came late may just have taught something."""

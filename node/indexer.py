@@ -180,8 +180,8 @@ class Indexer:
                 record["association"], pid, record["calling"], record["called"], record["peer"], at
             )
         if kind in _ENDED:
-            incomplete = _ENDED[kind] == "released" and record.get("refused")
-            return AssociationEnded(record["association"], "incomplete" if incomplete else _ENDED[kind], at)
+            how: End = "incomplete" if record.get("refused") else _ENDED[kind]
+            return AssociationEnded(record["association"], how, at)
         if kind == "duplicate" and not _is_lost(known, record["sop"], record["digest"]):
             where = (record["digest"], record["entry"])
             return Repeated(record["association"], at, record["study"], record["sop"], *where)

@@ -49,7 +49,7 @@ def use(c: sa.Connection, x: Arrived) -> str | None:
     facts = {
         "study_uid": x.study_uid, "series_uid": x.series_uid, "sop_class": x.sop_class, "modality": x.modality,
         "syntax": x.syntax, "digest": x.digest, "bytes": x.bytes, "entry": x.entry, "association": x.association,
-        "received": x.at, "role": x.role, "identity": x.identity, "removed": None,
+        "received": x.at, "role": x.role, "identity": x.identity, "removed": None, "again": None,
     }  # fmt: skip
     before = c.execute(sa.select(_i.identity).where(_i.sop_uid == x.sop_uid)).scalar_one_or_none()
     if before is None:

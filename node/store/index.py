@@ -223,6 +223,7 @@ def _repeated(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> li
     if known == "image":
         # a sender that repeats itself after a broken association is still sending: the study's quiet time starts again
         _count(c, x.association, x.study_uid, x.at)
+        c.execute(t.instance.update().where(t.instance.c.sop_uid == x.sop_uid).values(again=x.association))
         still = sa.and_(t.study.c.uid == x.study_uid, t.study.c.state != "closed")
         c.execute(t.study.update().where(still).values(active=x.at))
     return rung

@@ -43,7 +43,7 @@ class AssociationOpened:
 
 @dataclass(frozen=True, slots=True)
 class AssociationEnded:
-    """Journal: an association ended; ``incomplete``: released, but something that it sent had not been taken."""
+    """Journal: an association ended; ``incomplete``: something that it sent had not been taken."""
 
     id: str
     how: End
@@ -191,6 +191,7 @@ class StoredInstance:
     role: Role
     identity: str = ""
     removed: float | None = None
+    again: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

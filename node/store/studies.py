@@ -1,6 +1,6 @@
 """Studies: what is open, what belongs to them, and closing them together with their jobs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -89,6 +89,42 @@ def carriers(db: Database, study_uid: str) -> tuple[Carrier, ...]:
     query = sa.select(*columns).select_from(t.carried.outerjoin(t.association, a.id == k.association))
     with db.read() as c:
         return tuple(as_a(Carrier, row) for row in c.execute(query.where(k.study_uid == study_uid).order_by(k.last)))
+
+
+def apart(db: Database, study_uid: str, association: str) -> int:
+    """Return how many images of a study the association has not brought."""
+    i = t.instance.c
+    others = sa.func.coalesce(i.again, i.association) != association
+    query = sa.select(sa.func.count()).where(i.study_uid == study_uid, i.role == "image", others)
+    with db.read() as c:
+        return int(c.execute(query).scalar_one())
+
+
+def lost(db: Database, study_uid: str, calling: Collection[str], since: float, receivers: Collection[int]) -> int:
+    """Return how many associations lost something that may have been of a study, and brought nothing of it.
+
+    Parameters
+    ----------
+    db : Database
+        Where.
+    study_uid : str
+        Study Instance UID.
+    calling : Collection[str]
+        AE titles of its senders.
+    since : float
+        Not those that ended earlier (s since the epoch).
+    receivers : Collection[int]
+        Processes that receive; what another one had open ended with it.
+    """
+    a, k = t.association.c, t.carried.c
+    fell = sa.or_(
+        sa.and_(a.how == "incomplete", a.ended >= since),
+        sa.and_(a.ended.is_(None), a.opened >= since, a.pid.not_in(receivers)),
+    )
+    brought = sa.exists().where(k.association == a.id, k.study_uid == study_uid)
+    query = sa.select(sa.func.count()).where(a.calling.in_(calling), fell, ~brought)
+    with db.read() as c:
+        return int(c.execute(query).scalar_one())
 
 
 def images(

@@ -40,6 +40,7 @@ association = sa.Table(
     sa.Column("opened", sa.Float, nullable=False),
     sa.Column("ended", sa.Float),
     sa.Column("how", sa.String),  # released | incomplete | aborted
+    sa.Index("ix_association_lately", "calling", "ended"),
 )
 
 carried = sa.Table(  # which association carried images of which study
@@ -86,6 +87,7 @@ instance = sa.Table(
     sa.Column("bytes", sa.Integer, nullable=False),
     sa.Column("entry", sa.String, nullable=False),
     sa.Column("association", sa.String, nullable=False),
+    sa.Column("again", sa.String),  # the association that brought it last, if it came again
     sa.Column("received", sa.Float, nullable=False),
     sa.Column("role", sa.String, nullable=False),  # image | other | authored | unreadable
     sa.Column("identity", sa.String, nullable=False, default=""),  # whose it says it is, see node/identity.py

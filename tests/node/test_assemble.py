@@ -38,7 +38,7 @@ def sender(end: str = "released", images: int = 64, *, whole: bool = False, last
 
 
 def facts(*senders: Sender, continuous: bool = True, state: str = "open", **more: Any) -> Facts:
-    values = {"revision": 1, "dropped": 0, "opened": 1090.0, "active": 1100.0, "images": 64, "quiet": QUIET, **more}
+    values = {"revision": 1, "dropped": 0, "opened": 1090.0, "active": 1100.0, "quiet": QUIET, **more}
     return Facts(state, senders=senders, continuous=continuous, **values)  # type: ignore[arg-type]  # as above
 
 
@@ -83,9 +83,10 @@ TABLE: list[tuple[str, Facts, float, type[Decision], str]] = [
     ("whole study, then another sender", facts(sender(whole=True), sender("aborted", 2)), 1100.2, KeepOpen, "settle"),
     ("whole study, another one open", facts(sender("open", 2), sender(whole=True)), 1150.0, KeepOpen, "may come"),
     ("aborted, then all again", facts(sender("aborted", 30, whole=True), sender(whole=True, images=64)), 1101.0, Close, "whole"),
-    ("aborted, then the rest", facts(sender("aborted", 30, whole=True), sender(whole=True, images=34)), 1159.0, LooksComplete, "34 images"),
-    ("aborted, then the rest, quiet", facts(sender("aborted", 30, whole=True), sender(whole=True, images=34)), 1160.0, Close, "No image"),
-    ("another one aborted, then all of its own", facts(sender("aborted", 2), sender(whole=True, images=62)), 1150.0, LooksComplete, "62 images"),
+    ("aborted, then the rest", facts(sender("aborted", 30, whole=True), sender(whole=True, images=34), apart=30), 1159.0, LooksComplete, "34 images"),
+    ("aborted, then the rest, quiet", facts(sender("aborted", 30, whole=True), sender(whole=True, images=34), apart=30), 1160.0, Close, "No image"),
+    ("another one aborted, then all of its own", facts(sender("aborted", 2), sender(whole=True, images=62), apart=2), 1150.0, LooksComplete, "62 images"),
+    ("one before lost all that it sent", facts(sender(whole=True), lost=1), 1150.0, LooksComplete, "64 images"),
     ("released twice, whole", facts(sender(images=30, whole=True), sender(whole=True, images=34)), 1100.2, Close, "whole"),
     ("whole, but that was wrong before", facts(sender(whole=True), continuous=False, doubted=frozenset({"sender"})), 1150.0, KeepOpen, "not believed"),
     ("doubted, then quiet", facts(sender(whole=True), doubted=frozenset({"sender"})), 1160.0, Close, "No image"),
@@ -189,7 +190,8 @@ any_facts = st.builds(
     dropped=st.integers(0, 60),
     opened=st.floats(900, 1500),
     active=st.floats(1500, 2000),
-    images=st.integers(1, 400),
+    apart=st.sampled_from([0, 0, 3]),
+    lost=st.sampled_from([0, 0, 0, 1]),
     senders=st.lists(senders, max_size=4).map(tuple),
     continuous=st.booleans(),
     quiet=st.builds(Quiet, st.floats(60, 900), st.floats(5, 900), st.just(WHY)),

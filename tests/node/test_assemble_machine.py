@@ -59,7 +59,7 @@ class Assembling(RuleBasedStateMachine):
         self.steps: dict[str, tuple[str, set[str]]] = {}
         self.notified: set[str] = set()
         self.reads: list[tuple[float, int]] = []
-        self.brought: dict[str, int] = {}
+        self.brought: dict[str, set[str]] = {}
         self.broken: set[str] = set()
         self.continuous = False
         self.closings = 0
@@ -107,7 +107,7 @@ class Assembling(RuleBasedStateMachine):
                 Arrived(association, self.now, STUDY, "s1", sop, "c", "x", f"d{sop}", 1, f"e/{sop}", "image", "CT")
             )
             self.arrived.add(sop)
-        self.brought[association] = self.brought.get(association, 0) + count
+            self.brought.setdefault(association, set()).add(sop)
         self.last, self.last_image, self.continuous = (association, "open"), self.now, continuous
         after = self.study()
         assert after is not None
@@ -124,7 +124,7 @@ class Assembling(RuleBasedStateMachine):
             data.draw(st.sampled_from(sorted(self.arrived))),
         )
         self.put(Repeated(association, self.now, STUDY, sop))
-        self.brought[association] = self.brought.get(association, 0) + 1
+        self.brought.setdefault(association, set()).add(sop)
         self.last = (association, "open")
         after = self.study()
         assert before is not None
@@ -246,7 +246,7 @@ class Assembling(RuleBasedStateMachine):
         last = self.last
         is_whole = bool(last) and self.calling(cast("tuple[str, str]", last)[0]) == "WHOLE"
         if self.broken & self.brought.keys():
-            is_whole &= last is not None and self.brought[last[0]] >= len(self.arrived)
+            is_whole &= last is not None and self.brought[last[0]] >= self.arrived
         said = {
             "procedure-step": bool(named) and self.arrived <= named | self.notified,
             "count": bool(equal) and self.now - equal[0] >= APART_S,

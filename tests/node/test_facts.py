@@ -5,13 +5,23 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
 
 from config.settings import Peer
 from node import facts
 from node.coordinator import Coordinator
-from tests.node.desk import Desk
+from tests.node.desk import Desk, changed
 
 pytestmark = pytest.mark.unit
+
+
+WHO = {"calling": "CT1", "called": "NODE", "peer": "127.0.0.1"}
+
+
+def states(desk: Desk) -> list[str]:
+    with desk.db.read() as c:
+        return list(c.exec_driver_sql("SELECT state FROM study").scalars())
 
 
 def declare(desk: Desk, sends: Literal["study"] | None) -> None:
@@ -30,9 +40,7 @@ def test_headers_are_read_for_continuity_only_where_it_decides(
     monkeypatch.setattr(facts, "read_instance", lambda path, *more: (read.append(path), before(path, *more))[1])
     desk.receive(slices)
     desk.after(2.0)
-    with desk.db.read() as c:
-        states = c.exec_driver_sql("SELECT state FROM study").scalars().all()
-    assert states == ["closed" if whole else "early"]
+    assert states(desk) == ["closed" if whole else "early"]
     assert (len(read) < len(slices)) == whole
 
 
@@ -42,11 +50,9 @@ def test_a_release_proves_nothing_of_an_association_of_which_something_was_refus
 ) -> None:
     declare(desk, "study")
     desk.receive(slices, released=False)
-    who = {"association": "a1", "calling": "CT1", "called": "NODE", "peer": "127.0.0.1"}
-    desk.note("association-released", **who, **({"refused": refused} if refused else {}))
+    desk.note("association-released", association="a1", **WHO, **({"refused": refused} if refused else {}))
     desk.after(2.0)
-    with desk.db.read() as c:
-        assert c.exec_driver_sql("SELECT state FROM study").scalars().all() == [state]
+    assert states(desk) == [state]
 
 
 @pytest.mark.parametrize(("begin", "state"), [(8, "open"), (7, "open"), (0, "closed")])
@@ -56,8 +62,67 @@ def test_after_a_broken_association_only_one_that_brings_everything_proves_that_
     """The sender may go on behind the image whose answer was lost, and bring that one later still."""
     declare(desk, "study")
     desk.receive(slices[:7], released=False)
-    desk.note("association-aborted", association="a1", calling="CT1", called="NODE", peer="127.0.0.1")
+    desk.note("association-aborted", association="a1", **WHO)
     desk.receive(slices[begin:])
     desk.after(0.5)
-    with desk.db.read() as c:
-        assert c.exec_driver_sql("SELECT state FROM study").scalars().all() == [state]
+    assert states(desk) == [state]
+
+
+def test_images_that_come_twice_make_no_whole_study(desk: Desk, slices: list[Path]) -> None:
+    declare(desk, "study")
+    desk.receive(slices[:4], released=False)
+    desk.note("association-aborted", association="a1", **WHO)
+    desk.receive([*slices[4:10], *slices[4:10]])
+    desk.after(0.5)
+    assert states(desk) == ["open"]
+
+
+@pytest.mark.parametrize("kind", ["association-aborted", "association-released", None])
+@pytest.mark.parametrize(("earlier_s", "state"), [(3.0, "open"), (600.0, "closed")])
+def test_an_association_that_lost_its_only_image_is_not_forgotten(
+    desk: Desk, slices: list[Path], kind: str | None, earlier_s: float, state: str
+) -> None:
+    """The study of what was not taken is unknown: the sender's next release is no proof for as long as it may come back."""
+    declare(desk, "study")
+    desk.note("association-open", association="b1", **WHO)
+    if kind is not None:
+        desk.note(kind, association="b1", refused=1, **WHO)
+    desk.after(earlier_s)
+    desk.receive(slices[1:])
+    desk.after(0.5)
+    assert states(desk) == [state]
+
+
+def test_an_association_without_images_is_no_loss(desk: Desk, slices: list[Path]) -> None:
+    declare(desk, "study")
+    for kind in ("association-aborted", "association-released"):
+        desk.note("association-open", association=kind, **WHO)
+        desk.note(kind, association=kind, **WHO)
+    desk.receive(slices)
+    desk.after(0.5)
+    assert states(desk) == ["closed"]
+
+
+@pytest.mark.parametrize(("begin", "closed"), [(8, False), (0, True)])
+def test_after_a_broken_association_the_senders_own_pace_is_not_believed_either(
+    desk: Desk, slices: list[Path], tmp_path: Path, begin: int, closed: bool
+) -> None:
+    """Its pace says how soon it goes on, not how soon it comes back with what it lost."""
+    settings = replace(desk.settings, study=replace(desk.settings.study, pace="learn"))
+    desk.coordinator = Coordinator(desk.db, desk.folder, settings, desk.now - 1.0)
+    for n in range(22):
+
+        def another(dataset: FileDataset, n: int = n) -> None:
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+                setattr(dataset, keyword, f"{getattr(dataset, keyword)[:50]}.{n}")
+
+        desk.receive(changed(slices[:1], tmp_path / str(n), another))
+        desk.after(1800.0)
+    desk.receive(slices[:7], released=False)
+    desk.note("association-aborted", association="a23", **WHO)
+    desk.receive(slices[begin:])
+    desk.after(30.0)
+    uid = str(dcmread(slices[0]).StudyInstanceUID)
+    assert (desk.study(uid).state == "closed") == closed
+    desk.after(31.0)
+    assert desk.study(uid).state == "closed"

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.unit
 STUDY = Study("1.2", "h", "", "", "", "", "open", 1, 0, 0.0, 100.0, 1)
 CARRIER = Carrier("a", 1, "CT1", "NODE", "127.0.0.1", 0.0, 101.0, "released", 3, 0.0, 100.0)
 QUIET = Quiet(60.0, 60.0, WORDS("waits-quiet", seconds="60"))
-FACTS = Facts("open", 1, 0, 0.0, 100.0, 3, (Sender("released", 3, False, 100.0, 101.0),), False, QUIET)
+FACTS = Facts("open", 1, 0, 0.0, 100.0, (Sender("released", 3, False, 100.0, 101.0),), False, QUIET)
 SETTINGS = Settings(
     dicom=Dicom(
         peer=(
