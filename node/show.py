@@ -65,7 +65,7 @@ def show(db: Database, study: Study, version: str, waiting: Sequence[Mapping[str
         "series": series,
         "waiting_for": [dict(w) for w in waiting],
         "patients": _patients(db, study.uid),
-        "jobs": [_job(row, jobs.artifacts(db, row)) for row in rows],
+        "jobs": [_job(row, jobs.artifacts(db, row), jobs.replaced(db, row)) for row in rows],
         "timeline": sorted([*told, *received, *_steps(db, study.uid)], key=lambda entry: str(entry["utc"])),
         "deliveries": _deliveries(db, study),
         "corrections": [_correction(c) for c in corrections.told(db, study.uid)],
@@ -180,7 +180,9 @@ def _patient(group: Sequence[str], found: Mapping[str, Mapping[str, int]]) -> di
     }
 
 
-def _job(row: Job, artifacts: Sequence[StoredArtifact]) -> dict[str, Any]:
+def _job(
+    row: Job, artifacts: Sequence[StoredArtifact], replaced: Sequence[tuple[StoredArtifact, Sequence[str]]]
+) -> dict[str, Any]:
     # `state` is where the row stands, `outcome` what came of it: a superseded result is not told as a result
     outcome = row.outcome if row.state in ("done", "dead") and row.outcome else row.state
     return {
@@ -188,6 +190,7 @@ def _job(row: Job, artifacts: Sequence[StoredArtifact]) -> dict[str, Any]:
         "outcome": outcome,
         "reason": row.reason,
         "artifacts": [_artifact(a) for a in artifacts],
+        "replaced": [_replaced(a, places) for a, places in replaced],
         "job": row.id,
         "state": row.state,
         "revision": row.revision,
@@ -206,6 +209,13 @@ def _artifact(a: StoredArtifact) -> dict[str, Any]:
     return {
         "path": a.path, "kind": a.kind, "modality": a.modality, "sop_class_uid": a.sop_class,
         "sop_instance_uid": a.sop_uid, "series_instance_uid": a.series_uid, "bytes": a.bytes,
+    }  # fmt: skip
+
+
+def _replaced(a: StoredArtifact, left_at: Sequence[str]) -> dict[str, Any]:
+    return {
+        "kind": a.kind, "modality": a.modality, "sop_instance_uid": a.sop_uid, "series_instance_uid": a.series_uid,
+        "left_at": list(left_at), "utc": _optional(a.replaced),
     }  # fmt: skip
 
 

@@ -103,6 +103,8 @@ def _jobs(jobs: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:
     for job, line in zip(jobs, columns(rows), strict=True):
         yield line
         yield from words.reason(job["reason"])
+        for left in job["replaced"]:
+            yield f"    {left['modality']} {left['sop_instance_uid']} left at {', '.join(left['left_at'])}, replaced"
         if job["outcome"] == "result" and job["carried_from"] is None:
             yield from columns([_measured(m) for m in job["measurements"]], indent=4)
 

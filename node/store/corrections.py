@@ -260,17 +260,20 @@ def _returned(c: sa.Connection, study_uid: str, sop_uid: str, at: float, hashed:
 
 def _objects(c: sa.Connection, study_uid: str, since: int, before: int) -> list[dict[str, Any]]:
     """Return the objects of revisions `since` .. `before` - 1 that are at a destination, or may be."""
-    a = t.artifact.c
-    accepted = sa.exists().where(t.sent.c.delivery_id == _d.id, t.sent.c.sop_uid == a.sop_uid, t.sent.c.accepted)
-    query = (
+    a, b = t.artifact.c, t.brought.c
+    then = sa.and_(_d.study_uid == study_uid, _d.revision >= since, _d.revision < before, _d.what == "objects")
+    accepted = sa.select(_d.destination, b.sop_uid).join_from(t.delivery, t.brought, b.delivery_id == _d.id)
+    states = {(row.destination, row.sop_uid): "delivered" for row in c.execute(accepted.where(then))}
+    under_way = (
         sa.select(_d.destination, a.sop_uid, _d.state)
         .join_from(t.delivery, t.job, _d.job_id == _j.id)
         .join(t.artifact, a.job_id == sa.func.coalesce(_j.carried_from, _j.id))
-        .where(_d.study_uid == study_uid, _d.revision >= since, _d.revision < before, _d.what == "objects")
-        .where(sa.or_(_d.state.in_(_LEFT), accepted))
-        .order_by(_d.destination, a.sop_uid, _d.id)
+        .where(then, _d.state.in_(_LEFT), a.replaced.is_(None))
+        .order_by(_d.id)
     )
-    states: dict[tuple[str, str], str] = {}
-    for row in c.execute(query).all():
-        states[row.destination, row.sop_uid] = row.state if row.state in _LEFT else "delivered"
-    return [{"destination": place, "sop_instance_uid": uid, "state": state} for (place, uid), state in states.items()]
+    for row in c.execute(under_way):
+        if row.state != "sending" or (row.destination, row.sop_uid) not in states:
+            states[row.destination, row.sop_uid] = row.state
+    return [
+        {"destination": place, "sop_instance_uid": uid, "state": states[place, uid]} for place, uid in sorted(states)
+    ]

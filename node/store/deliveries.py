@@ -72,6 +72,9 @@ def remember(db: Database, taken: Delivery, said: Sent) -> bool:
     row = insert(t.sent).values(delivery_id=taken.id, sop_uid=said.sop_uid, **values)
     with db.write() as c:
         c.execute(row.on_conflict_do_update(["delivery_id", "sop_uid"], set_=values))
+        if said.accepted:
+            brought = insert(t.brought).values(delivery_id=taken.id, sop_uid=said.sop_uid, at=said.at)
+            c.execute(brought.on_conflict_do_nothing())
         return bool(c.execute(sa.select(_d.state).where(_d.id == taken.id)).scalar_one() == "sending")
 
 

@@ -114,12 +114,7 @@ def finish(
     with db.write() as c:
         if not c.execute(t.job.update().where(_mine(done.id, owner)).values(**values)).rowcount:
             return False
-        c.execute(t.artifact.delete().where(t.artifact.c.job_id == done.id))
-        for a in artifacts:
-            c.execute(t.artifact.insert().values(
-                job_id=done.id, name=a.name, path=a.path, kind=a.kind, modality=a.modality, sop_class=a.sop_class,
-                sop_uid=a.sop_uid, series_uid=a.series_uid, bytes=a.bytes, digest=a.digest,
-            ))  # fmt: skip
+        _write(c, done, artifacts, now)
         first = _first_state(c, done)
         gone = set() if carried_from is None else carry(c, carried_from, now)
         for destination in [name for name in send_to if name not in gone]:
@@ -178,9 +173,30 @@ def artifacts(db: Database, of: Job) -> tuple[StoredArtifact, ...]:
         rows = c.execute(
             sa.select(t.artifact)
             .where(t.artifact.c.job_id == (of.carried_from or of.id), t.artifact.c.removed.is_(None))
+            .where(t.artifact.c.replaced.is_(None))
             .order_by(order, t.artifact.c.name)
         )
         return tuple(as_a(StoredArtifact, row) for row in rows)
+
+
+def replaced(db: Database, of: Job) -> tuple[tuple[StoredArtifact, tuple[str, ...]], ...]:
+    """Return what the job wrote before it ended anew and has left the node, and the destinations that accepted it."""
+    a, b, d = t.artifact.c, t.brought.c, t.delivery.c
+    query = (
+        sa.select(d.destination, *t.artifact.c)
+        .join_from(t.artifact, t.brought, b.sop_uid == a.sop_uid)
+        .join(t.delivery, d.id == b.delivery_id)
+        .where(a.job_id == of.id, a.replaced.is_not(None))
+        .distinct()
+    )
+    found: dict[StoredArtifact, tuple[str, ...]] = {}
+    with db.read() as c:
+        for row in c.execute(query.order_by(a.replaced, a.name, a.sop_uid, d.destination)).all():
+            facts = dict(row._mapping)  # noqa: SLF001 - as in `rows.as_a`
+            place = facts.pop("destination")
+            artifact = StoredArtifact(**facts)
+            found[artifact] = (*found.get(artifact, ()), place)
+    return tuple(found.items())
 
 
 def predecessor(db: Database, of: Job) -> Job | None:
@@ -194,7 +210,7 @@ def predecessor(db: Database, of: Job) -> Job | None:
     # of what was overtaken half-way: if the report is among what arrived
     report = sa.exists().where(
         t.sent.c.delivery_id == d.id, t.sent.c.accepted, t.artifact.c.sop_uid == t.sent.c.sop_uid,
-        t.artifact.c.kind == "sr",
+        t.artifact.c.kind == "sr", t.artifact.c.replaced.is_(None),
     )  # fmt: skip
     arrived = sa.or_(d.state.in_(("sending", "delivered", "confirmed")), report)
     left = sa.exists().where(d.job_id == _j.id, arrived)
@@ -217,6 +233,20 @@ def _claimable(now: float) -> sa.ColumnElement[bool]:
 
 def _mine(job_id: int, owner: str) -> sa.ColumnElement[bool]:
     return sa.and_(_j.id == job_id, _j.owner == owner, _j.state == "running")
+
+
+def _write(c: sa.Connection, done: Job, artifacts: Sequence[StoredArtifact], now: float) -> None:
+    """Put what a job wrote in the place of what it wrote before; that stays known, it may have left."""
+    a = t.artifact.c
+    c.execute(t.artifact.update().where(a.job_id == done.id, a.replaced.is_(None)).values(replaced=now))
+    for artifact in artifacts:
+        facts = {
+            "name": artifact.name, "path": artifact.path, "kind": artifact.kind, "modality": artifact.modality,
+            "sop_class": artifact.sop_class, "series_uid": artifact.series_uid, "bytes": artifact.bytes,
+            "digest": artifact.digest, "removed": None, "replaced": None,
+        }  # fmt: skip
+        row = insert(t.artifact).values(job_id=done.id, sop_uid=artifact.sop_uid, **facts)
+        c.execute(row.on_conflict_do_update(["job_id", "sop_uid"], set_=facts))
 
 
 def _say(

@@ -49,7 +49,9 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
         for job in c.execute(sa.select(t.job).where(_j.id.in_(newest.group_by(_j.pipeline)))).all():
             if (
                 c.execute(
-                    sa.select(t.artifact.c.name).where(t.artifact.c.job_id == (job.carried_from or job.id))
+                    sa.select(t.artifact.c.name).where(
+                        t.artifact.c.job_id == (job.carried_from or job.id), t.artifact.c.replaced.is_(None)
+                    )
                 ).first()
                 is None
             ):

@@ -271,6 +271,7 @@ class StoredArtifact:
     bytes: int
     digest: str
     removed: float | None = None
+    replaced: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,16 +148,17 @@ artifact = sa.Table(
     "artifact",
     metadata,
     sa.Column("job_id", sa.Integer, sa.ForeignKey("job.id"), primary_key=True),
-    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("sop_uid", sa.String, primary_key=True, index=True),
+    sa.Column("name", sa.String, nullable=False),
     sa.Column("path", sa.String, nullable=False),  # relative to the data folder
     sa.Column("kind", sa.String, nullable=False),
     sa.Column("modality", sa.String, nullable=False),
     sa.Column("sop_class", sa.String, nullable=False),
-    sa.Column("sop_uid", sa.String, nullable=False, index=True),
     sa.Column("series_uid", sa.String, nullable=False),
     sa.Column("bytes", sa.Integer, nullable=False),
     sa.Column("digest", sa.String, nullable=False),
     sa.Column("removed", sa.Float),  # when retention took the file away
+    sa.Column("replaced", sa.Float),  # when its job ended again with other objects; it may stand somewhere all the same
 )
 
 delivery = sa.Table(
@@ -195,6 +196,14 @@ sent = sa.Table(  # what a destination said about the single objects of a delive
     sa.Column("status", sa.Integer),  # null: refused without a status
     sa.Column("reason", sa.JSON(none_as_null=True)),
     sa.Column("at", sa.Float, nullable=False),
+)
+
+brought = sa.Table(  # what a destination has ever accepted: it may stand there, whatever was sent or said since
+    "brought",
+    metadata,
+    sa.Column("delivery_id", sa.Integer, sa.ForeignKey("delivery.id"), primary_key=True),
+    sa.Column("sop_uid", sa.String, primary_key=True, index=True),
+    sa.Column("at", sa.Float, nullable=False),  # first
 )
 
 event = sa.Table(

@@ -208,7 +208,9 @@ def facts(
                 "SELECT id, study_uid, revision, pipeline, state, outcome, carried_from FROM job ORDER BY id"
             ).all()
             paths: dict[int, dict[str, str]] = {}
-            for job, sop, path in c.exec_driver_sql("SELECT job_id, sop_uid, path FROM artifact"):
+            for job, sop, path in c.exec_driver_sql(
+                "SELECT job_id, sop_uid, path FROM artifact WHERE replaced IS NULL"
+            ):
                 paths.setdefault(job, {})[sop] = path
             sent: dict[int, list[str]] = {}
             for job, state in c.exec_driver_sql("SELECT job_id, state FROM delivery"):

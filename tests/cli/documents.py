@@ -31,7 +31,7 @@ def job(number: int = 1, **more: Any) -> dict[str, Any]:
     row = {
         "pipeline": "chest_ct", "pipeline_version": "1", "pipeline_digest": None, "input_digest": None, "device": "cpu",
         "outcome": "result", "reason": None, "series_instance_uid": "1.2.3", "series_considered": [], "quality": None,
-        "measurements": [], "findings": [], "artifacts": [], "timings_s": {}, "job": number, "state": "done",
+        "measurements": [], "findings": [], "artifacts": [], "replaced": [], "timings_s": {}, "job": number, "state": "done",
         "revision": 1, "attempts": 1, "carried_from": None, "stage": None, "progress": None, "created": AT,
         "started": AT, "ended": AT, "not_before": None,
     }  # fmt: skip

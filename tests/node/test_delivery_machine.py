@@ -18,7 +18,7 @@ from pydicom import dcmread
 
 from dicom_io.scu_query import FoundStudy
 from node import overdue
-from node.store import deliveries, jobs, open_database, operator, studies
+from node.store import corrections, deliveries, jobs, open_database, operator, studies
 from node.store.rows import Delivery
 from tests.node.outbox import Answer, Outbox, Script, place
 
@@ -52,6 +52,7 @@ class Deliveries(RuleBasedStateMachine):
         self.script = Script(answers=self._answer, find=self._find)
         self.stale: set[str] = set()
         self.wrong: set[str] = set()
+        self.told: set[str] = set()
         self.going: set[str] = set()
         self.meanwhile: list[Callable[[], None]] = []
         self.versions = 0
@@ -78,6 +79,8 @@ class Deliveries(RuleBasedStateMachine):
         answer = self.answers.get(uid, self.default)
         if answer == 0x0111 and not before:
             answer = 0x0000
+        if answer in ACCEPTING:
+            self.told.add(uid)
         if answer in ACCEPTING or answer == 0x0111:
             self.accepted.add(uid)
             self.done.add(uid)
@@ -322,6 +325,11 @@ class Deliveries(RuleBasedStateMachine):
                 assert not uids & (self.stale | self.wrong), row
             if row.state == "delivered" and row.proof in ("waiting", "again"):
                 assert not uids & self.wrong, row
+
+    @invariant()
+    def what_was_accepted_under_a_wrong_identity_is_listed(self) -> None:
+        known = [c for study in self.box.studies for c in corrections.told(self.box.db, study)]
+        assert self.told & self.wrong <= {o["sop_instance_uid"] for c in known for o in c["delivered"]}
 
     @invariant()
     def attempts_are_never_negative(self) -> None:

@@ -1,0 +1,189 @@
+"""What a destination has accepted is known for good, also when other objects take its place."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.settings import Storage
+from node import recover
+from node.cli import _study
+from node.cli._words import Words
+from node.rebuild import Rebuild
+from node.retention import Retention
+from node.store import alarms, corrections, deliveries, index, jobs, operator, proofs
+from node.store.rows import Sent
+from tests.node.desk import Desk, changed
+from tests.node.outbox import Outbox
+from tests.node.test_journey import valid
+from tests.node.test_revisions import renamed
+
+pytestmark = pytest.mark.unit
+
+
+def arrive(desk: Desk, *, refused: bool = False) -> None:
+    """Let the PACS answer every object that waits for it."""
+    while (taken := deliveries.take(desk.db, "pacs", desk.now)) is not None:
+        job = jobs.job(desk.db, taken.job_id)
+        assert job is not None
+        for a in jobs.artifacts(desk.db, job):
+            assert deliveries.remember(
+                desk.db, taken, Sent(a.sop_uid, not refused, 0xA700 if refused else 0, None, 1.0)
+            )
+        assert deliveries.settle(desk.db, taken, desk.now, "dead" if refused else "delivered")
+
+
+def uids(desk: Desk, uid: str) -> set[str]:
+    return {a.sop_uid for job in desk.jobs(uid) for a in jobs.artifacts(desk.db, job)}
+
+
+def card_then_result(desk: Desk, slices: list[Path], uid: str) -> tuple[str, set[str]]:
+    """Let a study kill its workers, its card arrive, and a person's retry bring a result; return the UIDs of both."""
+    desk.receive(slices)
+    desk.after(4000.0)
+    limit = desk.settings.worker.attempts
+    for _ in range(limit):
+        assert jobs.claim(desk.db, 1, "killed", desk.now, 30.0) is not None
+        assert recover.worker_ended(desk.db, "killed", desk.now, limit, planned=False) == 1
+        desk.now += 1000.0
+    desk.work()
+    (card,) = uids(desk, uid)
+    arrive(desk)
+    assert operator.retry(desk.db, desk.now, study_uid=uid) == 1
+    desk.work()
+    arrive(desk)
+    result = uids(desk, uid)
+    assert len(result) == 3
+    assert card not in result
+    return card, result
+
+
+def to_remove(desk: Desk, uid: str) -> set[str]:
+    shown = desk.show(uid)
+    valid(shown)
+    (correction,) = shown["corrections"]
+    assert {o["destination"] for o in correction["delivered"]} <= {"pacs"}
+    return {o["sop_instance_uid"] for o in correction["delivered"]}
+
+
+def test_a_card_that_a_result_has_replaced_is_removed_too_when_the_patient_was_wrong(
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
+) -> None:
+    card, result = card_then_result(desk, slices, uid)
+    shown = desk.show(uid)
+    valid(shown)
+    (job,) = shown["jobs"]
+    assert {a["sop_instance_uid"] for a in job["artifacts"]} == result
+    assert [(r["sop_instance_uid"], r["left_at"]) for r in job["replaced"]] == [(card, ["pacs"])]
+    words = Words("en", datetime.fromtimestamp(desk.now, UTC), UTC)
+    assert any(card in line and "left at pacs, replaced" in line for line in _study.tell(shown, words))
+    assert index.is_artifact(desk.db, card), "if the PACS sends it back, it is ours"
+    (delivery,) = shown["deliveries"]
+    assert {o["sop_instance_uid"] for o in delivery["objects"]} == result
+    desk.receive(changed(slices, tmp_path / "right", renamed))
+    assert to_remove(desk, uid) == {card, *result}
+    (alarm,) = alarms.standing(desk.db, uid)
+    assert "pacs" in alarm.reason["text"]["en"]
+
+
+def test_what_replaced_it_is_what_is_sent_carried_and_followed(desk: Desk, slices: list[Path], uid: str) -> None:
+    _, result = card_then_result(desk, slices[:-1], uid)
+    assert operator.resend(desk.db, uid, desk.now) == ("pacs",)
+    taken = deliveries.take(desk.db, "pacs", desk.now)
+    assert taken is not None
+    assert deliveries.sent(desk.db, taken.id) == {}
+    assert deliveries.settle(desk.db, taken, desk.now, "delivered")
+    desk.receive(slices[-1:])
+    desk.finish()
+    second = desk.jobs(uid)[-1]
+    before = jobs.predecessor(desk.db, second)
+    assert before is not None
+    assert {a.sop_uid for a in jobs.artifacts(desk.db, before)} == result
+
+
+def test_where_nothing_took_its_place_nothing_is_sent_again(desk: Desk, slices: list[Path], uid: str) -> None:
+    _, result = card_then_result(desk, slices, uid)
+    with desk.db.write() as c:
+        c.exec_driver_sql("UPDATE job SET state = 'waiting', attempts = 0")
+    job = jobs.claim(desk.db, 1, "w", desk.now, 30.0)
+    assert job is not None
+    ended: dict[str, Any] = {"state": "done", "outcome": "result", "reason": None, "document": {}}
+    assert jobs.finish(desk.db, job, "w", desk.now, **ended, quarantined={"pacs": {"code": "gate"}})
+    assert uids(desk, uid) == set()
+    assert operator.resend(desk.db, uid, desk.now) == ()
+    assert len(desk.show(uid)["jobs"][0]["replaced"]) == 1 + len(result)
+
+
+def test_an_object_that_is_made_again_is_no_replaced_one(desk: Desk, slices: list[Path], uid: str) -> None:
+    card, result = card_then_result(desk, slices, uid)
+    with desk.db.write() as c:
+        c.exec_driver_sql("UPDATE job SET state = 'dead'")
+    assert operator.retry(desk.db, desk.now, study_uid=uid) == 1
+    desk.work()
+    assert uids(desk, uid) == result
+    assert [r["sop_instance_uid"] for r in desk.show(uid)["jobs"][0]["replaced"]] == [card]
+
+
+@pytest.mark.parametrize("then", ["waits", "refused", "not found"])
+def test_what_was_sent_again_is_removed_too_whatever_came_of_that(
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, then: str
+) -> None:
+    desk.receive(slices)
+    desk.after(4000.0)
+    desk.work()
+    arrive(desk)
+    left = uids(desk, uid)
+    if then == "not found":
+        with desk.db.write() as c:
+            c.exec_driver_sql("UPDATE delivery SET proof = 'waiting', proof_next = ?", (desk.now,))
+        (asked,) = deliveries.deliveries(desk.db, uid)
+        assert proofs.send_again(desk.db, asked, desk.now, left)
+    else:
+        assert operator.resend(desk.db, uid, desk.now) == ("pacs",)
+    if then == "refused":
+        arrive(desk, refused=True)
+    desk.receive(changed(slices, tmp_path / "right", renamed))
+    assert to_remove(desk, uid) == left
+    assert desk.alarms(uid) == {"results-under-old-identity"}
+
+
+def test_retention_and_a_rebuilt_index_know_it(desk: Desk, slices: list[Path], uid: str, tmp_path: Path) -> None:
+    card, result = card_then_result(desk, slices, uid)
+    desk.receive(changed(slices, tmp_path / "right", renamed))
+    desk.finish()
+    arrive(desk)
+    assert alarms.dismissed(desk.db, "results-under-old-identity", uid, desk.now) == 1
+    desk.now += 400 * 86400.0
+    Retention(desk.db, desk.folder, Storage(images_days=0.0, results_days=365.0), desk.spool).tick(desk.now)
+    assert list(desk.folder.artifacts.iterdir()) == []
+    assert to_remove(desk, uid) == {card, *result}
+    desk.stop()
+    now = datetime.fromtimestamp(desk.now, UTC)
+    document = Rebuild(desk.settings, desk.folder, "test", lambda: now, lambda _line: None).run()
+    desk.start()
+    assert document["old_database"]["carried_over"]
+    assert to_remove(desk, uid) == {card, *result}
+    assert [r["sop_instance_uid"] for r in desk.show(uid)["jobs"][0]["replaced"]] == [card]
+
+
+def test_a_carried_result_that_is_replaced_is_removed_too(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "box")
+    uid = box.add()
+    box.arrive(uid, 2)
+    box.finish(uid, carried_from=1, to=("pacs", "second"))
+    carried = jobs.jobs(box.db, uid)[-1]
+    (old, _) = box.of(carried.id)
+    taken = deliveries.take(box.db, "second", box.now)
+    assert taken is not None
+    assert deliveries.remember(box.db, taken, Sent(old, True, 0, None, box.now))
+    with box.db.write() as c:
+        c.exec_driver_sql("UPDATE job SET state = 'waiting' WHERE id = ?", (carried.id,))
+    job = jobs.claim(box.db, carried.id, "w", box.now, 30.0)
+    assert job is not None
+    assert jobs.finish(box.db, job, "w", box.now, state="done", outcome="failed", reason=None, document={})
+    box.arrive(uid, identity=json.dumps({"PatientID": "RIGHT"}), relation="corrected")
+    (correction,) = corrections.told(box.db, uid)
+    assert ("second", old) in {(o["destination"], o["sop_instance_uid"]) for o in correction["delivered"]}
+    box.db.close()
