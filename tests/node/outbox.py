@@ -48,6 +48,7 @@ class Outbox:
         uid = f"2.25.{next(_numbers)}"
         self.studies.append(uid)
         self.arrive(uid)
+        self.arrive(uid, image=2)  # no result is made from it
         self.finish(uid, objects=objects, priority=priority, to=to, sop_class=sop_class)
         return uid
 
