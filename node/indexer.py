@@ -94,6 +94,7 @@ class Indexer:
         self.behind = True
         """Whether there may have been more to index than `advance` did."""
 
+        self._said: set[tuple[str, str, str]] = set()
     def advance(self) -> int:
         """Index some megabytes of what is new, a journal to its end before the next; return how many bytes that were.
 
@@ -235,7 +236,7 @@ class Indexer:
             x, role=self._role(header, record, modality.upper()), identity=_storable(identity.identity_of(header)),
             modality=modality, accession=accession, patient_id=patient_id, issuer=issuer, date=date,
         )  # fmt: skip
-        return self._related(x, instance, known.get(x.sop_uid, ()))
+        return self._tell(self._related(x, instance, known.get(x.sop_uid, ())))
 
     def _listen_to(self, calling: str, study_uid: str, header: Any, at: float) -> None:  # noqa: ANN401 - a pydicom Dataset
         """Look once per study whether its sender writes the character set that it declares; `status` tells by sender."""
@@ -283,14 +284,23 @@ class Indexer:
             earlier = (v.identity for v in before if v.state == "corrected")
             if any(identity.compare_identities(e, x.identity).meaning == "same" for e in earlier):
                 return replace(x, relation="returned")
-        if found.meaning == "conflict":
-            _log.warning("index.conflict", entry=x.entry, study=self._hashed(x.study_uid), differs=found.changed)
         return replace(x, relation=found.meaning, changed=found.changed)
 
     def _role(self, header: Any, record: Mapping[str, Any], modality: str) -> Role:  # noqa: ANN401 - a pydicom Dataset
         if authored_by(header, self._installation_id) or store.is_artifact(self._own, record["sop"]):
             return "authored"
         return "image" if route.is_image(record["sop_class"], modality, self._rules) else "other"
+
+    def _tell(self, x: Arrived) -> Arrived:
+        """Say of images under known UIDs what they are, once per association and study; `show` names each."""
+        about = (x.association, x.study_uid, x.relation)
+        if x.relation != "first" and about not in self._said:
+            if len(self._said) >= _HEARD:
+                self._said.clear()
+            self._said.add(about)
+            tell = _log.warning if x.relation in ("conflict", "returned") else _log.info
+            tell(f"index.{x.relation}", association=x.association, study=self._hashed(x.study_uid), differs=x.changed)
+        return x
 
 
 def _storable(text: str) -> str:
