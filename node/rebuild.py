@@ -10,24 +10,26 @@ sent again; if not, studies are worked again, and their results leave under the 
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import dcmread, read_file_meta_info
 
 from config.settings import Settings
 from dicom_io.arrival import read_identity
 from dicom_io.errors import UnreadableError
 from dicom_io.files import make_folders, sync_folder
 from dicom_io.read import dataset_offset, digest_dataset, read_instance
+from node import identity
 from node.indexer import Indexer
 from node.installation import DataFolder
+from node.process import folder_of
 from node.spool import MAX_VERSIONS, JournalWriter, journals, read_journal, utc
-from node.store import carry, open_database
+from node.store import carry, corrections, open_database
 from node.store.engine import Database
 from node.store.rows import Arrived
 
@@ -101,6 +103,8 @@ class Rebuild:
         fresh = open_database(self._fresh)
         try:
             lost = self._index(fresh, survey, own)
+            names = [d.name for d in self._settings.destination]
+            unknown = corrections.forgotten(fresh, own, self._now().timestamp(), names, self._made)
         finally:
             for db in (fresh, own):
                 if db is not None:
@@ -132,6 +136,7 @@ class Rebuild:
             "missing": sorted({*lost["missing"], *(carried.missing if carried else ())}),
             "damaged": sorted(lost["damaged"]),
             "reopened": sorted(carried.reopened) if carried else [],
+            "unknown_left": sorted(unknown),
             "counts": {
                 "studies": counts["study"], "instances": counts["instance"], "versions": counts["version"],
                 "notices": counts["notice"], "jobs": counts["job"], "deliveries": counts["delivery"],
@@ -278,6 +283,11 @@ class Rebuild:
             self._progress(f"index: {count} records")
         return lost
 
+    def _made(self, study_uid: str, corrected: Sequence[str], in_use: Sequence[str]) -> list[str]:
+        """Return the UIDs of results on disk that were made under an identity that was corrected."""
+        standing = (_whose(path) for path in sorted((self._folder.artifacts / folder_of(study_uid)).rglob("*.dcm")))
+        return [uid for uid, own in standing if _says_one_of(own, corrected) and not _says_one_of(own, in_use)]
+
     def _stands(self, entry: str) -> bool:
         return (self._folder.spool / entry).exists()
 
@@ -307,6 +317,19 @@ class Rebuild:
         if time.monotonic() - self._told >= _SAY_S:
             self._told = time.monotonic()
             self._say(line)
+
+
+def _whose(path: Path) -> tuple[str, str]:
+    """Return the UID of an object of ours and whose it says it is; nobody's if it is damaged."""
+    try:
+        header = dcmread(path, stop_before_pixels=True)
+        return str(header.SOPInstanceUID), identity.identity_of(header)
+    except Exception:  # noqa: BLE001 - whatever is in the file: the alarm stands all the same
+        return "", ""
+
+
+def _says_one_of(own: str, identities: Sequence[str]) -> bool:
+    return any(identity.compare_identities(one, own).meaning == "same" for one in identities)
 
 
 def _has_successor(entry: str, recorded: set[str]) -> bool:

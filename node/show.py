@@ -136,7 +136,10 @@ def _event(event: Event) -> dict[str, Any]:
 
 
 def _correction(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {"utc": utc(told["at"]), "cancelled": told["cancelled"], "delivered": list(told["delivered"])}
+    return {
+        "utc": utc(told["at"]), "cancelled": told["cancelled"], "delivered": list(told["delivered"]),
+        "unknown_at": list(told["unknown_at"]),
+    }  # fmt: skip
 
 
 def _received(carrier: Carrier) -> dict[str, Any]:

@@ -64,6 +64,11 @@ def _lines(document: Mapping[str, Any]) -> list[str]:
         lines.append(f"old database: kept as {old['kept_as']}; {taken}")
     if not old["carried_over"]:
         lines.append("studies are worked again; results that were sent before leave again as the same objects")
+    if document["unknown_left"]:
+        which = ", ".join(document["unknown_left"])
+        lines.append(
+            f"corrected studies of which it is unknown what had left before; look at every destination: {which}"
+        )
     if document["reopened"]:
         lines.append(f"open again, because of images that were unknown: {', '.join(document['reopened'])}")
     for kind, what in (

@@ -24,7 +24,7 @@ _PROOFS = {
     "missing": "NOT FOUND THERE",
 }
 _OVER = ("cancelled", "superseded")
-_IN_TIMELINE = frozenset({"utc", "event", "rules"})
+_IN_TIMELINE = frozenset({"utc", "event", "rules", "unknown_at", "made"})
 
 
 def tell(document: Mapping[str, Any], words: Words, *, verbose: bool = False) -> Iterator[str]:
@@ -158,8 +158,10 @@ def _why(d: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _corrections(corrections: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:
     for correction in corrections:
-        gone = f"{correction['cancelled']} not yet sent cancelled"
-        yield f"  {words.time(correction['utc'])}  {len(correction['delivered'])} objects had left, {gone}"
+        gone = f"{len(correction['delivered'])} objects had left, {correction['cancelled']} not yet sent cancelled"
+        if places := correction["unknown_at"]:
+            gone = f"unknown what had left, the database that knew it is lost: look at {', '.join(places)}"
+        yield f"  {words.time(correction['utc'])}  {gone}"
         yield from columns(
             [(o["destination"], o["state"], o["sop_instance_uid"]) for o in correction["delivered"]], indent=4
         )

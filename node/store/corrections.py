@@ -1,6 +1,6 @@
 """Versions of one image: which is used, and what happens to results when the source corrects whose they are."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -190,6 +190,7 @@ def correct(c: sa.Connection, x: Arrived, before: str, hashed: Callable[[str], s
     data = {"revision": revision, "since": study.identity_since, "attributes": list(x.changed), "cancelled": cancelled}
     tell(c, x.study_uid, x.at, "identity-corrected", data)
     places |= {row["destination"] for row in _objects(c, x.study_uid, 1, revision)}
+    places |= {place for row in _corrections(c, x.study_uid) for place in row.data.get("unknown_at", ())}
     calm(c, x.study_uid, x.at)
     if not places:
         return []
@@ -213,19 +214,74 @@ def _cancel(c: sa.Connection, study_uid: str, at: float) -> int:
 
 
 def told(db: Database, study_uid: str) -> list[dict[str, Any]]:
-    """Return every correction of a study: when, what was cancelled, and every object that had left before."""
-    query = sa.select(t.event.c.at, t.event.c.data).where(
-        t.event.c.study_uid == study_uid, t.event.c.kind == "identity-corrected"
-    )
+    """Return every correction of a study: when, what was cancelled, and every object that had left before.
+
+    ``unknown_at``: destinations that may hold objects nobody knows of any more, see `forgotten`.
+    """
     with db.read() as c:
         return [
             {
                 "at": row.at,
                 "cancelled": row.data["cancelled"],
-                "delivered": _objects(c, study_uid, row.data["since"], row.data["revision"]),
+                "unknown_at": row.data.get("unknown_at", []),
+                "delivered": [
+                    *_objects(c, study_uid, row.data["since"], row.data["revision"]),
+                    *_unknown(row.data.get("unknown_at", ()), row.data.get("made", ())),
+                ],
             }
-            for row in c.execute(query.order_by(t.event.c.id)).all()
+            for row in _corrections(c, study_uid)
         ]
+
+
+def forgotten(
+    db: Database,
+    own: Database | None,
+    now: float,
+    destinations: Sequence[str],
+    made: Callable[[str, Sequence[str], Sequence[str]], Sequence[str]],
+) -> tuple[str, ...]:
+    """Say that nobody knows what had left of corrected studies, because the database that knew it is lost.
+
+    Parameters
+    ----------
+    db : Database
+        An index made anew.
+    own : Database or None
+        What is left of the old one; the studies that it has are not forgotten.
+    now : float
+        The time.
+    destinations : Sequence[str]
+        Where objects may stand.
+    made : Callable
+        Study UID, identities that were corrected, identities in use -> UIDs of objects on disk that were made under the
+        former.
+
+    Returns
+    -------
+    tuple[str, ...]
+        The hashes of these studies.
+    """
+    _s = t.study.c
+    known: set[str] = set()
+    if own is not None:
+        with own.read() as c:
+            known.update(c.execute(sa.select(_s.uid)).scalars())
+    corrected = sa.select(_s.uid, _s.hash).where(_s.corrected > 0).order_by(_s.uid)
+    places = list(destinations) or ["?"]
+    told: list[str] = []
+    with db.write() as c:
+        for study in [row for row in c.execute(corrected).all() if row.uid not in known]:
+            events = _corrections(c, study.uid)
+            was = sa.select(_v.identity).where(_v.study_uid == study.uid, _v.state == "corrected").distinct()
+            now_is = sa.select(_i.identity).where(_i.study_uid == study.uid, _i.role == "image").distinct()
+            found = made(study.uid, list(c.execute(was).scalars()), list(c.execute(now_is).scalars()))
+            for event in events:
+                data = {**event.data, "unknown_at": places, "made": list(found) if event is events[-1] else []}
+                c.execute(t.event.update().where(t.event.c.id == event.id).values(data=data))
+            reason = REASONS(OLD_IDENTITY, destinations=", ".join(places))
+            note(c, study.uid, reason.as_json(), now, study.uid)
+            told.append(str(study.hash))
+    return tuple(told)
 
 
 def identities(db: Database, study_uid: str) -> tuple[tuple[str, ...], int]:
@@ -249,6 +305,17 @@ def _keep(
     }  # fmt: skip
     again = insert(t.version).values(sop_uid=x.sop_uid, digest=x.digest, **row)
     c.execute(again.on_conflict_do_update(["sop_uid", "digest"], set_=row))
+
+
+def _corrections(c: sa.Connection, study_uid: str) -> Sequence[sa.Row[Any]]:
+    """Return the corrections of a study as its timeline has them."""
+    e = t.event.c
+    query = sa.select(t.event).where(e.study_uid == study_uid, e.kind == "identity-corrected")
+    return c.execute(query.order_by(e.id)).all()
+
+
+def _unknown(places: Iterable[str], made: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"destination": place, "sop_instance_uid": uid, "state": "unknown"} for place in places for uid in made]
 
 
 def _returned(c: sa.Connection, study_uid: str, sop_uid: str, at: float, hashed: Callable[[str], str]) -> list[Rung]:

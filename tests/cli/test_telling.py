@@ -131,6 +131,7 @@ def test_what_needs_a_hand_comes_before_how_it_went_and_the_rules_come_last() ->
     correction = {
         "utc": AT,
         "cancelled": 2,
+        "unknown_at": [],
         "delivered": [{"destination": "pacs", "sop_instance_uid": "1.8", "state": "delivered"}],
     }
     routed = {"utc": AT, "event": "routed", "matched": ["a"], "rules": [

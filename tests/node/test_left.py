@@ -187,3 +187,90 @@ def test_a_carried_result_that_is_replaced_is_removed_too(tmp_path: Path) -> Non
     (correction,) = corrections.told(box.db, uid)
     assert ("second", old) in {(o["destination"], o["sop_instance_uid"]) for o in correction["delivered"]}
     box.db.close()
+
+
+def lost_database(desk: Desk, damage: str) -> dict[str, Any]:
+    """Lose what the database knew, and rebuild the index."""
+    desk.stop()
+    if damage == "gone":
+        desk.folder.database.unlink()
+    else:
+        content = bytearray(desk.folder.database.read_bytes())
+        content[:100] = bytes(100)
+        desk.folder.database.write_bytes(content)
+    now = datetime.fromtimestamp(desk.now, UTC)
+    document = Rebuild(desk.settings, desk.folder, "test", lambda: now, lambda _line: None).run()
+    valid(document)
+    assert not document["old_database"]["carried_over"]
+    desk.start()
+    return document
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_without_the_old_database_nobody_says_that_nothing_had_left(
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, damage: str
+) -> None:
+    right = changed(slices, tmp_path / "right", renamed)
+    third = changed(right, tmp_path / "third", lambda ds: setattr(ds, "PatientID", "THIRD"))
+    desk.receive(slices)
+    desk.finish()
+    desk.receive(right)
+    desk.finish()
+    wrong = {o["sop_instance_uid"] for o in desk.show(uid)["corrections"][0]["delivered"]}
+    desk.receive(third)
+    desk.finish()
+    before = desk.show(uid)["corrections"]
+    left = {o["sop_instance_uid"] for c in before for o in c["delivered"]}
+    assert len(left) == 6
+    present = uids(desk, uid) - left
+    document = lost_database(desk, damage)
+    assert document["unknown_left"] == [desk.study(uid).hash]
+    for _ in range(2):  # also after the study has been worked again
+        shown = desk.show(uid)
+        valid(shown)
+        assert {tuple(c["unknown_at"]) for c in shown["corrections"]} == {("pacs",)}
+        listed = {(o["destination"], o["sop_instance_uid"], o["state"]) for o in shown["corrections"][-1]["delivered"]}
+        assert listed == {("pacs", sop, "unknown") for sop in left}
+        assert wrong < left
+        words = Words("en", datetime.fromtimestamp(desk.now, UTC), UTC)
+        lines = list(_study.tell(shown, words))
+        assert not any("0 objects had left" in line for line in lines)
+        (alarm,) = shown["alarms"]
+        assert alarm["code"] == "results-under-old-identity"
+        assert "pacs" in alarm["reason"]["text"]["en"]
+        desk.finish()
+    assert uids(desk, uid) == present
+    assert desk.sends(uid) == ["delivered"]
+    # another correction, and another rebuilding: what is unknown stays so
+    desk.receive(changed(third, tmp_path / "fourth", lambda ds: setattr(ds, "PatientID", "FOURTH")))
+    desk.stop()
+    now = datetime.fromtimestamp(desk.now, UTC)
+    document = Rebuild(desk.settings, desk.folder, "test", lambda: now, lambda _line: None).run()
+    desk.start()
+    assert (document["old_database"]["carried_over"], document["unknown_left"]) == (True, [])
+    assert [c["unknown_at"] for c in desk.show(uid)["corrections"]][-2:] == [["pacs"], []]
+    assert {o["sop_instance_uid"] for o in desk.show(uid)["corrections"][-1]["delivered"]} == present
+    assert alarms.dismissed(desk.db, "results-under-old-identity", uid, desk.now) == 1
+    desk.finish()
+    assert desk.alarms(uid) == set()
+
+
+def test_a_later_correction_still_names_the_places_that_nobody_knows_of(
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path
+) -> None:
+    right = changed(slices, tmp_path / "right", renamed)
+    desk.receive(slices)
+    desk.finish()
+    desk.receive(right)
+    lost_database(desk, "gone")
+    desk.after(4000.0)
+    assert alarms.dismissed(desk.db, "results-under-old-identity", uid, desk.now) == 1
+    desk.receive(changed(right, tmp_path / "third", lambda ds: setattr(ds, "AccessionNumber", "THIRD")))
+    assert desk.alarms(uid) == {"results-under-old-identity"}, "as without a loss: every correction names all places"
+
+
+def test_a_study_that_was_never_corrected_does_not_ring_after_a_loss(desk: Desk, slices: list[Path]) -> None:
+    desk.receive(slices)
+    desk.finish()
+    assert lost_database(desk, "gone")["unknown_left"] == []
+    assert desk.alarms() == set()
