@@ -91,10 +91,10 @@ class Indexer:
         self._longest_s = settings.study.quiet_max_s
         self._changes: list[Change] = []
         self._heard: set[tuple[str, str]] = set()
+        self._said: set[tuple[str, str, str]] = set()
         self.behind = True
         """Whether there may have been more to index than `advance` did."""
 
-        self._said: set[tuple[str, str, str]] = set()
     def advance(self) -> int:
         """Index some megabytes of what is new, a journal to its end before the next; return how many bytes that were.
 
@@ -286,11 +286,6 @@ class Indexer:
                 return replace(x, relation="returned")
         return replace(x, relation=found.meaning, changed=found.changed)
 
-    def _role(self, header: Any, record: Mapping[str, Any], modality: str) -> Role:  # noqa: ANN401 - a pydicom Dataset
-        if authored_by(header, self._installation_id) or store.is_artifact(self._own, record["sop"]):
-            return "authored"
-        return "image" if route.is_image(record["sop_class"], modality, self._rules) else "other"
-
     def _tell(self, x: Arrived) -> Arrived:
         """Say of images under known UIDs what they are, once per association and study; `show` names each."""
         about = (x.association, x.study_uid, x.relation)
@@ -301,6 +296,11 @@ class Indexer:
             tell = _log.warning if x.relation in ("conflict", "returned") else _log.info
             tell(f"index.{x.relation}", association=x.association, study=self._hashed(x.study_uid), differs=x.changed)
         return x
+
+    def _role(self, header: Any, record: Mapping[str, Any], modality: str) -> Role:  # noqa: ANN401 - a pydicom Dataset
+        if authored_by(header, self._installation_id) or store.is_artifact(self._own, record["sop"]):
+            return "authored"
+        return "image" if route.is_image(record["sop_class"], modality, self._rules) else "other"
 
 
 def _storable(text: str) -> str:
