@@ -1,7 +1,6 @@
 """The coordinator process: index, look at unfinished studies, close and route what is complete."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -12,7 +11,7 @@ from config.settings import Settings
 from dicom_io.reason import Reason
 from node import alarm, assemble, child, inquire, recover, retry, route
 from node.assemble import Close, KeepOpen, LooksComplete
-from node.clock import Clock, made, surviving
+from node.clock import Clock, Guard, made, surviving
 from node.execute import unfit
 from node.facts import Gatherer
 from node.housekeeping import Housekeeper
@@ -20,7 +19,7 @@ from node.indexer import Indexer
 from node.inquire import Inquirer
 from node.installation import DataFolder
 from node.reasons import REASONS
-from node.store import Database, evidence, obstacle, open_database, storage, studies, waits
+from node.store import Database, evidence, obstacle, open_database, storage, studies
 from node.store import node as node_store
 from node.store.rows import Carrier, Planned, Process, Study
 from node.timekeeper import Timekeeper
@@ -48,6 +47,8 @@ class Coordinator:
         Asks a source how many images it has.
     refusing : Callable[[], bool]
         Whether the node accepts nothing now: then no study is complete because it has become quiet.
+    timekeeper : Timekeeper or None
+        Knows the clocks; None: those of the machine.
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class Coordinator:
         boot: float,
         how: inquire.Ask = inquire.ask,
         refusing: Callable[[], bool] = lambda: False,
+        timekeeper: Timekeeper | None = None,
     ) -> None:
-        self._db, self._settings, self._boot = db, settings, boot
-        self._indexer = Indexer(db, folder, settings)
-        self.timekeeper = Timekeeper(db)
-        self._jumped_s = 0.0
+        self._db, self._settings = db, settings
+        self.timekeeper = timekeeper or Timekeeper(db)
+        self._started, self._boot = boot, self.timekeeper.moved(boot)
+        self._indexer = Indexer(db, folder, settings, steady=self.timekeeper.seconds)
         self._gatherer = Gatherer(db, folder, settings)
         self.inquirer = Inquirer(db, settings, self._answered, how)
         self._refusing, self._refused = refusing, 0.0
@@ -80,19 +82,21 @@ class Coordinator:
         until then is indexed: what a study has to wait for may stand in the rest. The news are kept for the next tick.
         """
         self.timekeeper.check()
-        now = time.time() if now is None else now
+        looked = self.timekeeper.seconds()
         self._indexer.advance()
-        if jumped := self.timekeeper.jumped_s - self._jumped_s:
-            self.timekeeper.again(jumped)
-            self._jumped_s += jumped
-            self._boot = waits.moved(self._boot, time.time(), jumped)
-            self._again.clear()
         found = studies.touched(self._db, self._indexer.changed())
         with self._lock:
             self._news |= found
             if self._indexer.behind:
                 return
             news, self._news = self._news, set()
+        with self.timekeeper.still() as ahead:
+            self._decide(news, ahead + looked if now is None else now)
+
+    def _decide(self, news: set[str], now: float) -> None:
+        if (boot := self.timekeeper.moved(self._started)) != self._boot:
+            self._boot = boot
+            self._again.clear()
         processes = node_store.processes(self._db)
         self._refused = now if self._refusing() else min(self._refused, now)
         if processes != self._processes or now < self._last:  # a receiver ended, or the clock was set back
@@ -134,7 +138,7 @@ class Coordinator:
 
     def _look(self, study: Study, processes: tuple[Process, ...], now: float) -> float | None:
         carriers = studies.carriers(self._db, study.uid)
-        deaf = max(self._boot, self._refused)  # what was not taken comes again after that
+        deaf = max(self._boot, self.timekeeper.moved(self._refused))  # what was not taken comes again after that
         facts = self._gatherer.facts(study, carriers, processes, now, deaf=deaf)
         self._tell(study, assemble.proof(facts), now)
         decision = assemble.decide(facts, self._gatherer.times, self._boot, now)
@@ -227,12 +231,13 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     timekeeper = coordinator.timekeeper
 
     def leases() -> None:
-        timekeeper.check()
-        recover.expired(db, time.time(), settings.worker.attempts)
+        with timekeeper.still() as ahead:
+            recover.expired(db, ahead + timekeeper.seconds(), settings.worker.attempts)
 
-    def tidy() -> None:
-        if timekeeper.steady():
-            housekeeper.tidy()
+    checked = Guard("clock")
+
+    def tidy() -> None:  # also where a full disk keeps a jump from being written down: it makes room
+        housekeeper.tidy(by_age=checked.done(timekeeper.check) and timekeeper.steady())
 
     ticks = Clock({
         "studies": (every["index_s"], coordinator.tick),
@@ -246,4 +251,5 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     stop.wait()
     ticks.shutdown()
     housekeeper.close()
+    surviving("clock", lambda: timekeeper.check(write=True))()
     db.close()

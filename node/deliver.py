@@ -19,7 +19,7 @@ from dicom_io.reason import Reason
 from dicom_io.scu import Peer, StoreReport
 from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome
-from node import alarm, breaker, child, overdue, retry
+from node import alarm, breaker, child, overdue, retry, timekeeper
 from node.clock import surviving
 from node.commitment import Archive, Messenger
 from node.due import Due
@@ -360,9 +360,14 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
         thread = threading.Thread(target=keep_at_it, args=(name, step, stop), daemon=True, name=f"{name} {place}")
         thread.start()
         threads.append(thread)
-    sweep = surviving("overdue", lambda: overdue.sweep(db, settings.destination, time.time()))
+
+    def sweep() -> None:
+        now = time.time()
+        overdue.sweep(db, settings.destination, now, by_age=timekeeper.plausible(db, now))
+
+    swept = surviving("overdue", sweep)
     while True:
-        sweep()
+        swept()
         if stop.wait(float(retry.policy()["overdue"]["every_s"])):
             break
     end = time.monotonic() + retry.policy()["process"]["stop_s"] / 2  # what is being sent may arrive

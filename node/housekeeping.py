@@ -106,10 +106,10 @@ class Housekeeper:
         """Say whether images are refused now."""
         return bool(self._closed)
 
-    def tidy(self, now: float | None = None) -> None:
-        """Let retention work, then look ahead."""
+    def tidy(self, now: float | None = None, *, by_age: bool = True) -> None:
+        """Let retention work, also `by_age` where the clock can be believed, then look ahead."""
         now = time.time() if now is None else now
-        self.retention.tick(now)
+        self.retention.tick(now, by_age=by_age)
         free = watermarks.room(self._folder.path).free_bytes
         if free is None:
             return

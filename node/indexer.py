@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -70,6 +70,8 @@ class Indexer:
         When (s since the epoch) retention last took an entry away, where that is known before its journal is read.
     own : Database or None
         Knows the artifacts of this installation, if `db` does not.
+    steady : Callable[[], float]
+        A clock that nobody sets (s), that of the timekeeper.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Indexer:
         settings: Settings,
         removed: Mapping[str, float] | None = None,
         own: Database | None = None,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
         self._folder = folder
@@ -86,7 +89,7 @@ class Indexer:
         self._rules = settings.rule
         self._charsets = charsets(settings)
         self._offsets = store.offsets(db)
-        self._removed, self._own = removed or {}, own or db
+        self._removed, self._own, self._steady = removed or {}, own or db, steady
         self._ris = tuple(r.name for r in settings.ris)
         self._longest_s = settings.study.quiet_max_s
         self._changes: list[Change] = []
@@ -146,7 +149,9 @@ class Indexer:
             made = [(r, c) for r in records if (c := self._change(r, pid, known)) is not None]
             changes = [change for _, change in made]
             try:
-                rung = store.index(self._db, path.name, span, changes, self._hashed, self._longest_s)
+                rung = store.index(
+                    self._db, path.name, span, changes, self._hashed, self._longest_s, steady=self._steady()
+                )
             except store.UnfitError as error:
                 for number, fault in error.faults.items():
                     self._passed_over(made[number][0], fault)

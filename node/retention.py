@@ -10,6 +10,7 @@ import itertools
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -77,7 +78,9 @@ class Retention:
     """
 
     def __init__(self, db: Database, folder: DataFolder, limits: Storage, spool: Spool) -> None:
-        self._db, self._folder, self._limits, self._spool = db, folder, limits, spool
+        self._db, self._folder, self._spool = db, folder, spool
+        self._limits = self._all = limits
+        self._by_space = replace(limits, images_days=0.0, results_days=0.0, quarantine_days=0.0)
         self._batch = int(retry.policy()["storage"]["batch"])
         self._now = 0.0
         self._journal = JournalWriter(spool.journals, lambda: datetime.fromtimestamp(self._now, UTC), REMOVALS)
@@ -85,9 +88,9 @@ class Retention:
         self._journals = 0
         self._swept = False
 
-    def tick(self, now: float) -> None:
-        """Take away a bounded number of things."""
-        self._now = now
+    def tick(self, now: float, *, by_age: bool = True) -> None:
+        """Take away a bounded number of things; not `by_age`: only what space is needed for."""
+        self._now, self._limits = now, self._all if by_age else self._by_space
         for step in (self._left_over, self._copies, self._images, self._documents, self._results, self._one_journal):
             try:
                 step(now)

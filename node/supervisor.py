@@ -23,6 +23,7 @@ from node.clock import Guard
 from node.installation import DataFolder
 from node.store import Database, open_database
 from node.store import node as store
+from node.timekeeper import Timekeeper
 
 _log = structlog.get_logger()
 _spawn = multiprocessing.get_context("spawn")  # never forked: a forked orphan would keep lock and port
@@ -82,6 +83,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._told)
         signal.signal(signal.SIGINT, self._told)
         _log.info("node.started", data_dir=str(self._settings.node.data_dir))
+        self._guard.done(lambda: Timekeeper(self._db).check())  # before anybody stamps anything by this clock
         self._note(lambda: store.no_processes(self._db))
         own = multiprocessing.current_process().pid or 0
         self._note(lambda: store.process_started(self._db, own, "supervisor", self._boot))

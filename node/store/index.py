@@ -1,13 +1,14 @@
 """From journal records to rows: the only way instances, associations and studies come into the database."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from node.failpoint import passing
-from node.store import corrections, evidence, relays
+from node.store import clocks, corrections, evidence, relays
 from node.store import tables as t
 from node.store.alarms import Rung
 from node.store.deliveries import overtake
@@ -51,6 +52,7 @@ def index(
     changes: Sequence[Change],
     hashed: Callable[[str], str],
     longest_s: float = 900.0,
+    steady: float | None = None,
 ) -> tuple[Rung, ...] | None:
     """Apply `changes`, read from a part of `file`, and remember how far it has been read, in one transaction.
 
@@ -68,6 +70,9 @@ def index(
         Gives the hash that stands for a study UID in logs.
     longest_s : float
         A longer pause of a sender is not learned as one.
+    steady : float or None
+        What the steady clock shows: what was stamped before the time of day jumped, and is read after that, moves as what
+        waits has moved.
 
     Returns
     -------
@@ -87,7 +92,7 @@ def index(
         found = c.execute(sa.select(t.journal.c.offset).where(t.journal.c.file == file)).scalar_one_or_none()
         if (found or 0) != begin:
             return None
-        for number, change in enumerate(changes):
+        for number, change in enumerate(changes if steady is None else _moved(c, changes, steady)):
             alone = c.begin_nested()
             try:
                 rung += _applied(c, change, hashed, longest_s)
@@ -105,6 +110,14 @@ def index(
         )
         passing("index.before_commit")
     return tuple(rung)
+
+
+def _moved(c: sa.Connection, changes: Sequence[Change], steady: float) -> Sequence[Change]:
+    known = clocks.known(c)
+    if known is None or not known.jumps:
+        return changes
+    # a removal is stamped after the arrival that it ends, whatever the clock shows
+    return [x if isinstance(x, Removed) else replace(x, at=known.moved(x.at, steady)) for x in changes]
 
 
 def _applied(c: sa.Connection, change: Change, hashed: Callable[[str], str], longest_s: float) -> list[Rung]:

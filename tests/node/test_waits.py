@@ -6,6 +6,7 @@ import pytest
 
 from node import commitment
 from node.store import commitments, deliveries, jobs, waits
+from node.store.clocks import Jump
 from tests.node.desk import Desk, small_ct
 
 pytestmark = pytest.mark.unit
@@ -40,7 +41,7 @@ def test_a_question_that_waits_for_its_answer_survives_a_jump_of_the_clock(
     if asked_before:
         ask()
     desk.now += jump_s
-    waits.shift(desk.db, desk.now, jump_s)
+    waits.shift(desk.db, lambda: desk.now, Jump.noticed(jump_s, desk.now, desk.now - jump_s))
     for _ in range(3):
         ask()
     assert len(asked) == 1
