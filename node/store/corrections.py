@@ -247,7 +247,8 @@ def forgotten(
     db : Database
         An index made anew.
     own : Database or None
-        What is left of the old one; the studies that it has are not forgotten.
+        What is left of the old one; the studies that it has are not forgotten. One that it lacks was never indexed, or
+        the old one is an older copy: then what was made under the identity that was corrected stands on disk.
     now : float
         The time.
     destinations : Sequence[str]
@@ -275,6 +276,8 @@ def forgotten(
             was = sa.select(_v.identity).where(_v.study_uid == study.uid, _v.state == "corrected").distinct()
             now_is = sa.select(_i.identity).where(_i.study_uid == study.uid, _i.role == "image").distinct()
             found = made(study.uid, list(c.execute(was).scalars()), list(c.execute(now_is).scalars()))
+            if own is not None and not found:  # nor was anything made of it before the correction
+                continue
             for event in events:
                 data = {**event.data, "unknown_at": places, "made": list(found) if event is events[-1] else []}
                 c.execute(t.event.update().where(t.event.c.id == event.id).values(data=data))

@@ -84,7 +84,8 @@ def test_no_journal_overtakes_an_earlier_one(
         rebuilt(desk)
     assert desk.study(uid).patient_id == "RIGHT-1"
     assert {json.loads(row[0])["PatientID"] for row in rows(desk, "SELECT identity FROM instance")} == {"RIGHT-1"}
-    assert desk.alarms(uid) == set()
+    # with the database lost nobody knows what had left under the identity that was corrected
+    assert desk.alarms(uid) == ({"results-under-old-identity"} if how == "rebuild" else set())
 
 
 def test_one_look_reads_a_bounded_part(desk: Desk, slices: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
