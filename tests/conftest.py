@@ -3,9 +3,18 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """Commands configure the log of their process, which is also that of the tests after them."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
