@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 
 from config.settings import Destination
-from node import alarm, breaker
+from node import alarm, breaker, retry
 from node.reasons import REASONS
 from node.store import Database, breakers, deliveries, studies
 from node.store.rows import Delivery
@@ -42,7 +42,27 @@ def sweep(db: Database, destinations: Sequence[Destination], now: float, *, by_a
             alarm.ring(db, REASONS("destination-down", destination=name, code=code), name, now)
         elif name not in known or row.state == "closed":
             alarm.quieten(db, "destination-down", name, now)
+    if by_age:
+        _tell_late(db, now)
     return len(ended)
+
+
+def _tell_late(db: Database, now: float) -> None:
+    """Call a person where a destination answers and yet takes nothing: it is full, or never gets to know the study.
+
+    What waited for a destination that was silent has its time from when that answers again.
+    """
+    late_s = float(retry.policy()["overdue"]["late_s"])
+    known = breakers.breakers(db)
+    for delivery in deliveries.old(db, now - late_s):
+        place = known.get(delivery.destination)
+        if place is not None and (place.state != "closed" or place.since > now - late_s):
+            continue
+        study = studies.study(db, delivery.study_uid)
+        code = (delivery.last_error or {}).get("code", "")
+        reason = REASONS("delivery-late", destination=delivery.destination, hours=f"{late_s / 3600:.0f}", code=code)
+        about = None if study is None else (study.uid, study.hash)
+        alarm.ring(db, reason, delivery.study_uid, now, study=about)
 
 
 def _alarm(reason: Mapping[str, Any]) -> Callable[[str], Mapping[str, Any]]:

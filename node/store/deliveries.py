@@ -22,6 +22,8 @@ FRESH: Mapping[str, Any] = {
 """What a delivery that begins anew knows of its past."""
 _GONE = ("sending", "delivered", "confirmed", "quarantined", "cancelled", "dead")
 """A delivery in one of these states went its way, or waits for a person: a carried result is not queued beside it."""
+_WAITS = sa.or_(_d.state == "waiting", sa.and_(_d.state == "held", _d.next_attempt.is_not(None)))
+"""Published, and not under way."""
 
 
 def deliveries(db: Database, study_uid: str) -> tuple[Delivery, ...]:
@@ -149,6 +151,7 @@ def calm(c: sa.Connection, study_uid: str, now: float) -> None:
     present = sa.select(t.study.c.revision).where(t.study.c.uid == study_uid).scalar_subquery()
     causes = {
         "analysis-failed": sa.and_(j.study_uid == study_uid, j.state == "dead", j.revision == present),
+        "delivery-late": sa.and_(of, _WAITS),
         "delivery-failed": sa.and_(of, _d.state == "dead"),
         "identity-differs-at-destination": sa.and_(of, _d.state == "quarantined", _d.what == "objects"),
         "delivered-but-not-found": sa.and_(of, _d.state == "delivered", _d.proof == "missing"),
@@ -226,7 +229,7 @@ def give_up(
 
     `alarm` gives the reason of the alarm about a delivery to the destination named.
     """
-    waits = sa.or_(_d.state == "waiting", sa.and_(_d.state == "held", _d.next_attempt.is_not(None)))
+    waits = _WAITS
     if destination is not None:
         waits = sa.and_(waits, _d.destination == destination)
     if queued_before is not None:
@@ -243,7 +246,15 @@ def give_up(
             data = {"destination": row.destination, "job": row.job_id, "state": "dead", "reason": error["code"]}
             tell(c, row.study_uid, now, "delivery", data)
             alarms.note(c, row.study_uid, alarm(row.destination), now, row.study_uid)
+            calm(c, row.study_uid, now)
         return tuple(as_a(Delivery, row) for row in ended)
+
+
+def old(db: Database, queued_before: float) -> tuple[Delivery, ...]:
+    """Return the published deliveries that wait since before a time, the oldest first."""
+    query = sa.select(t.delivery).where(_WAITS, _d.queued <= queued_before).order_by(_d.queued, _d.id)
+    with db.read() as c:
+        return tuple(as_a(Delivery, row) for row in c.execute(query))
 
 
 def undone(db: Database) -> dict[tuple[str, str], int]:
@@ -256,7 +267,7 @@ def undone(db: Database) -> dict[tuple[str, str], int]:
 
 def waiting(db: Database) -> dict[str, int]:
     """Return how many published deliveries wait for each destination, held ones included."""
-    waits = sa.or_(_d.state.in_(("waiting", "sending")), sa.and_(_d.state == "held", _d.next_attempt.is_not(None)))
+    waits = sa.or_(_WAITS, _d.state == "sending")
     with db.read() as c:
         rows = c.execute(sa.select(_d.destination, sa.func.count()).where(waits).group_by(_d.destination))
         return {row[0]: int(row[1]) for row in rows}

@@ -306,3 +306,47 @@ def test_a_dead_delivery_of_a_result_that_was_carried_forward_is_retried_with_th
     assert operator.retry(box.db, box.now, study_uid=uid) == 1
     assert courier.step()
     assert box.row(uid).state == "delivered"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("why", ["full", "unknown"])
+def test_a_destination_that_answers_and_takes_nothing_calls_a_person(box: Outbox, why: str) -> None:
+    destination = place(check_study=why == "unknown")
+    script = Script(answers=lambda _path: 0xA700)
+    courier, uid = box.courier(destination, script), box.add()
+    begun = box.now
+    while box.now < begun + 2 * 3600.0:
+        box.run(courier)
+        overdue.sweep(box.db, [destination], box.now)
+        late = box.now - begun >= policy()["overdue"]["late_s"]
+        assert [a.code for a in alarms.standing(box.db, uid)] == (["delivery-late"] if late else [])
+        box.now += 300.0
+    assert box.state(uid)[0] == ("waiting" if why == "full" else "held")
+    (alarm,) = alarms.standing(box.db, uid)
+    assert alarm.reason["text"]["zh-CN"]
+    operator.retry(box.db, box.now, study_uid=uid)
+    script.answers = lambda _path: 0
+    courier = box.courier(replace(destination, check_study=False), script)
+    box.run(courier)
+    assert box.state(uid)[0] == "delivered"
+    assert alarms.standing(box.db) == ()
+
+
+@pytest.mark.unit
+def test_what_waited_for_a_silent_destination_is_not_late_when_it_is_back(box: Outbox) -> None:
+    destination = place()
+    script = Script(answers=lambda _path: DOWN)
+    courier, uid = box.courier(destination, script), box.add()
+    begun = box.now
+    while box.now < begun + 3 * 3600.0:
+        box.run(courier)
+        overdue.sweep(box.db, [destination], box.now)
+        assert "delivery-late" not in {a.code for a in alarms.standing(box.db)}
+        box.now += 300.0
+    script.answers = lambda _path: 0xA700
+    for _ in range(10):
+        box.run(courier)
+        box.now += 60.0
+        overdue.sweep(box.db, [destination], box.now)
+    assert alarms.standing(box.db) == (), "an hour from now"
+    assert box.state(uid)[0] == "waiting"
