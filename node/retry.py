@@ -52,16 +52,17 @@ def after_loss(loss: Loss, attempts: int, losses: int, limit: int, chance: float
     """Decide about a job whose worker is gone; None if it is dead.
 
     A planned stop gives the attempt back. So does the loss of the whole process tree (a power cut is not the study's
-    fault), but not for ever: it may be. After `limit` attempts that ended so, one more is granted for the card that says
-    so, see `only_card`.
+    fault), but not for ever: it may be. After `limit` attempts that ended so, a few more are granted for the card that
+    says so, see `only_card`: it costs little, and what ends it is hardly the study.
     """
     if loss == "planned":
         return Back(max(attempts - 1, 0), losses, 0.0)
     if loss == "tree" and losses < policy()["job"]["tree_losses"]:
         return Back(max(attempts - 1, 0), losses + 1, 0.0)
-    if attempts > limit:
+    if attempts >= limit + int(policy()["job"]["cards"]):
         return None
-    return Back(attempts, losses, 0.0 if attempts == limit else Backoff.of("job").wait(attempts, chance))
+    wait_s = Backoff.of("job").wait(attempts - limit if attempts > limit else attempts, chance)
+    return Back(attempts, losses, 0.0 if attempts == limit else wait_s)
 
 
 def only_card(attempt: int, limit: int) -> bool:

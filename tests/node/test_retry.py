@@ -16,13 +16,17 @@ LOSSES = [
     ("tree", 1, 0, Back(0, 1, 0.0)),
     ("tree", 4, 19, Back(3, 20, 0.0)),
     ("tree", 2, 20, Back(2, 20, 2 * FIRST)),
-    ("tree", 4, 20, None),
+    ("tree", 4, 20, Back(4, 20, FIRST)),
+    ("tree", 6, 20, None),
     ("worker", 1, 0, Back(1, 0, FIRST)),
     ("worker", 2, 0, Back(2, 0, 2 * FIRST)),
     ("worker", 3, 0, Back(3, 0, 0.0)),
-    ("worker", 4, 0, None),
+    ("worker", 4, 0, Back(4, 0, FIRST)),  # the card, once more
+    ("worker", 5, 0, Back(5, 0, 2 * FIRST)),
+    ("worker", 6, 0, None),
     ("lease", 2, 1, Back(2, 1, 2 * FIRST)),
-    ("lease", 4, 1, None),
+    ("lease", 4, 1, Back(4, 1, FIRST)),
+    ("lease", 6, 1, None),
 ]
 
 
