@@ -218,7 +218,8 @@ class Indexer:
             except (DatabaseFault, MemoryError):  # about this machine now, not about the object
                 raise
             except Exception as error:  # noqa: BLE001 - one hostile header must not keep all others from the index
-                _log.exception("index.odd-header", entry=x.entry, error=type(error).__name__)
+                # not its text: that may quote the header
+                _log.error("index.odd-header", entry=x.entry, error=type(error).__name__)
                 x = self._unreadable(x, DICOM_REASONS("unparsable"), known)
         before = known.get(x.sop_uid, ())
         if _is_lost(known, x.sop_uid, x.digest):

@@ -8,7 +8,7 @@ import structlog
 from config.settings import Destination
 from node import alarm, breaker, retry
 from node.reasons import REASONS
-from node.store import Database, breakers, deliveries, studies
+from node.store import Database, alarms, breakers, deliveries, studies
 from node.store.rows import Delivery
 
 _log = structlog.get_logger()
@@ -54,8 +54,11 @@ def _tell_late(db: Database, now: float) -> None:
     """
     late_s = float(retry.policy()["overdue"]["late_s"])
     known = breakers.breakers(db)
+    told = {a.subject for a in alarms.standing(db) if a.code == "delivery-late"}
     for delivery in deliveries.old(db, now - late_s):
         place = known.get(delivery.destination)
+        if delivery.study_uid in told:
+            continue
         if place is not None and (place.state != "closed" or place.since > now - late_s):
             continue
         study = studies.study(db, delivery.study_uid)

@@ -1,6 +1,7 @@
 """From journal records to rows: the only way instances, associations and studies come into the database."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -85,6 +86,26 @@ def index(
     UnfitError
         If some of them cannot be stored; the others can.
     """
+    try:
+        return _index(db, file, span, changes, hashed, longest_s, steady, one_by_one=False)
+    except Exception as error:
+        if not unfit(error):
+            raise
+    return _index(db, file, span, changes, hashed, longest_s, steady, one_by_one=True)
+
+
+def _index(
+    db: Database,
+    file: str,
+    span: tuple[int, int],
+    changes: Sequence[Change],
+    hashed: Callable[[str], str],
+    longest_s: float,
+    steady: float | None,
+    *,
+    one_by_one: bool,
+) -> tuple[Rung, ...] | None:
+    """Do it: all changes at once, or each so that it can be undone alone and all that do not fit are found."""
     begin, offset = span
     rung: list[Rung] = []
     faults: dict[int, Exception] = {}
@@ -93,16 +114,13 @@ def index(
         if (found or 0) != begin:
             return None
         for number, change in enumerate(changes if steady is None else _moved(c, changes, steady)):
-            alone = c.begin_nested()
             try:
-                rung += _applied(c, change, hashed, longest_s)
+                with c.begin_nested() if one_by_one else nullcontext():
+                    rung += _applied(c, change, hashed, longest_s)
             except Exception as error:
-                if not unfit(error):
+                if not one_by_one or not unfit(error):
                     raise
-                alone.rollback()
                 faults[number] = error
-            else:
-                alone.commit()
         if faults:
             raise UnfitError(faults)
         c.execute(

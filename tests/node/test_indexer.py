@@ -409,3 +409,16 @@ def test_what_a_record_says_was_taken_away_is_taken_away_although_it_was_lost_be
     file.write_bytes(content)
     Retention(desk.db, desk.folder, desk.settings.storage, desk.spool).tick(desk.now)
     assert not file.exists()
+
+
+def test_a_header_that_nobody_can_read_is_not_quoted_in_the_log(
+    desk: Desk, slices: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def quoting(_header: Any) -> str:
+        raise ValueError("not a name: SECRET^PATIENT")
+
+    monkeypatch.setattr(identity, "identity_of", quoting)
+    desk.receive(slices[:1])
+    said = "".join(capsys.readouterr())
+    assert "index.odd-header" in said
+    assert "SECRET" not in said
