@@ -2,8 +2,8 @@
 
 To be wrong here is to put one patient's findings into another's record, so the patient ID must agree; an ID on one side
 only does not. To be fussy is to keep every Chinese name from its PACS: archives answer in a character set of their own
-choice and lose what it cannot hold. A name therefore differs only where both sides say something in the same script and it cannot be the same
-text after a loss that archives are known for:
+choice and lose what it cannot hold. A name therefore differs only where both sides say something in the same script and
+it cannot be the same text after a loss that archives are known for:
 
 * characters replaced by ``?`` or U+FFFD, left out, or a whole component or component group left out or moved;
 * upper case, trailing ``^`` and spaces, full-width letters, half-width or other kana, accents dropped or spelled out (ä as
