@@ -412,7 +412,7 @@ def test_what_a_record_says_was_taken_away_is_taken_away_although_it_was_lost_be
 
 
 def test_a_header_that_nobody_can_read_is_not_quoted_in_the_log(
-    desk: Desk, slices: list[Path], uid: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    desk: Desk, slices: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def quoting(_header: Any) -> str:
         raise ValueError("not a name: SECRET^PATIENT")
