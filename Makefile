@@ -19,7 +19,7 @@ help:
 
 $(BIN)/pacs-ai-node: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ai,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ai,cluster,web,dev]'
 	@touch $@
 
 demo: $(BIN)/pacs-ai-node
