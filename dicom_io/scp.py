@@ -307,12 +307,12 @@ def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None
     )
     _listener(association).track(association, info)
     try:
-        known = handlers.allowed(info.calling, peer)
+        rights = handlers.allowed(info)
     except Exception:  # noqa: BLE001 - who cannot be looked up is not allowed
-        known = False
+        rights = None
     if info.called not in titles:
         _reject(event, handlers, info, _REJECT_CALLED, REASONS("called-title-unknown", called=info.called))
-    elif not known:
+    elif rights is None:
         _reject(event, handlers, info, _REJECT_CALLING, REASONS("peer-not-allowed", calling=info.calling, peer=peer))
     propose_roles(association, commitment=handlers.commitment)
     for context in request.presentation_context_definition_list:

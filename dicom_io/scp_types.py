@@ -3,23 +3,30 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydicom.dataset import Dataset
 
 from dicom_io.reason import Reason
 
 EventKind = Literal["opened", "released", "aborted", "rejected"]
+Right = Literal["store", "query", "commit"]
+"""What a peer may do on an association: send objects and notices, ask, and have storage commitment asked for it."""
+RIGHTS: frozenset[Right] = frozenset(get_args(Right))
 
 
 @dataclass(frozen=True, slots=True)
 class AssociationInfo:
-    """Who is on the other side of one association; `id` is unique over restarts."""
+    """Who is on the other side of one association.
+
+    `id` is unique over restarts; `certificate` is the SHA-256 (hex) of the certificate that it has shown, empty without.
+    """
 
     id: str
     calling: str
     called: str
     peer: str
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +158,8 @@ class Handlers:
         Told of every association.
     on_refused : Callable[[RefusedObject], None]
         May keep a copy of an object that is answered with a failure.
-    allowed : Callable[[str, str], bool]
-        Whether the peer with this calling AE title and this address may open an association.
+    allowed : Callable[[AssociationInfo], frozenset[Right] | None]
+        What who calls may do; None: not open an association.
     on_find : Callable[[Dataset], Iterable[Dataset]] or None
         Answers Study Root queries with matching identifiers; None: the service is not offered.
     on_notice : Callable[[Notice], NoticeAnswer] or None
@@ -168,7 +175,7 @@ class Handlers:
     on_stored: Callable[[StoredObject], int]
     on_association: Callable[[AssociationEvent], None]
     on_refused: Callable[[RefusedObject], None]
-    allowed: Callable[[str, str], bool]
+    allowed: Callable[[AssociationInfo], frozenset[Right] | None]
     on_find: Callable[[Dataset], Iterable[Dataset]] | None = None
     on_notice: Callable[[Notice], NoticeAnswer] | None = None
     commitment: bool = False

@@ -20,6 +20,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_io.scp import AssociationEvent, Handlers, Listener, RefusedObject, StoredObject, serve
+from dicom_io.scp_types import RIGHTS
 from dicom_io.status import Answer
 from node.spool import utc
 
@@ -65,7 +66,7 @@ class LoopbackPacs:
         self._lock = threading.Lock()
         incoming = folder / "incoming"
         incoming.mkdir(parents=True, exist_ok=True)
-        handlers = Handlers(self._stored, self._association, self._refused, lambda _calling, _address: True, self._find)
+        handlers = Handlers(self._stored, self._association, self._refused, lambda _who: RIGHTS, self._find)
         self._server = serve(Listener((ae_title,), "127.0.0.1", port, incoming), handlers)
         self.ae_title = ae_title
         self.host, self.port = self._server.host, self._server.port

@@ -13,6 +13,7 @@ from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
 from dicom_io.scp import AssociationEvent, Handlers, Listener, RefusedObject, Server, StoredObject, serve
+from dicom_io.scp_types import RIGHTS, AssociationInfo, Right
 
 pytestmark = pytest.mark.sockets
 
@@ -39,10 +40,10 @@ class Calls:
     def on_association(self, event: AssociationEvent) -> None:
         self.events.append(event)
 
-    def allowed(self, calling: str, _address: str) -> bool:
-        if calling == "RAISES":
+    def allowed(self, who: AssociationInfo) -> frozenset[Right]:
+        if who.calling == "RAISES":
             raise RuntimeError
-        return True
+        return RIGHTS
 
     def _end(self) -> None:
         if self.fail is not None:

@@ -25,7 +25,8 @@ from pynetdicom.presentation import build_context
 from config.settings import Dicom, Peer
 from dicom_io.contexts import STILL_IMAGE_SYNTAXES, STORAGE_CLASSES
 from dicom_io.read import digest_dataset
-from node.receive import allowance
+from dicom_io.scp_types import AssociationInfo
+from node.access import Access
 from node.spool import journals
 from node.watermarks import Limits
 
@@ -342,16 +343,21 @@ def test_a_peer_that_is_not_configured_is_rejected(
 
 
 def test_without_peers_only_the_loopback_may_send() -> None:
-    allowed = allowance(Dicom())
-    assert [allowed("ANY", a) for a in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "192.0.2.7", "fe80::1%eth0")] == [
+    def let_in(dicom: Dicom, calling: str, address: str) -> bool:
+        return Access(dicom).rights(AssociationInfo("1", calling, "PACSAINODE", address)) is not None
+
+    assert [
+        let_in(Dicom(), "ANY", a) for a in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "192.0.2.7", "fe80::1%eth0")
+    ] == [
         True,
         True,
         True,
         False,
         False,
     ]
-    named = allowance(Dicom(peer=(Peer("CT1", "localhost"), Peer("CT2", "no-such-host.invalid"))))
-    assert [named("CT1", "127.0.0.1"), named("CT1", "192.0.2.7"), named("CT2", "127.0.0.1")] == [True, False, False]
+    named = Dicom(peer=(Peer("CT1", "localhost"), Peer("CT2", "no-such-host.invalid")))
+    callers = (("CT1", "127.0.0.1"), ("CT1", "192.0.2.7"), ("CT2", "127.0.0.1"))
+    assert [let_in(named, *caller) for caller in callers] == [True, False, False]
 
 
 def test_a_stalled_half_message_does_not_keep_others_waiting(

@@ -1,0 +1,197 @@
+"""What arrives is made durable: spool and journal of one process, whatever the wire it came over.
+
+It decides nothing about studies. What is stored here may be acknowledged; the index reads the journal.
+"""
+
+import contextlib
+import errno
+import math
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from config.settings import Settings
+from dicom_io.scp import AssociationEvent, RefusedObject, StoredObject
+from dicom_io.status import Answer
+from node.failpoint import passing
+from node.installation import DataFolder
+from node.log import study_hash
+from node.spool import JournalWriter, Spool, utc
+from node.watermarks import Limits, NotAcceptingError
+
+LATE_RECORDS = 1000
+"""Records of associations that are kept in memory while the journal cannot be written."""
+STUDIES_UNDERWAY, UNDERWAY_S = 1000, 600.0
+"""How many studies are remembered as underway, and for how long after their last object (s)."""
+
+_JOURNALLED = {
+    "opened": "association-open",
+    "released": "association-released",
+    "aborted": "association-aborted",
+}
+
+
+class Intake:
+    """Spool and journal of one process.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the node.
+    now : Callable[[], datetime]
+        The clock; aware.
+    """
+
+    def __init__(self, settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._now = now
+        self._log = structlog.get_logger()
+        folder = DataFolder(settings.node.data_dir)
+        folder.prepare()
+        self._installation_id = folder.installation_id
+        self.spool = Spool(folder.path, Limits.of(settings.storage))
+        self.spool.clean()
+        self.trouble = Trouble(self._log)
+        self._underway = Underway()
+        self._late: deque[dict[str, Any]] = deque(maxlen=LATE_RECORDS)
+        self._journal = JournalWriter(self.spool.journals, now)
+
+    def close(self) -> None:
+        """Close the journal; every record is durable already."""
+        self._journal.close()
+
+    def stored(self, arrived: StoredObject) -> int:
+        """Make an object durable, journal it, and return the DIMSE status that says so."""
+        study = arrived.study_instance_uid
+        try:
+            if "queue" in self.spool.gate.closed() and not self._underway.has(study):
+                raise NotAcceptingError(errno.EAGAIN, "too many jobs wait; see storage.max_waiting")
+            with self.spool.held():
+                stored = self.spool.store(arrived)
+                self.append({
+                    "kind": stored.kind,
+                    "association": arrived.association.id,
+                    "calling": arrived.association.calling,
+                    "called": arrived.association.called,
+                    "peer": arrived.association.peer,
+                    "utc": utc(self._now()),
+                    "study": study,
+                    "series": arrived.series_instance_uid,
+                    "sop": arrived.sop_instance_uid,
+                    "sop_class": arrived.sop_class_uid,
+                    "syntax": arrived.transfer_syntax_uid,
+                    "digest": arrived.digest,
+                    "bytes": arrived.bytes,
+                    "entry": stored.entry,
+                })  # fmt: skip
+        except OSError as error:
+            self.trouble.met(arrived.association.id, error)
+            return Answer.OUT_OF_RESOURCES
+        self.trouble.over()
+        self._underway.add(study)
+        self.spool.recorded(stored, arrived.digest)
+        if stored.kind == "conflict":
+            hashed = study_hash(self._installation_id, study)
+            self._log.debug("receive.conflict", association=arrived.association.id, entry=stored.entry, study=hashed)
+        passing("receive.before_response")
+        return Answer.SUCCESS
+
+    def refused(self, refused: RefusedObject) -> None:
+        """Keep a copy of an object that is answered with a failure."""
+        self._log.warning(
+            "receive.refused",
+            association=refused.association.id,
+            calling=refused.association.calling,
+            status=f"0x{refused.status:04X}",
+            reason=refused.reason.code,
+        )
+        self.spool.refuse(refused, self._now())
+
+    def association(self, event: AssociationEvent) -> None:
+        """Log what happened to an association, and journal it if it was opened or ended."""
+        who = event.association
+        facts: dict[str, Any] = {"calling": who.calling, "called": who.called, "peer": who.peer}
+        reason = {"reason": event.reason.code} if event.reason else {}
+        self._log.info(f"association.{event.kind}", association=who.id, **facts, **reason)
+        if event.kind in _JOURNALLED:
+            record = {"kind": _JOURNALLED[event.kind], "association": who.id, **facts, "utc": utc(self._now())}
+            if event.refused:
+                record["refused"] = event.refused
+            try:
+                self.append(record)
+            except OSError as error:  # nothing is acknowledged before it is written after all
+                self._late.append(record)
+                self.trouble.met(who.id, error)
+
+    def append(self, record: dict[str, Any]) -> int:
+        """Write a record, and before it those of associations that could not be written in their time.
+
+        Raises
+        ------
+        OSError
+            If it could not be made durable.
+        """
+        while self._late:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                late = self._late.popleft()
+                try:
+                    self._journal.append(late)
+                except OSError:
+                    self._late.appendleft(late)
+                    raise
+        return self._journal.append(record)
+
+
+class Trouble:
+    """What keeps objects from being stored, told once when it begins and once when it is over."""
+
+    def __init__(self, log: Any) -> None:  # noqa: ANN401 - structlog's types
+        self._log = log
+        self._lock = threading.Lock()
+        self._errno: int | None = None
+        self._count = 0
+
+    def met(self, association: str, error: OSError) -> None:
+        """Count an object, or a record, that could not be stored."""
+        with self._lock:
+            # of what is refused on purpose the gate has told
+            new = self._errno != error.errno and not isinstance(error, NotAcceptingError)
+            self._errno = error.errno
+            self._count += 1
+        if new:
+            self._log.error("receive.cannot-store", association=association, errno=error.errno, error=error.strerror)
+
+    def over(self) -> None:
+        """Say that storing works."""
+        if not self._count:
+            return
+        with self._lock:
+            count, self._count, self._errno = self._count, 0, None
+        if count:
+            self._log.info("receive.stores-again", refused=count)
+
+
+class Underway:
+    """Studies that have begun to arrive: the rest of one is taken even while new ones are not."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[str, float] = OrderedDict()
+
+    def add(self, study: str) -> None:
+        """Remember that an object of `study` was stored."""
+        with self._lock:
+            self._seen[study] = self._now()
+            self._seen.move_to_end(study)
+            if len(self._seen) > STUDIES_UNDERWAY:
+                self._seen.popitem(last=False)
+
+    def has(self, study: str) -> bool:
+        """Say whether an object of `study` was stored a short time ago."""
+        with self._lock:
+            return self._now() - self._seen.get(study, -math.inf) < UNDERWAY_S
