@@ -28,7 +28,8 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.transport import AddressInformation, AssociationSocket, ThreadedAssociationServer
 
-from dicom_io.arrival import Arrival, Identity, open_arrival, read_identity
+from dicom_io.admit import Asked, admit
+from dicom_io.arrival import Arrival, open_arrival
 from dicom_io.contexts import PDU_BYTES, STILL_IMAGE_SYNTAXES, STUDY_ROOT_FIND, VERIFICATION, choose_syntax
 from dicom_io.limits import LIMITS
 from dicom_io.reason import Reason
@@ -371,52 +372,9 @@ def _answer(event: Event, track: _Track, handlers: Handlers) -> int:
     arrival: object = event.request._dataset_file  # noqa: SLF001 - the file that `open_arrival` made
     if not isinstance(arrival, Arrival):
         return Answer.CANNOT_UNDERSTAND  # the request announced no data set
-    if arrival.error is not None:
-        if handlers.on_trouble is not None:
-            with contextlib.suppress(Exception):  # a handler's failure must not keep the peer waiting
-                handlers.on_trouble(track.info, arrival.error)
-        return Answer.OUT_OF_RESOURCES
-    syntax = str(event.context.transfer_syntax)
-    found = read_identity(arrival.path, arrival.data_offset, syntax)
     request = cast("C_STORE", event.request)
-    asked = (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
-    fault = _fault(found, asked)
-    try:
-        if fault is not None:
-            status, code = fault
-            with contextlib.suppress(Exception):  # the copy is a courtesy, the answer is not
-                handlers.on_refused(
-                    RefusedObject(arrival.path, track.info, status, REASONS(code), arrival.digest, arrival.bytes)
-                )
-            return status
-        return handlers.on_stored(
-            StoredObject(
-                path=arrival.path,
-                association=track.info,
-                sop_class_uid=found.sop_class_uid,
-                sop_instance_uid=found.sop_instance_uid,
-                study_instance_uid=found.study_instance_uid,
-                series_instance_uid=found.series_instance_uid,
-                transfer_syntax_uid=syntax,
-                digest=arrival.digest,
-                bytes=arrival.bytes,
-            )
-        )
-    except OSError:
-        return Answer.OUT_OF_RESOURCES
-    except Exception:  # noqa: BLE001 - whatever went wrong, the sender is told to keep the object
-        return Answer.PROCESSING_FAILURE
-
-
-def _fault(found: Identity, asked: tuple[str, str]) -> tuple[Answer, str] | None:
-    """Return the status and the reason's code for an object that is refused, or None."""
-    if found.fault:
-        return Answer.CANNOT_UNDERSTAND, found.fault
-    if not found.complete:
-        return Answer.CANNOT_UNDERSTAND, "object-without-uids"
-    if asked != (found.sop_class_uid, found.sop_instance_uid):
-        return Answer.DATASET_MISMATCH, "object-is-another"
-    return None
+    asked = Asked(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+    return admit(arrival, track.info, str(event.context.transfer_syntax), asked, handlers).status
 
 
 @contextlib.contextmanager
