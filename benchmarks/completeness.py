@@ -41,6 +41,7 @@ from node.notices import Notices
 from node.spool import Spool, utc
 from node.store import events, open_database, studies
 from node.store import node as node_store
+from node.store.rows import Process
 
 DAY_S = 86400.0
 SHIFT_S = 10 * 3600.0
@@ -99,10 +100,10 @@ class Play:
         spool = Spool(self.folder.path)
         self.db = open_database(self.folder.database)
         self.now = BEGIN - 100.0
-        node_store.process_started(self.db, PID, "receiver", self.now)
+        node_store.process_started(self.db, Process.of("n", PID, "receiver", self.now))
         self.notices = Notices(spool, self._append, lambda _title: None, self._clock, lambda: "1.2.3")
         self.coordinator = Coordinator(self.db, self.folder, settings, self.now, self._ask)
-        self._journal = spool.journals / f"20260105T000000Z-{PID}.jsonl"
+        self._journal = spool.journals / f"20260105T000000Z-n-{PID}.jsonl"
         self.there: dict[str, list[tuple[float, list[Image]]]] = {}
         self.arrivals: dict[str, list[float]] = {}
         self.news: dict[str, list[float]] = {}

@@ -7,6 +7,7 @@ Order: the file named on the command line, ``$PACS_AI_NODE_CONFIG``, ``./pacs-ai
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -18,6 +19,7 @@ from config.settings import Settings, Tests
 
 _PREFIX = "PACS_AI_NODE__"
 _PLACES = (Path("pacs-ai-node.toml"), Path("/etc/pacs-ai-node/config.toml"))
+_NODE_NAME = re.compile(r"[A-Za-z0-9-]*")  # it stands in names of files
 _TESTS = {"ge", "le", "not", "missing"}
 _NOT_TAGS = {"CallingAETitle", "CalledAETitle"}
 
@@ -185,8 +187,16 @@ def _cross_check(settings: Settings, source: str) -> None:
         _check_tests(rule.when, f"{at}.when", source)
         for number, tests in enumerate(rule.require):
             _check_tests(tests, f"{at}.require.{number}", source)
+    _check_name(settings, source)
     _check_places(settings, destinations, source)
     _check_charsets(settings, source)
+
+
+def _check_name(settings: Settings, source: str) -> None:
+    if not _NODE_NAME.fullmatch(settings.node.name):
+        raise ConfigError(
+            source, "node.name", settings.node.name, "may hold the letters A-Z and a-z, digits and hyphens"
+        )
 
 
 def _check_charsets(settings: Settings, source: str) -> None:

@@ -141,12 +141,12 @@ class Indexer:
 
     def _index(self, path: Path, span: tuple[int, int], records: list[dict[str, Any]]) -> tuple[Rung, ...] | None:
         """Put `records` into the index; one that does not fit there is left out and told."""
-        pid = int(path.stem.rpartition("-")[2])
+        receiver = path.stem.partition("Z-")[2]
         while True:
             known = corrections.versions(
                 self._db, (_storable(str(r.get("sop"))) for r in records if r["kind"] in _OBJECTS)
             )
-            made = [(r, c) for r in records if (c := self._change(r, pid, known)) is not None]
+            made = [(r, c) for r in records if (c := self._change(r, receiver, known)) is not None]
             changes = [change for _, change in made]
             try:
                 rung = store.index(
@@ -165,9 +165,9 @@ class Indexer:
     def _hashed(self, study_uid: str) -> str:
         return log.study_hash(self._installation_id, study_uid)
 
-    def _change(self, record: Mapping[str, Any], pid: int, known: Known) -> Change | None:
+    def _change(self, record: Mapping[str, Any], receiver: str, known: Known) -> Change | None:
         try:
-            return self._understood(record, pid, known)
+            return self._understood(record, receiver, known)
         except (DatabaseFault, MemoryError):  # about this machine now, not about the record
             raise
         except Exception as error:  # noqa: BLE001 - only a broken disk or another version writes such records of ours
@@ -179,11 +179,11 @@ class Indexer:
         if isinstance(entry := record.get("entry"), str):
             alarm.ring(self._db, REASONS("record-not-understood"), _storable(entry), time.time())
 
-    def _understood(self, record: Mapping[str, Any], pid: int, known: Known) -> Change | None:
+    def _understood(self, record: Mapping[str, Any], receiver: str, known: Known) -> Change | None:
         kind, at = record["kind"], datetime.fromisoformat(record["utc"]).timestamp()
         if kind == "association-open":
             return AssociationOpened(
-                record["association"], pid, record["calling"], record["called"], record["peer"], at
+                record["association"], receiver, record["calling"], record["called"], record["peer"], at
             )
         if kind in _ENDED:
             how: End = "incomplete" if record.get("refused") else _ENDED[kind]

@@ -2,15 +2,33 @@
 
 import fcntl
 import os
+import re
+import socket
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.settings import Settings
 from dicom_io.files import make_folders, sync_folder
 
 _LOCK_S = 1.0
 """Whoever asks for the `status` holds the lock for an instant: it is tried for so long."""
+
+
+def host_name() -> str:
+    """Return what a node is called that its configuration does not name: as its host, in letters, digits and hyphens."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0])[:32] or "node"
+
+
+def node_name(settings: Settings) -> str:
+    """Return what the node of this configuration is called."""
+    return settings.node.name or host_name()
+
+
+def process_name(node: str, pid: int) -> str:
+    """Return the name of a process that no other of any node has while it lives."""
+    return f"{node}-{pid}"
 
 
 class DataFolderError(Exception):

@@ -53,12 +53,12 @@ class Intake:
         folder = DataFolder(settings.node.data_dir)
         folder.prepare()
         self._installation_id = folder.installation_id
-        self.spool = Spool(folder.path, Limits.of(settings.storage))
+        self.spool = Spool(folder.path, Limits.of(settings.storage), settings.node.name)
         self.spool.clean()
         self.trouble = Trouble(self._log)
         self._underway = Underway()
         self._late: deque[dict[str, Any]] = deque(maxlen=LATE_RECORDS)
-        self._journal = JournalWriter(self.spool.journals, now)
+        self._journal = JournalWriter(self.spool.journals, now, node=self.spool.node)
 
     def close(self) -> None:
         """Close the journal; every record is durable already."""

@@ -181,8 +181,13 @@ class Rebuild:
         """Journal what stands in the spool without a record; return the entries, and what is nothing of ours."""
         now = self._now()
         # of several objects under one UID the one with the lowest number came first
-        before = JournalWriter(self._folder.spool / "journal", lambda: now.replace(year=_LONG_AGO), first=True)
-        after = JournalWriter(self._folder.spool / "journal", lambda: now)
+        before = JournalWriter(
+            self._folder.spool / "journal",
+            lambda: now.replace(year=_LONG_AGO),
+            node=self._settings.node.name,
+            first=True,
+        )
+        after = JournalWriter(self._folder.spool / "journal", lambda: now, node=self._settings.node.name)
         found: list[str] = []
         strange: list[str] = []
         batches: dict[JournalWriter, list[dict[str, Any]]] = {before: [], after: []}

@@ -61,6 +61,6 @@ def failed(job: Job, reason: Mapping[str, Any] | None) -> dict[str, Any]:
     return REASONS("analysis-failed", pipeline=job.pipeline or "-", code=(reason or {}).get("code", "")).as_json()
 
 
-def owner_of(boot: float, pid: int) -> str:
-    """Return how the worker process `pid` of the run that began at `boot` signs its jobs."""
-    return f"{boot:.6f}-{pid}"
+def owner_of(node: str, boot: float, pid: int) -> str:
+    """Return how the worker process `pid` of the run of `node` that began at `boot` signs its jobs."""
+    return f"{node}/{boot:.6f}-{pid}"

@@ -24,13 +24,14 @@ from node.indexer import lagging
 from node.installation import DataFolder
 from node.spool import JournalWriter, Spool, alive, begun, journals, read_journal, utc
 from node.store import Database, index, storage
+from node.store import node as node_store
 from node.store.rows import Finished, Study
 
 _log = structlog.get_logger()
 
 _DAY_S = 86400.0
 _START = (-math.inf, "")
-REMOVALS = "removed-"
+REMOVALS = "removed_"
 """In the names of journals that hold nothing but removals."""
 
 Kept = Literal["open", "unprocessed", "undelivered", "operator", "alarm"]
@@ -83,7 +84,9 @@ class Retention:
         self._by_space = replace(limits, images_days=0.0, results_days=0.0, quarantine_days=0.0)
         self._batch = int(retry.policy()["storage"]["batch"])
         self._now = 0.0
-        self._journal = JournalWriter(spool.journals, lambda: datetime.fromtimestamp(self._now, UTC), REMOVALS)
+        self._journal = JournalWriter(
+            spool.journals, lambda: datetime.fromtimestamp(self._now, UTC), REMOVALS, node=spool.node
+        )
         self._images_at = self._results_at = _START
         self._journals = 0
         self._swept = False
@@ -226,7 +229,7 @@ class Retention:
             return
         self._journals = (self._journals + 1) % len(files)
         path = files[self._journals]
-        if not old(path.stat().st_mtime, self._limits.images_days, now) or not _sealed(path, files):
+        if not old(path.stat().st_mtime, self._limits.images_days, now) or not self._sealed(path, files):
             return
         notices = self._over(path, files)
         if notices is None:
@@ -268,9 +271,14 @@ class Retention:
                     studies.add(record["study"])
         return None if storage.standing(self._db, studies) else notices
 
-
-def _sealed(path: Path, files: list[Path]) -> bool:
-    """Say whether nobody writes to a journal any more: its process is gone, or has begun another."""
-    stamp, _, owner = path.stem.partition("Z-")
-    newer = any(f.stem.partition("Z-")[2] == owner and f.stem.partition("Z-")[0] > stamp for f in files)
-    return newer or not alive(int(owner.removeprefix(REMOVALS)))
+    def _sealed(self, path: Path, files: list[Path]) -> bool:
+        """Say whether nobody writes to a journal any more: its process is gone, or has begun another."""
+        stamp, _, owner = path.stem.partition("Z-")
+        newer = any(f.stem.partition("Z-")[2] == owner and f.stem.partition("Z-")[0] > stamp for f in files)
+        name = owner.removeprefix(REMOVALS)
+        node, _, pid = name.rpartition("-")
+        if (
+            node == self._spool.node
+        ):  # a full disk keeps the supervisor from striking out, or writing down, its processes
+            return newer or not alive(int(pid))
+        return newer or all(p.name != name for p in node_store.processes(self._db))

@@ -10,7 +10,7 @@ from config.settings import Settings
 from node import housekeeping, pace, retry
 from node.identity import same_patient
 from node.indexer import lagging
-from node.installation import DataFolder
+from node.installation import DataFolder, host_name, node_name
 from node.spool import alive
 from node.store import (
     Database,
@@ -80,11 +80,11 @@ def listing(db: Database, found: Sequence[Study], version: str) -> dict[str, Any
 
 def status(db: Database, folder: DataFolder, version: str, settings: Settings | None = None) -> dict[str, Any]:
     """Return ``pacs-ai-node/status/1``: what the node is doing; what only the configuration names needs `settings`."""
-    running = folder.in_use()
+    running, node = folder.in_use(), host_name() if settings is None else node_name(settings)
     lagged = lagging(db, folder)  # before the counts: what is indexed in between is counted
     counts = store.counts(db)
     # a full disk keeps the supervisor from striking out what has ended
-    processes = tuple(p for p in store.processes(db) if alive(p.pid)) if running else ()
+    processes = tuple(p for p in store.processes(db) if p.node != node or alive(p.pid)) if running else ()
     open_studies = counts.studies.get("open", 0) + counts.studies.get("early", 0)
     work = {state: counts.jobs.get(state, 0) for state in ("waiting", "running", "dead")}
     sends = {state: counts.deliveries.get(state, 0) for state in get_args(DeliveryState)}
@@ -95,7 +95,7 @@ def status(db: Database, folder: DataFolder, version: str, settings: Settings | 
         "version": version,
         "running": running,
         "data_dir": str(folder.path.resolve()),
-        "processes": [{"role": p.role, "pid": p.pid, "started": utc(p.started)} for p in processes],
+        "processes": [{"node": p.node, "role": p.role, "pid": p.pid, "started": utc(p.started)} for p in processes],
         "listens": None if settings is None else _listens(settings),
         "associations": counts.associations if running else 0,
         "studies": {"open": open_studies, "closed": counts.studies.get("closed", 0)},

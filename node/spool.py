@@ -16,7 +16,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from dicom_io.files import make_folders, sync_file, sync_folder
 from dicom_io.read import digest_dataset
 from dicom_io.scp import RefusedObject, StoredObject
 from node.failpoint import passing
+from node.installation import host_name, process_name
 from node.watermarks import Gate, Limits
 
 JOURNAL_BYTES = 64 << 20
@@ -82,11 +83,15 @@ class Spool:
         The node's data folder; created if absent.
     limits : Limits
         Space that stays free on the file system.
+    node : str
+        Whose process this is: what it is receiving stands in a folder of that node, because only there a number of a
+        process says whether it lives.
     """
 
-    def __init__(self, data_dir: Path, limits: Limits | None = None) -> None:
+    def __init__(self, data_dir: Path, limits: Limits | None = None, node: str | None = None) -> None:
         self.root = data_dir / "spool"
-        self.incoming = self.root / "incoming"
+        self.node = node or host_name()
+        self.incoming = self.root / "incoming" / self.node
         self.journals = self.root / "journal"
         self.quarantine = data_dir / "quarantine" / "received"
         notices = self.root / "notices"
@@ -97,19 +102,18 @@ class Spool:
         self.gate = Gate(self.root, limits or Limits.of(Storage()))
 
     def clean(self) -> int:
-        """Remove what dead processes were receiving; return how many files.
+        """Remove what dead processes of this node were receiving; return how many files.
 
         A file of this process's own number is from an earlier process: call it before anything is received.
         """
-        removed = 0
-        for path in self.incoming.glob("*.part"):
-            owner = path.name.partition("-")[0]
-            if owner.isdecimal() and int(owner) != os.getpid() and alive(int(owner)):
-                continue
-            with contextlib.suppress(OSError):  # a disk that cannot be written now: what is left harms nobody
-                path.unlink(missing_ok=True)
-                removed += 1
-        return removed
+        parts = ((path, path.name.partition("-")[0]) for path in self.incoming.glob("*.part"))
+        own = str(os.getpid())
+        return _unlink(path for path, pid in parts if not (pid.isdecimal() and pid != own and alive(int(pid))))
+
+    def clean_after(self, living: Container[str]) -> int:
+        """Remove what nodes that do not live were receiving; return how many files."""
+        folders = (folder for folder in self.incoming.parent.iterdir() if folder.name not in living)
+        return _unlink(path for folder in folders for path in folder.glob("*.part"))
 
     def store(self, arrived: StoredObject) -> Stored:
         """Make an object durable and give it its entry. The journal comes after, then `recorded`.
@@ -257,7 +261,9 @@ class JournalWriter:
     now : Callable[[], datetime]
         Names new files.
     what : str
-        Goes into their names, before the process number.
+        Goes into their names, before the name of the process.
+    node : str or None
+        Whose process this is; None: of the node that is called like its host.
     first : bool
         Whether they are to be read as `now` says, before files that stand already; else they come after all of them,
         wherever the clock was set.
@@ -269,9 +275,11 @@ class JournalWriter:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         what: str = "",
         *,
+        node: str | None = None,
         first: bool = False,
     ) -> None:
-        self._folder, self._what, self._first = folder, what, first
+        self._folder, self._first = folder, first
+        self._what = what + process_name(node or host_name(), os.getpid())
         self._now = now
         self._queue = threading.Lock()
         self._flush = threading.Lock()
@@ -329,7 +337,7 @@ class JournalWriter:
     def _open(self) -> None:
         self._close()
         self._begun = self._now()
-        self.path = self._folder / f"{self._stamp()}Z-{self._what}{os.getpid()}.jsonl"
+        self.path = self._folder / f"{self._stamp()}Z-{self._what}.jsonl"
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = 0
         sync_folder(self._folder)
@@ -419,8 +427,17 @@ def _digest_bytes(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _unlink(paths: Iterable[Path]) -> int:
+    removed = 0
+    for path in paths:
+        with contextlib.suppress(OSError):  # a disk that cannot be written now: what is left harms nobody
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
 def alive(pid: int) -> bool:
-    """Say whether a process has this number."""
+    """Say whether a process of this machine has this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

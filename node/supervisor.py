@@ -20,9 +20,10 @@ import structlog
 from config.settings import Settings
 from node import log, recover, retry
 from node.clock import Guard
-from node.installation import DataFolder
+from node.installation import DataFolder, node_name, process_name
 from node.store import Database, open_database
 from node.store import node as store
+from node.store.rows import Process
 from node.timekeeper import Timekeeper
 
 _log = structlog.get_logger()
@@ -67,7 +68,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, db: Database, out: TextIO, level: int = logging.INFO) -> None:
         self._settings, self._db, self._out, self._level = settings, db, out, level
-        self._boot = time.time()
+        self._boot, self._name = time.time(), node_name(settings)
         self._stop = False
         self._interrupted = False
         self._ready = False
@@ -85,8 +86,8 @@ class Supervisor:
         _log.info("node.started", data_dir=str(self._settings.node.data_dir))
         self._guard.done(lambda: Timekeeper(self._db).check())  # before anybody stamps anything by this clock
         self._note(lambda: store.no_processes(self._db))
-        own = multiprocessing.current_process().pid or 0
-        self._note(lambda: store.process_started(self._db, own, "supervisor", self._boot))
+        own = self._row(multiprocessing.current_process().pid or 0, "supervisor", self._boot)
+        self._note(lambda: store.process_started(self._db, own))
         # not owed: later it would take the jobs of this run's workers; leases cover it
         self._guard.done(lambda: recover.after_boot(self._db, self._boot, self._settings.worker.attempts))
         try:
@@ -162,7 +163,11 @@ class Supervisor:
         process.start()
         theirs.close()
         child.process, child.connection, child.started, child.start_at = process, ours, time.monotonic(), None
-        self._note(lambda: store.process_started(self._db, process.pid or 0, child.role, started))
+        row = self._row(process.pid or 0, child.role, started)
+        self._note(lambda: store.process_started(self._db, row))
+
+    def _row(self, pid: int, role: str, started: float) -> Process:
+        return Process.of(self._name, pid, role, started)
 
     def _reap(self, child: _Child) -> None:
         """Take a child that has ended, or is about to, off the books."""
@@ -174,9 +179,9 @@ class Supervisor:
             process.kill()
             process.join()
         pid = process.pid or 0
-        self._note(lambda: store.process_ended(self._db, pid))
+        self._note(lambda: store.process_ended(self._db, process_name(self._name, pid)))
         if child.role == "worker":
-            owner = recover.owner_of(self._boot, pid)
+            owner = recover.owner_of(self._name, self._boot, pid)
             limit = self._settings.worker.attempts
             self._note(lambda: recover.worker_ended(self._db, owner, time.time(), limit, planned=False))
         process.close()

@@ -23,7 +23,7 @@ from node import alarm, child, identity, log, recover, retry
 from node.execute import ExecutionContext, JobOutcome, execute, unfit
 from node.failpoint import passing
 from node.indexer import charsets
-from node.installation import DataFolder
+from node.installation import DataFolder, node_name
 from node.process import folder_of
 from node.reasons import REASONS
 from node.store import Database, corrections, jobs, open_database, studies
@@ -334,7 +334,7 @@ def run_worker(settings: Settings, connection: Connection, boot: float) -> None:
     folder = DataFolder(settings.node.data_dir)
     db = open_database(folder.database)
     shelf = registry.shelf(settings.pipeline, settings.worker.device)
-    worker = Worker(db, folder, settings, recover.owner_of(boot, os.getpid()), shelf)
+    worker = Worker(db, folder, settings, recover.owner_of(node_name(settings), boot, os.getpid()), shelf)
     threading.Thread(target=_live, args=(worker, settings, stop), daemon=True, name="jobs").start()
     stop.wait()
     # the job's thread may be inside a long computation: its row is given back here and the process ends without it

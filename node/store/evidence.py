@@ -13,10 +13,11 @@ from node.store.rows import Held, Noticed, Read, Said, Seen, StepRow
 _FINAL = ("COMPLETED", "DISCONTINUED")
 _OF_STUDY = t.carried.c.study_uid == sa.bindparam("s")
 _carried, _opened = t.carried.alias(), t.association.alias()
-_ANOTHER_RECEIVER = (  # took the image before this one: ours ended in between
+_ENDED = ~sa.exists().where(t.process.c.name == _opened.c.receiver, t.process.c.started <= _opened.c.opened)
+_RESTARTED = (  # another receiver took the image before this one, and has ended since
     sa.exists()
     .where(_carried.c.study_uid == t.study.c.uid, _carried.c.last == t.study.c.active)
-    .where(_opened.c.id == _carried.c.association, _opened.c.pid != t.association.c.pid)
+    .where(_opened.c.id == _carried.c.association, _opened.c.receiver != t.association.c.receiver, _ENDED)
 )
 _BEFORE = (  # of a new image: its sender, and how its study stood; once for each image, so made once
     sa.select(
@@ -24,7 +25,7 @@ _BEFORE = (  # of a new image: its sender, and how its study stood; once for eac
         t.study.c.state,
         t.study.c.active,
         t.carried.c.last,
-        _ANOTHER_RECEIVER.label("restarted"),
+        _RESTARTED.label("restarted"),
     )
     .select_from(
         t.association.outerjoin(t.study, t.study.c.uid == sa.bindparam("s")).outerjoin(

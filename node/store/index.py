@@ -158,7 +158,7 @@ def _applied(c: sa.Connection, change: Change, hashed: Callable[[str], str], lon
 
 
 def _opened(c: sa.Connection, x: AssociationOpened) -> None:
-    row = {"id": x.id, "pid": x.pid, "calling": x.calling, "called": x.called, "peer": x.peer, "opened": x.at}
+    row = {"id": x.id, "receiver": x.receiver, "calling": x.calling, "called": x.called, "peer": x.peer, "opened": x.at}
     c.execute(insert(t.association).values(row).on_conflict_do_nothing())
 
 

@@ -1,6 +1,6 @@
 """The node itself: its processes, and counts for `status`."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
@@ -32,29 +32,30 @@ def processes(db: Database) -> tuple[Process, ...]:
         return tuple(as_a(Process, r) for r in c.execute(sa.select(t.process).order_by(t.process.c.started)))
 
 
-def no_processes(db: Database) -> None:
-    """Forget the processes of an earlier run."""
+def no_processes(db: Database, node: str | None = None) -> None:
+    """Forget the processes of one node, or of all."""
+    mine = sa.true() if node is None else t.process.c.node == node
     with db.write() as c:
-        c.execute(t.process.delete())
+        c.execute(t.process.delete().where(mine))
 
 
-def process_started(db: Database, pid: int, role: str, started: float) -> None:
+def process_started(db: Database, process: Process) -> None:
     """Write down one process."""
-    row = {"role": role, "started": started}
+    row = asdict(process)
     with db.write() as c:
-        c.execute(insert(t.process).values(pid=pid, **row).on_conflict_do_update(["pid"], set_=row))
+        c.execute(insert(t.process).values(row).on_conflict_do_update(["name"], set_=row))
 
 
-def process_ended(db: Database, pid: int) -> None:
+def process_ended(db: Database, name: str) -> None:
     """Strike one process out."""
     with db.write() as c:
-        c.execute(t.process.delete().where(t.process.c.pid == pid))
+        c.execute(t.process.delete().where(t.process.c.name == name))
 
 
 def counts(db: Database) -> Counts:
     """Count what there is; associations are those that a receiver of this run has open."""
     a, p = t.association.c, t.process.c
-    alive = sa.exists().where(p.pid == a.pid, p.role == "receiver", p.started <= a.opened)
+    alive = sa.exists().where(p.name == a.receiver, p.role == "receiver", p.started <= a.opened)
     with db.read() as c:
         by = {table.name: _by_state(c, table) for table in (t.study, t.job, t.delivery)}
         by["job"]["dead"] = c.execute(_DEAD).scalar_one()

@@ -6,6 +6,8 @@ from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 
+from node.installation import process_name
+
 R = TypeVar("R")
 
 StudyState = Literal["open", "early", "closed"]
@@ -31,10 +33,10 @@ RelayState = Literal["waiting", "delivered", "dead"]
 
 @dataclass(frozen=True, slots=True)
 class AssociationOpened:
-    """Journal: an association was accepted by the receiver process `pid`."""
+    """Journal: an association was accepted by the process `receiver`."""
 
     id: str
-    pid: int
+    receiver: str
     calling: str
     called: str
     peer: str
@@ -127,11 +129,18 @@ Change = AssociationOpened | AssociationEnded | Arrived | Repeated | Noticed | R
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process of the running node."""
+    """One process of a running node; its `name` is that of no other on any machine."""
 
+    name: str
+    node: str
     pid: int
     role: str
     started: float
+
+    @classmethod
+    def of(cls, node: str, pid: int, role: str, started: float) -> "Process":
+        """Return the process `pid` of `node`."""
+        return cls(process_name(node, pid), node, pid, role, started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +169,7 @@ class Carrier:
     """One association that carried images of a study; `how` is None while it is open, or if its process died."""
 
     association: str
-    pid: int
+    receiver: str
     calling: str
     called: str
     peer: str

@@ -82,7 +82,7 @@ def carriers(db: Database, study_uid: str) -> tuple[Carrier, ...]:
     """Return the associations that carried images of a study, the one that was active last at the end."""
     a, k = t.association.c, t.carried.c
     columns = (
-        k.association, sa.func.coalesce(a.pid, 0).label("pid"), sa.func.coalesce(a.calling, "").label("calling"),
+        k.association, sa.func.coalesce(a.receiver, "").label("receiver"), sa.func.coalesce(a.calling, "").label("calling"),
         sa.func.coalesce(a.called, "").label("called"), sa.func.coalesce(a.peer, "").label("peer"),
         sa.func.coalesce(a.opened, k.first).label("opened"), a.ended, a.how, k.images, k.first, k.last,
     )  # fmt: skip
@@ -100,7 +100,7 @@ def apart(db: Database, study_uid: str, association: str) -> int:
         return int(c.execute(query).scalar_one())
 
 
-def lost(db: Database, study_uid: str, calling: Collection[str], since: float, receivers: Collection[int]) -> int:
+def lost(db: Database, study_uid: str, calling: Collection[str], since: float, receivers: Collection[str]) -> int:
     """Return how many associations lost something that may have been of a study, and brought nothing of it.
 
     Parameters
@@ -113,13 +113,13 @@ def lost(db: Database, study_uid: str, calling: Collection[str], since: float, r
         AE titles of its senders.
     since : float
         Not those that ended earlier (s since the epoch).
-    receivers : Collection[int]
-        Processes that receive; what another one had open ended with it.
+    receivers : Collection[str]
+        Names of the processes that receive; what another one had open ended with it.
     """
     a, k = t.association.c, t.carried.c
     fell = sa.or_(
         sa.and_(a.how == "incomplete", a.ended >= since),
-        sa.and_(a.ended.is_(None), a.opened >= since, a.pid.not_in(receivers)),
+        sa.and_(a.ended.is_(None), a.opened >= since, a.receiver.not_in(receivers)),
     )
     brought = sa.exists().where(k.association == a.id, k.study_uid == study_uid)
     query = sa.select(sa.func.count()).where(a.calling.in_(calling), fell, ~brought)

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-VERSION = 4
+VERSION = 5
 """Counts up with every change of the tables."""
 
 metadata = sa.MetaData()
@@ -17,7 +17,9 @@ meta = sa.Table(
 process = sa.Table(
     "process",
     metadata,
-    sa.Column("pid", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),  # see node/installation.py
+    sa.Column("node", sa.String, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("role", sa.String, nullable=False),
     sa.Column("started", sa.Float, nullable=False),
 )
@@ -33,7 +35,7 @@ association = sa.Table(
     "association",
     metadata,
     sa.Column("id", sa.String, primary_key=True),
-    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("receiver", sa.String, nullable=False),  # name of the process that accepted it
     sa.Column("calling", sa.String, nullable=False),
     sa.Column("called", sa.String, nullable=False),
     sa.Column("peer", sa.String, nullable=False),

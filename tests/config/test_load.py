@@ -64,6 +64,7 @@ def test_commented_tables_of_the_default_file_load_when_uncommented(tmp_path: Pa
         ("[dicom]\nport = 70000\n", "dicom.port", "65535"),
         ("[dicom]\nae_titles = []\n", "dicom.ae_titles", "at least 1"),
         ('[dicom]\nae_titles = ["ABCDEFGHIJKLMNOPQ"]\n', "dicom.ae_titles.0", "16"),
+        ('[node]\nname = "../b"\n', "node.name", "hyphens"),
         ("[study]\nquiet_s = -1\n", "study.quiet_s", "greater"),
         ('[node]\nlanguages = ["xx"]\n', "node.languages.0", "zh-CN"),
         ('[writer]\nlanguages = ["en"]\n', "writer.languages", "node.languages"),

@@ -126,7 +126,7 @@ def test_no_answer_says_stored_and_the_next_one_does_once_it_works_again(
         mine = [r for r in records if r.get("sop") == uid]
         assert mine
         assert digest_dataset(receiver.data / "spool" / mine[-1]["entry"]) == digest_dataset(file)
-    assert not list((receiver.data / "spool" / "incoming").iterdir())
+    assert not list((receiver.data / "spool" / "incoming").rglob("*.part"))
     ended = {r["association"] for r in records if r["kind"] == "association-open"}
     assert {r["association"] for r in records if "sop" in r} <= ended, "what is recorded late is recorded"
 

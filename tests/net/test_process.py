@@ -157,7 +157,7 @@ def test_killed_at_a_point_nothing_acknowledged_is_lost_and_nothing_is_stored_tw
         assert sorted(entries.values()) == sorted(
             str(p.relative_to(child.data_dir / "spool")) for p in child.data_dir.glob("spool/??/*.dcm")
         )
-        assert not list(child.data_dir.glob("spool/incoming/*")), "what the dead process was receiving is gone"
+        assert not list(child.data_dir.glob("spool/incoming/*/*.part")), "what the dead process was receiving is gone"
 
 
 def test_transfers_in_flight_end_whole_after_sigterm(

@@ -62,7 +62,7 @@ def test_what_is_acknowledged_stands_in_spool_and_journal(
         assert re.fullmatch(r"[0-9a-f]{2}/[0-9a-f]{64}-0\.dcm", record["entry"])
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", record["utc"])
     assert [record["seq"] for record in node.records] == [1, 2, 3, 4, 5]
-    assert not list((node.data_dir / "spool" / "incoming").iterdir())
+    assert not list((node.data_dir / "spool" / "incoming").rglob("*.part"))
 
 
 def test_a_repeated_object_is_acknowledged_and_a_changed_one_is_kept_beside_it(
@@ -171,7 +171,7 @@ def test_each_answer(
         assert note["reason"]["code"] == code or code is None
         assert copies[0].read_bytes().endswith(data)
         assert len(node.instances()) == 1
-    assert not list((node.data_dir / "spool" / "incoming").iterdir())
+    assert not list((node.data_dir / "spool" / "incoming").rglob("*.part"))
 
 
 def test_the_end_of_an_association_says_how_much_of_it_was_not_taken(
@@ -395,7 +395,7 @@ def test_a_peer_that_breaks_off_inside_an_object_leaves_nothing(
         pieces = message.encode_msg(association.accepted_contexts[0].context_id, 1000)
         for _ in range(3):
             association.dul.send_pdu(next(pieces))
-        incoming = node.data_dir / "spool" / "incoming"
+        (incoming,) = (node.data_dir / "spool" / "incoming").iterdir()
         until(lambda: list(incoming.iterdir()))
         association.abort()
         until(lambda: not list(incoming.iterdir()))

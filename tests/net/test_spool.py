@@ -168,6 +168,18 @@ def test_only_the_leavings_of_dead_processes_are_removed(data: Path) -> None:
     assert [path.exists() for path in (dead, own, alive)] == [False, False, True]
 
 
+def test_a_node_judges_no_process_of_another_by_its_number(data: Path) -> None:
+    here, there = Spool(data, node="a"), Spool(data, node="b")
+    parts = [spool.incoming / "4194305-0.part" for spool in (here, there)]
+    for path in parts:
+        path.touch()
+    assert here.clean() == 1
+    assert [path.exists() for path in parts] == [False, True]
+    assert here.clean_after({"a", "b"}) == 0
+    assert here.clean_after({"a"}) == 1
+    assert not parts[1].exists()
+
+
 def test_refused_objects_are_kept_without_patient_data_in_the_note_and_the_oldest_gives_way(
     data: Path, arrive: Callable[..., StoredObject], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from node.store.rows import (
     Change,
     Noticed,
     Planned,
+    Process,
     Repeated,
     Study,
 )
@@ -72,7 +73,7 @@ class Assembling(RuleBasedStateMachine):
     def start(self) -> None:
         self.boot, self.pid = self.now, self.pid + 1
         node_store.no_processes(self.db)
-        node_store.process_started(self.db, self.pid, "receiver", self.now)
+        node_store.process_started(self.db, Process.of("n", self.pid, "receiver", self.now))
         self.gatherer = Gatherer(self.db, self.folder, self.settings)
         self.gatherer._measure = lambda _study: self.continuous  # type: ignore[method-assign]  # no files here
 
@@ -94,7 +95,7 @@ class Assembling(RuleBasedStateMachine):
     def open_association(self, sender: str) -> None:
         name = self.name("a")
         self.open[name] = sender
-        self.put(AssociationOpened(name, self.pid, sender, "NODE", "127.0.0.1", self.now))
+        self.put(AssociationOpened(name, f"n-{self.pid}", sender, "NODE", "127.0.0.1", self.now))
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), count=st.sampled_from([1, 3, 25]), continuous=st.booleans())

@@ -197,7 +197,7 @@ def test_removals_stay_as_long_as_a_journal_that_was_begun_before_them_whatever_
     assert writer.path is not None
     desk.receive(slices[:1])
     desk.journal.close()
-    removals = JournalWriter(desk.spool.journals, lambda: datetime.fromtimestamp(desk.now, UTC), "removed-")
+    removals = JournalWriter(desk.spool.journals, lambda: datetime.fromtimestamp(desk.now, UTC), "removed_")
     removals.append({"kind": "removed", "entry": "00/x.dcm", "utc": utc(datetime.fromtimestamp(desk.now, UTC))})
     removals.close()
     writer.path.unlink()

@@ -18,11 +18,12 @@ from structlog.testing import capture_logs
 from config.settings import Destination, Settings
 from node import alarm, clock
 from node.clock import made, surviving
-from node.installation import DataFolder
+from node.installation import DataFolder, host_name
 from node.reasons import REASONS
 from node.show import listing, show, status
 from node.store import Database, StoreError, obstacle, open_database, studies, tables
 from node.store import node as store
+from node.store.rows import Process
 from node.supervisor import Supervisor
 from tests.cli.documents import valid
 
@@ -82,8 +83,8 @@ def test_only_processes_that_live_are_told(db: Database, folder: DataFolder) -> 
     gone.start()
     gone.join()
     assert gone.pid is not None
-    store.process_started(db, gone.pid, "coordinator", 1.0)
-    store.process_started(db, os.getpid(), "coordinator", 2.0)
+    store.process_started(db, Process.of(host_name(), gone.pid, "coordinator", 1.0))
+    store.process_started(db, Process.of(host_name(), os.getpid(), "coordinator", 2.0))
     lock = folder.lock()
     try:
         assert [p["pid"] for p in status(db, folder, "test")["processes"]] == [os.getpid()]
@@ -256,11 +257,11 @@ def test_what_cannot_be_made_now_is_made_later(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_supervisor_owes_what_a_full_disk_does_not_take(db: Database) -> None:
     supervisor = Supervisor(Settings(), db, io.StringIO())
-    store.process_started(db, 7, "receiver", 1.0)
+    store.process_started(db, Process.of("n", 7, "receiver", 1.0))
     full = failing(FULL, FULL, None)
     with capture_logs() as logs:
-        supervisor._note(lambda: (full(), store.process_ended(db, 7)))
-        supervisor._note(lambda: store.process_started(db, 8, "receiver", 2.0))
+        supervisor._note(lambda: (full(), store.process_ended(db, "n-7")))
+        supervisor._note(lambda: store.process_started(db, Process.of("n", 8, "receiver", 2.0)))
         assert [p.pid for p in store.processes(db)] == [7]
         supervisor._settle()
     assert [p.pid for p in store.processes(db)] == [8]

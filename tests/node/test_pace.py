@@ -125,7 +125,7 @@ class Hand:
         self._offset += 1
 
     def open(self, association: str, at: float, calling: str = "CT1", pid: int = 1) -> None:
-        self.put(AssociationOpened(association, pid, calling, "NODE", "127.0.0.1", at))
+        self.put(AssociationOpened(association, f"n-{pid}", calling, "NODE", "127.0.0.1", at))
 
     def image(self, association: str, study: str, at: float, sop: str | None = None, **more: Any) -> None:
         self.put(arrived(association, study, at, sop or f"{study}.{next(self._numbers)}", **more))

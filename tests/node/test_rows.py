@@ -67,7 +67,7 @@ class Bench:
         self.coordinator = Coordinator(self.db, self.folder, self.settings, self.boot)
         self.pipeline = pipeline
         self.worker = Worker(self.db, self.folder, self.settings, "w1", lambda _name: self.pipeline, lambda: self.now)
-        self._journal = self.folder.spool / "journal" / f"20260101T000000Z-{os.getpid()}.jsonl"
+        self._journal = self.folder.spool / "journal" / f"20260101T000000Z-n-{os.getpid()}.jsonl"
         self._associations = 0
 
     def note(self, kind: str, **more: Any) -> None:

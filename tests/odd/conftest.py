@@ -186,7 +186,7 @@ class Station:
 
     @property
     def incoming(self) -> list[Path]:
-        return list((self.data_dir / "spool" / "incoming").iterdir())
+        return list((self.data_dir / "spool" / "incoming").rglob("*.part"))
 
     @property
     def kinds(self) -> list[str]:
