@@ -22,6 +22,9 @@ _PLACES = (Path("pacs-ai-node.toml"), Path("/etc/pacs-ai-node/config.toml"))
 _NODE_NAME = re.compile(r"[A-Za-z0-9-]*")  # it stands in names of files
 _TESTS = {"ge", "le", "not", "missing"}
 _NOT_TAGS = {"CallingAETitle", "CalledAETitle"}
+_SERVER = "postgresql+psycopg://"
+_PASSWORD = re.compile(r"(://[^\s/@:]*):\S*@|((?:ssl)?password)=[^&\s'\"]*", re.IGNORECASE)
+"""A password in a URL: behind the user's name, or among the options."""
 
 
 class ConfigError(Exception):
@@ -41,9 +44,14 @@ class ConfigError(Exception):
 
     def __init__(self, file: str, key: str, value: object, allowed: str) -> None:
         where = f"{file}: {key}" if key else file
-        shown = "" if value is None else f" = {value!r}"
+        shown = "" if value is None else f" = {without_password(repr(value))}"
         super().__init__(f"{where}{shown}: {allowed}")
         self.file, self.key, self.value, self.allowed = file, key, value, allowed
+
+
+def without_password(text: str) -> str:
+    """Return `text` with stars in the place of the passwords of its URLs."""
+    return _PASSWORD.sub(lambda found: f"{found[1]}:***@" if found[2] is None else f"{found[2]}=***", text)
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -57,12 +65,17 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     file = _find(path, environ)
     data = {} if file is None else _read(file)
     source = "defaults" if file is None else str(file)
+    _no_password(data, source)
     from_environment = _override(data, environ)
     writer = data.get("writer")
     if isinstance(writer, dict) and "languages" in writer:
         place = "environment" if "writer.languages" in from_environment else source
         raise ConfigError(place, "writer.languages", writer["languages"], "cannot be chosen apart; set node.languages")
     settings = _typed(data, source, from_environment)
+    url = settings.database.url
+    if url != "sqlite" and not url.startswith(_SERVER):
+        allowed = f"is no database; there are: sqlite (a file in node.data_dir), {_SERVER}USER@HOST/DATABASE"
+        raise ConfigError("environment" if "database.url" in from_environment else source, "database.url", url, allowed)
     _cross_check(settings, source)
     return settings
 
@@ -83,6 +96,17 @@ def _read(file: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(file), "", None, f"is not TOML: {error}") from error
+
+
+def _no_password(data: Mapping[str, Any], source: str) -> None:
+    database = data.get("database")
+    url = database.get("url") if isinstance(database, dict) else None
+    if isinstance(url, str) and _PASSWORD.search(url):
+        says = (
+            "holds a password, which no file of settings may; set PACS_AI_NODE__DATABASE__URL in the environment, or leave "
+            "it out here and name it in PGPASSFILE, PGPASSWORD or a service file of PostgreSQL"
+        )
+        raise ConfigError(source, "database.url", url, says)
 
 
 def _override(data: dict[str, Any], environ: Mapping[str, str]) -> set[str]:

@@ -100,10 +100,13 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """``[database]``: ``sqlite`` is a file in `data_dir`."""
+    """``[database]``: ``sqlite`` is a file in `data_dir`; ``postgresql+psycopg://...`` is a server that nodes share.
+
+    A password comes from the environment, never from a file of settings.
+    """
 
     __pydantic_config__: ClassVar = _STRICT
-    url: str = "sqlite"
+    url: str = field(default="sqlite", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from node.indexer import Indexer
 from node.inquire import Inquirer
 from node.installation import DataFolder
 from node.reasons import REASONS
-from node.store import Database, evidence, obstacle, open_database, storage, studies
+from node.store import Database, evidence, obstacle, open_database, place_of, storage, studies
 from node.store import node as node_store
 from node.store.rows import Carrier, Planned, Process, Study
 from node.timekeeper import Timekeeper
@@ -218,7 +218,7 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     """Coordinate until SIGTERM or the end of the parent; entry point of a spawned process."""
     stop = child.begin(connection)
     folder = DataFolder(settings.node.data_dir)
-    db = made("coordinator", lambda: open_database(folder.database), stop)
+    db = made("coordinator", lambda: open_database(place_of(settings)), stop)
     if db is None:
         return
     housekeeper = Housekeeper(db, folder, settings)

@@ -28,7 +28,7 @@ from node.installation import DataFolder
 from node.proof import Prover
 from node.reasons import REASONS
 from node.ris import Relayer
-from node.store import Database, breakers, deliveries, jobs, open_database, proofs, studies
+from node.store import Database, breakers, deliveries, jobs, open_database, place_of, proofs, studies
 from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, StoredArtifact, Study
 from node.transport import Network, Transport
 from node.whose import Whose, differences, whose
@@ -338,7 +338,7 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
     """Deliver until SIGTERM or the end of the parent; entry point of a spawned process."""
     stop = child.begin(connection)
     folder = DataFolder(settings.node.data_dir)
-    db = open_database(folder.database)
+    db = open_database(place_of(settings))
     deliveries.interrupted(db, time.time())
     calling = settings.dicom.ae_titles[0]
     threads: list[threading.Thread] = []

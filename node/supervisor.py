@@ -21,7 +21,7 @@ from config.settings import Settings
 from node import log, recover, retry
 from node.clock import Guard
 from node.installation import DataFolder, node_name, process_name
-from node.store import Database, open_database
+from node.store import Database, open_database, place_of
 from node.store import node as store
 from node.store.rows import Process
 from node.timekeeper import Timekeeper
@@ -246,7 +246,7 @@ def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INF
     folder = DataFolder(settings.node.data_dir)
     folder.prepare()
     lock = folder.lock()
-    db = open_database(folder.database)
+    db = open_database(place_of(settings))
     try:
         return Supervisor(settings, db, out, level).run()
     finally:

@@ -26,7 +26,7 @@ from node.indexer import charsets
 from node.installation import DataFolder, node_name
 from node.process import folder_of
 from node.reasons import REASONS
-from node.store import Database, corrections, jobs, open_database, studies
+from node.store import Database, corrections, jobs, open_database, place_of, studies
 from node.store.rows import Job, StoredArtifact
 from pipeline.api import Analysis, Pipeline, Progress, Selection
 from pipeline.errors import PipelineError, PipelineFailed
@@ -332,7 +332,7 @@ def run_worker(settings: Settings, connection: Connection, boot: float) -> None:
     from pipeline import registry  # noqa: PLC0415 - a pipeline's libraries belong into this process alone
 
     folder = DataFolder(settings.node.data_dir)
-    db = open_database(folder.database)
+    db = open_database(place_of(settings))
     shelf = registry.shelf(settings.pipeline, settings.worker.device)
     worker = Worker(db, folder, settings, recover.owner_of(node_name(settings), boot, os.getpid()), shelf)
     threading.Thread(target=_live, args=(worker, settings, stop), daemon=True, name="jobs").start()

@@ -25,15 +25,15 @@ def opened(settings: "Settings") -> Iterator[tuple["Database", "DataFolder"]]:
         If there is none, or it cannot be read (exit code 2).
     """
     from node.installation import DataFolder
-    from node.store import StoreError, open_database
+    from node.store import StoreError, exists, open_database, place_of
 
-    folder = DataFolder(settings.node.data_dir)
-    if not folder.database.exists():
-        raise click.UsageError(
-            f"{folder.path}: no node has worked here. Start `pacs-ai-node serve`, or name its configuration with --config."
-        )
+    folder, place = DataFolder(settings.node.data_dir), place_of(settings)
     try:
-        db = open_database(folder.database)
+        if not exists(place):
+            raise click.UsageError(
+                f"{folder.path}: no node has worked here. Start `pacs-ai-node serve`, or name its configuration with --config."
+            )
+        db = open_database(place)
     except StoreError as error:
         raise click.UsageError(str(error)) from error
     try:

@@ -102,14 +102,13 @@ def _names(settings: "Settings") -> tuple[bool, str]:
 
 def _index(settings: "Settings") -> tuple[bool, str]:
     """Open the database as `serve` and every other command do."""
-    from node.installation import DataFolder
-    from node.store import StoreError, open_database
+    from node.store import StoreError, exists, open_database, place_of
 
-    file = DataFolder(settings.node.data_dir).database
+    place = place_of(settings)
     try:
-        if not file.exists():
+        if not exists(place):
             return True, "none yet; `pacs-ai-node serve` makes it"
-        open_database(file).close()
+        open_database(place).close()
     except (OSError, StoreError) as error:
         return False, str(error)
     return True, "opens"

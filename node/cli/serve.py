@@ -23,10 +23,6 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
     settings = settings_of(config_file)
     level = log_level(quiet=quiet, verbose=verbose)
     log.configure(settings.log.format, level)
-    if settings.database.url != "sqlite":
-        raise click.UsageError(
-            f'database.url = {settings.database.url!r}: this version keeps its index in SQLite; set "sqlite"'
-        )
     try:
         return serve(settings, level=level)
     except (DataFolderError, StoreError) as error:

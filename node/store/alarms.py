@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node.store import tables as t
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Alarm, as_a
+from node.store.sql import insert
 
 _a = t.alarm.c
 
@@ -36,7 +36,7 @@ def note(c: sa.Connection, subject: str, reason: Mapping[str, Any], now: float, 
     fresh = {"raised": now, "cleared": None, "reason": dict(reason), "study_uid": study_uid}
     again = insert(t.alarm).values(**key, **fresh)
     return bool(c.execute(
-        again.on_conflict_do_update(["code", "subject"], set_=fresh, where=_a.cleared.is_not(None))
+        again.on_conflict_do_update(index_elements=["code", "subject"], set_=fresh, where=_a.cleared.is_not(None))
     ).rowcount)  # fmt: skip
 
 

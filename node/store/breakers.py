@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node.store import tables as t
 from node.store.engine import Database
 from node.store.rows import Breaker, as_a
+from node.store.sql import insert
 
 _b = t.breaker.c
 
@@ -41,7 +41,7 @@ def put(db: Database, now_is: Breaker) -> None:
     }  # fmt: skip
     row = insert(t.breaker).values(destination=now_is.destination, **values)
     with db.write() as c:
-        c.execute(row.on_conflict_do_update(["destination"], set_=values))
+        c.execute(row.on_conflict_do_update(index_elements=["destination"], set_=values))
 
 
 def try_now(c: sa.Connection, destinations: Iterable[str], now: float) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node.store import tables as t
 from node.store.engine import Database
+from node.store.sql import insert
 
 _KEY = "clocks"
 KEPT = 16
@@ -111,4 +111,4 @@ def put(db: Database, clocks: Clocks) -> None:
 def note(c: sa.Connection, clocks: Clocks) -> None:
     """Write it down as part of the caller's transaction."""
     row = {"value": json.dumps(asdict(clocks))}
-    c.execute(insert(t.meta).values(key=_KEY, **row).on_conflict_do_update(["key"], set_=row))
+    c.execute(insert(t.meta).values(key=_KEY, **row).on_conflict_do_update(index_elements=["key"], set_=row))

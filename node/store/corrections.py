@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node import identity
 from node.reasons import REASONS
@@ -14,6 +13,7 @@ from node.store.deliveries import calm
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Arrived, Removed, Repeated, Version, VersionState, as_a
+from node.store.sql import insert
 
 _v, _i, _d, _j = t.version.c, t.instance.c, t.delivery.c, t.job.c
 _AT_ONCE = 500
@@ -28,11 +28,10 @@ def versions(db: Database, sop_uids: Iterable[str]) -> dict[str, tuple[Version, 
     """Return every version of the instances named that are known, in the order of their coming."""
     wanted = sorted(set(sop_uids))
     columns = (_v.sop_uid, _v.digest, _v.study_uid, _v.entry, _v.state, _v.identity, _v.removed)
-    order: sa.ColumnElement[int] = sa.literal_column("rowid")
     found: dict[str, tuple[Version, ...]] = {}
     with db.read() as c:
         for n in range(0, len(wanted), _AT_ONCE):
-            rows = c.execute(sa.select(*columns).where(_v.sop_uid.in_(wanted[n : n + _AT_ONCE])).order_by(order))
+            rows = c.execute(sa.select(*columns).where(_v.sop_uid.in_(wanted[n : n + _AT_ONCE])).order_by(_v.number))
             for row in rows:
                 found[row.sop_uid] = (*found.get(row.sop_uid, ()), as_a(Version, row))
     return found
@@ -53,11 +52,10 @@ def use(c: sa.Connection, x: Arrived) -> str | None:
     }  # fmt: skip
     before = c.execute(sa.select(_i.identity).where(_i.sop_uid == x.sop_uid)).scalar_one_or_none()
     if before is None:
-        c.execute(t.instance.insert().values(sop_uid=x.sop_uid, **facts))
+        c.execute(t.instance.insert().values(id=t.NEXT_INSTANCE, sop_uid=x.sop_uid, **facts))
     else:
         # a number of its own: jobs and decisions that have seen the study up to an older one have not seen this
-        newest = sa.select(sa.func.max(_i.id) + 1).scalar_subquery()
-        c.execute(t.instance.update().where(_i.sop_uid == x.sop_uid).values(id=newest, **facts))
+        c.execute(t.instance.update().where(_i.sop_uid == x.sop_uid).values(id=t.NEXT_INSTANCE, **facts))
         old: VersionState = "corrected" if x.relation == "corrected" else "unreadable"
         c.execute(t.version.update().where(_v.sop_uid == x.sop_uid, _v.state == "used").values(state=old))
     _keep(c, x, "unreadable" if x.role == "unreadable" else "used")
@@ -87,7 +85,7 @@ def lost(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> list[Run
     known = c.execute(sa.select(_i.id).where(_i.sop_uid == x.sop_uid)).first()
     if known is None:
         c.execute(t.instance.insert().values(
-            sop_uid=x.sop_uid, study_uid=x.study_uid, series_uid=x.series_uid, sop_class=x.sop_class, modality="",
+            id=t.NEXT_INSTANCE, sop_uid=x.sop_uid, study_uid=x.study_uid, series_uid=x.series_uid, sop_class=x.sop_class, modality="",
             syntax=x.syntax, digest=x.digest, bytes=x.bytes, entry=x.entry, association=x.association, received=x.at,
             role="unreadable", identity="", removed=x.at,
         ))  # fmt: skip
@@ -306,8 +304,8 @@ def _keep(
         "state": state, "identity": x.identity, "removed": removed,
         "lost": lost,
     }  # fmt: skip
-    again = insert(t.version).values(sop_uid=x.sop_uid, digest=x.digest, **row)
-    c.execute(again.on_conflict_do_update(["sop_uid", "digest"], set_=row))
+    again = insert(t.version).values(sop_uid=x.sop_uid, digest=x.digest, number=t.NEXT_VERSION, **row)
+    c.execute(again.on_conflict_do_update(index_elements=["sop_uid", "digest"], set_=row))
 
 
 def _corrections(c: sa.Connection, study_uid: str) -> Sequence[sa.Row[Any]]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node.failpoint import passing
 from node.store import alarms
@@ -12,6 +11,7 @@ from node.store import tables as t
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, as_a
+from node.store.sql import insert
 
 _d, _s = t.delivery.c, t.sent.c
 
@@ -73,7 +73,7 @@ def remember(db: Database, taken: Delivery, said: Sent) -> bool:
     values = {"accepted": said.accepted, "status": said.status, "reason": said.reason, "at": said.at}
     row = insert(t.sent).values(delivery_id=taken.id, sop_uid=said.sop_uid, **values)
     with db.write() as c:
-        c.execute(row.on_conflict_do_update(["delivery_id", "sop_uid"], set_=values))
+        c.execute(row.on_conflict_do_update(index_elements=["delivery_id", "sop_uid"], set_=values))
         if said.accepted:
             brought = insert(t.brought).values(delivery_id=taken.id, sop_uid=said.sop_uid, at=said.at)
             c.execute(brought.on_conflict_do_nothing())

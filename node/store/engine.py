@@ -1,4 +1,4 @@
-"""Opening the database: SQLite in WAL mode, every commit on disk before it counts."""
+"""Opening the database, wherever it is: nothing above this room knows which one it is."""
 
 import errno
 import os
@@ -7,92 +7,130 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import sqlalchemy as sa
 
-from node.store import tables
+from config.settings import Settings
+from node.installation import DataFolder
+from node.store import postgres, sqlite, tables
+from node.store.errors import StoreError
 
-_BUSY_S = 30.0
-_HINDERED = ("disk is full", "readonly database", "is locked", "disk I/O error", "unable to open")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-_UNFIT = (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.InterfaceError, sa.exc.ProgrammingError)
 
 DatabaseFault = sa.exc.SQLAlchemyError
 """Whatever a question to the database can raise."""
 
-
-class StoreError(Exception):
-    """The database cannot be used; the text says why and what to do."""
+Place = Path | str
+"""Where a database is: a file of SQLite, or the URL of a database of PostgreSQL."""
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
     """An open database.
 
-    Writers take the lock when they begin (``BEGIN IMMEDIATE``): a transaction that reads and then writes never fails half-way.
+    There is one writer at a time, from the beginning of its transaction to its end: one that reads and then writes never
+    fails half-way, and rows get their numbers in the order in which they are committed.
     """
 
     engine: sa.Engine
+    reader: sa.Engine
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Give a connection whose changes are committed together at the end, or not at all."""
-        with self.engine.execution_options(immediate=True).begin() as connection:
+        with self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """Give a connection that sees one state of the database."""
-        with self.engine.begin() as connection:
+        with self.reader.begin() as connection:
             yield connection
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file, or of the server."""
         self.engine.dispose()
 
 
-def open_database(file: Path) -> Database:
-    """Open `file`, made and filled with tables if it is new.
+def place_of(settings: Settings) -> Place:
+    """Return where the database of an installation is."""
+    url = settings.database.url
+    return DataFolder(settings.node.data_dir).database if url == "sqlite" else url
+
+
+def shown(place: Place) -> str:
+    """Return a place as people may see it, without a password."""
+    return str(place) if isinstance(place, Path) else postgres.shown(place)
+
+
+def exists(place: Place) -> bool:
+    """Say whether a node has made its tables there.
 
     Raises
     ------
     StoreError
-        If another version of the node wrote it, or it is no database.
+        If nobody can tell.
     """
-    # parameters are hidden because they hold patient data, and errors end in the log
-    engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": _BUSY_S}, hide_parameters=True)
-    sa.event.listen(engine, "connect", _connected)
-    sa.event.listen(engine, "begin", _begin)
-    sa.event.listen(engine, "handle_error", _failed)
-    database = Database(engine)
-    try:
+    if isinstance(place, Path):
+        return place.exists()
+    with _connected(place) as (database, dialect), database.read() as connection:
+        return bool(dialect.version(connection))
+
+
+def open_database(place: Place) -> Database:
+    """Open the database at `place`, made and filled with tables if it is new.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be reached, another version of the node wrote it, or it is no database.
+    """
+    with _connected(place) as (database, dialect):
         with database.read() as connection:
-            found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            found = dialect.version(connection)
         if found == tables.VERSION:
             return database
         with database.write() as connection:
-            if found:
+            found = dialect.version(connection)  # another process, or node, may have made them meanwhile
+            if found not in (0, tables.VERSION):
                 raise StoreError(
-                    f"{file} has tables of version {found}, this node reads {tables.VERSION}: run the version that wrote it, or "
+                    f"has tables of version {found}, this node reads {tables.VERSION}: run the version that wrote it, or "
                     "`pacs-ai-node doctor --rebuild-index`, which makes it anew from spool and journals and keeps the old one"
                 )
-            tables.metadata.create_all(connection)
-            connection.exec_driver_sql(f"PRAGMA user_version = {tables.VERSION}")
-    except sa.exc.DatabaseError as error:
-        raise StoreError(
-            f"{file} cannot be opened ({error.orig}): check rights and space; if it is damaged, `pacs-ai-node doctor --rebuild-index`"
-        ) from error
-    return database
+            if not found:
+                tables.metadata.create_all(connection)
+                dialect.stamp(connection, tables.VERSION)
+        return database
+
+
+@contextmanager
+def _connected(place: Place) -> Iterator[tuple[Database, ModuleType]]:
+    """Give a database and its dialect; what fails there becomes a `StoreError` that names the place."""
+    dialect = sqlite if isinstance(place, Path) else postgres
+    database = Database(*(sqlite.connect(place) if isinstance(place, Path) else postgres.connect(place)))
+    try:
+        yield database, dialect
+    except StoreError as error:
+        database.close()
+        raise StoreError(f"{shown(place)} {error}") from error.__cause__
+    except sa.exc.DBAPIError as error:
+        database.close()
+        raise StoreError(f"{shown(place)} {dialect.advice(error)}") from error
 
 
 def obstacle(error: BaseException | None) -> str | None:
-    """Return what of the machine (a full or read-only disk, a lock) made `error` happen; None: a fault of another kind."""
+    """Return what of the machine made `error` happen; None: a fault of another kind.
+
+    A full or read-only disk, a lock that somebody keeps, a server that is away: it is worth trying again.
+    """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return os.strerror(error.errno)
-        if isinstance(error, sa.exc.OperationalError) and any(text in str(error.orig) for text in _HINDERED):
-            return str(error.orig)
+        if isinstance(error, sa.exc.DBAPIError) and (found := _dialect_of(error).hindrance(error)) is not None:
+            return str(found)
+        if isinstance(error, sa.exc.TimeoutError):
+            return "no connection to the database is free"
         error = error.__cause__
     return None
 
@@ -100,26 +138,9 @@ def obstacle(error: BaseException | None) -> str | None:
 def unfit(error: Exception) -> bool:
     """Say whether `error` is about the values that were to be written: the same would happen on any machine."""
     if isinstance(error, sa.exc.DBAPIError):
-        return not error.connection_invalidated and isinstance(error, _UNFIT)
+        return not error.connection_invalidated and bool(_dialect_of(error).unfit(error))
     return not isinstance(error, (OSError, MemoryError, sa.exc.TimeoutError))
 
 
-def _connected(connection: Any, record: Any) -> None:  # noqa: ANN401 - the driver's types
-    del record
-    if not isinstance(connection, sqlite3.Connection):
-        raise TypeError(f"not an SQLite connection: {type(connection)}")
-    connection.isolation_level = None  # the driver must not begin transactions on its own
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: sa.Connection) -> None:
-    immediate = connection.get_execution_options().get("immediate")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
-def _failed(context: sa.ExceptionContext) -> None:
-    """Let go of connections that were opened while the folder was read-only, or whose file failed: they stay so."""
-    text = str(context.original_exception)
-    if "readonly database" in text or "disk I/O error" in text or "unable to open" in text:
-        context.is_disconnect = True
+def _dialect_of(error: sa.exc.DBAPIError) -> ModuleType:
+    return sqlite if isinstance(error.orig, sqlite3.Error) else postgres

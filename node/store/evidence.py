@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node.store import tables as t
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Held, Noticed, Read, Said, Seen, StepRow
+from node.store.sql import insert, larger
 
 _FINAL = ("COMPLETED", "DISCONTINUED")
 _OF_STUDY = t.carried.c.study_uid == sa.bindparam("s")
@@ -36,12 +36,12 @@ _BEFORE = (  # of a new image: its sender, and how its study stood; once for eac
 )
 _NEW = insert(t.pace)
 _PAUSE = _NEW.on_conflict_do_update(
-    ["sender", "study_uid"],
+    index_elements=["sender", "study_uid"],
     set_={
-        "within_s": sa.func.max(t.pace.c.within_s, _NEW.excluded.within_s),
-        "between_s": sa.func.max(t.pace.c.between_s, _NEW.excluded.between_s),
+        "within_s": larger(t.pace.c.within_s, _NEW.excluded.within_s),
+        "between_s": larger(t.pace.c.between_s, _NEW.excluded.between_s),
         "images": t.pace.c.images + 1,
-        "last": sa.func.max(t.pace.c.last, _NEW.excluded.last),
+        "last": larger(t.pace.c.last, _NEW.excluded.last),
     },
 )
 
@@ -98,7 +98,7 @@ def said(db: Database, study_uid: str) -> Said:
                 sa.select(p.status, named, missing)
                 .select_from(t.procedure.outerjoin(t.announced, a.by == p.uid))
                 .where(p.study_uid == study_uid)
-                .group_by(p.uid)
+                .group_by(p.uid, p.status)
                 .order_by(p.uid)
             )
         )
@@ -236,7 +236,7 @@ def steps(db: Database, study_uid: str) -> tuple[tuple[str, str, str, float | No
         sa.select(p.uid, p.status, sa.func.min(n.calling), begun, updated)
         .select_from(t.procedure.join(t.notice, n.uid == p.uid))
         .where(p.study_uid == study_uid, n.kind.in_(("mpps-create", "mpps-set")))
-        .group_by(p.uid)
+        .group_by(p.uid, p.status)
     )
     with db.read() as c:
         return tuple((row[0], row[1], row[2], row[3], row[4]) for row in c.execute(query))

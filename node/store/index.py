@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node.failpoint import passing
 from node.store import clocks, corrections, evidence, relays
@@ -16,6 +15,7 @@ from node.store.deliveries import overtake
 from node.store.engine import Database, unfit
 from node.store.events import tell
 from node.store.rows import Arrived, AssociationEnded, AssociationOpened, Change, Noticed, Removed, Repeated
+from node.store.sql import insert
 
 
 class UnfitError(Exception):
@@ -124,7 +124,9 @@ def _index(
         if faults:
             raise UnfitError(faults)
         c.execute(
-            insert(t.journal).values(file=file, offset=offset).on_conflict_do_update(["file"], set_={"offset": offset})
+            insert(t.journal)
+            .values(file=file, offset=offset)
+            .on_conflict_do_update(index_elements=["file"], set_={"offset": offset})
         )
         passing("index.before_commit")
     return tuple(rung)
@@ -263,7 +265,9 @@ def _repeated(c: sa.Connection, x: Repeated, hashed: Callable[[str], str]) -> li
 def _count(c: sa.Connection, association: str, study_uid: str, at: float) -> None:
     row = {"association": association, "study_uid": study_uid, "images": 1, "first": at, "last": at}
     more = {"images": t.carried.c.images + 1, "last": at}
-    c.execute(insert(t.carried).values(row).on_conflict_do_update(["association", "study_uid"], set_=more))
+    c.execute(
+        insert(t.carried).values(row).on_conflict_do_update(index_elements=["association", "study_uid"], set_=more)
+    )
 
 
 def _drop_early(c: sa.Connection, study_uid: str, revision: int, at: float) -> None:

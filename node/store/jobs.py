@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node.failpoint import passing
 from node.store import alarms
@@ -13,6 +12,7 @@ from node.store.deliveries import FRESH, calm, carry
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Job, JobState, StoredArtifact, as_a
+from node.store.sql import insert
 
 _j = t.job.c
 
@@ -246,7 +246,7 @@ def _write(c: sa.Connection, done: Job, artifacts: Sequence[StoredArtifact], now
             "digest": artifact.digest, "removed": None, "replaced": None,
         }  # fmt: skip
         row = insert(t.artifact).values(job_id=done.id, sop_uid=artifact.sop_uid, **facts)
-        c.execute(row.on_conflict_do_update(["job_id", "sop_uid"], set_=facts))
+        c.execute(row.on_conflict_do_update(index_elements=["job_id", "sop_uid"], set_=facts))
 
 
 def _say(
@@ -301,5 +301,7 @@ def _queue(
         "created": now,
     }
     c.execute(
-        insert(t.delivery).values(**key, **fresh).on_conflict_do_update(["job_id", "destination", "what"], set_=fresh)
+        insert(t.delivery)
+        .values(**key, **fresh)
+        .on_conflict_do_update(index_elements=["job_id", "destination", "what"], set_=fresh)
     )

@@ -3,11 +3,11 @@
 from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node.store import tables as t
 from node.store.engine import Database
 from node.store.rows import Process, as_a
+from node.store.sql import insert
 
 _DEAD = (
     sa.select(sa.func.count())
@@ -43,7 +43,7 @@ def process_started(db: Database, process: Process) -> None:
     """Write down one process."""
     row = asdict(process)
     with db.write() as c:
-        c.execute(insert(t.process).values(row).on_conflict_do_update(["name"], set_=row))
+        c.execute(insert(t.process).values(row).on_conflict_do_update(index_elements=["name"], set_=row))
 
 
 def process_ended(db: Database, name: str) -> None:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node.store import breakers
 from node.store import tables as t
 from node.store.deliveries import FRESH, calm
 from node.store.engine import Database
 from node.store.events import tell
+from node.store.sql import insert
 
 _d, _j, _s = t.delivery.c, t.job.c, t.study.c
 
@@ -69,7 +69,9 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
                     "what": "objects",
                 }
                 row = insert(t.delivery).values(**key, **fresh)
-                again = row.on_conflict_do_update(["job_id", "destination", "what"], set_=fresh).returning(_d.id)
+                again = row.on_conflict_do_update(
+                    index_elements=["job_id", "destination", "what"], set_=fresh
+                ).returning(_d.id)
                 c.execute(t.sent.delete().where(t.sent.c.delivery_id == c.execute(again).scalar_one()))
                 queued.add(place)
         if queued:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from node.store import tables as t
 from node.store.engine import Database
 from node.store.rows import Noticed, NoticeKind, RelayState
+from node.store.sql import insert
 
 _r, _n = t.relay.c, t.notice.c
 

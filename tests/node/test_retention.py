@@ -1,6 +1,5 @@
 """What has had its time goes; what anybody still needs stays, whatever its age, whatever the pressure."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from config.settings import Storage
 from node import failpoint, retention, watermarks
 from node.retention import Retention, old, why_kept
 from node.spool import journals, read_journal
-from node.store import jobs, operator, storage, studies
+from node.store import jobs, operator, storage, studies, tables
 from node.store.rows import Finished
 from node.watermarks import Measured
 from tests.node.desk import Desk, changed
@@ -474,28 +473,24 @@ def test_over_rows_nothing_goes_that_must_stay(
 def _put(c: Any, desk: Desk, n: int, row: tuple[str, list[str], list[str], bool, int], now: float) -> None:
     state, works, sends, alarmed, days = row
     active, uid = now - days * DAY - 1.0, f"2.25.{n}"
-    c.exec_driver_sql(
-        "INSERT INTO study (uid, hash, accession, patient_id, issuer, date, state, revision, dropped, opened, active, "
-        "upto, corrected, identity_since, patient_since) VALUES (?, 'h', '', '', '', '', ?, 1, 0, 0, ?, 1, 0, 1, 1)",
-        (uid, state, active),
-    )
+    whose = {"hash": "h", "accession": "", "patient_id": "", "issuer": "", "date": ""}
+    life = {"revision": 1, "dropped": 0, "opened": 0.0, "active": active, "upto": 1}
+    c.execute(tables.study.insert().values(uid=uid, state=state, **whose, **life))
     (desk.folder.spool / f"00/{n}.dcm").write_bytes(b"x")
-    c.exec_driver_sql(
-        "INSERT INTO version (sop_uid, digest, study_uid, entry, bytes, association, received, state, identity) "
-        "VALUES (?, 'd', ?, ?, 1, 'a', ?, 'used', '')",
-        (f"{uid}.1", uid, f"00/{n}.dcm", active),
-    )
+    stood = {
+        "entry": f"00/{n}.dcm",
+        "bytes": 1,
+        "association": "a",
+        "received": active,
+        "state": "used",
+        "identity": "",
+    }
+    c.execute(tables.version.insert().values(sop_uid=f"{uid}.1", digest="d", number=n, study_uid=uid, **stood))
+    of = {"study_uid": uid, "revision": 1, "created": 0.0}
+    job = tables.job.insert().values(**of, upto=1, subject="study", series=[], send_to={})
     for k, work in enumerate((*works, *(() if works or not sends else ("done",)))):
-        c.exec_driver_sql(
-            "INSERT INTO job (id, study_uid, revision, upto, subject, series, send_to, priority, state, attempts, "
-            "losses, not_before, created) VALUES (?, ?, 1, 1, 'study', '[]', '{}', 2, ?, 0, 0, 0, 0)",
-            (n * 10 + k, uid, work),
-        )
+        c.execute(job.values(id=n * 10 + k, state=work))
     for k, send in enumerate(sends):
-        c.exec_driver_sql(
-            "INSERT INTO delivery (job_id, study_uid, revision, destination, what, priority, state, attempts, "
-            "proof_attempts, created, queued) VALUES (?, ?, 1, ?, 'objects', 2, ?, 0, 0, 0, 0)",
-            (n * 10, uid, f"d{k}", send),
-        )
+        c.execute(tables.delivery.insert().values(**of, job_id=n * 10, destination=f"d{k}", state=send))
     if alarmed:
-        c.exec_driver_sql("INSERT INTO alarm VALUES ('a', ?, ?, 1.0, NULL, ?)", (uid, uid, json.dumps({})))
+        c.execute(tables.alarm.insert().values(code="a", subject=uid, study_uid=uid, raised=1.0, reason={}))
