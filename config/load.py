@@ -6,20 +6,26 @@ Order: the file named on the command line, ``$PACS_AI_NODE_CONFIG``, ``./pacs-ai
 
 import dataclasses
 import difflib
+import ipaddress
 import json
 import re
 import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from config.settings import Settings, Tests
+from config.settings import RIS, Destination, Peer, Settings, Tests
+from dicom_io.tls import inherited
+
+P = TypeVar("P", Peer, Destination, RIS)
 
 _PREFIX = "PACS_AI_NODE__"
 _PLACES = (Path("pacs-ai-node.toml"), Path("/etc/pacs-ai-node/config.toml"))
 _NODE_NAME = re.compile(r"[A-Za-z0-9-]*")  # it stands in names of files
+_PIN = re.compile("sha256:[0-9a-f]{64}")
 _TESTS = {"ge", "le", "not", "missing"}
 _NOT_TAGS = {"CallingAETitle", "CalledAETitle"}
 _SERVER = "postgresql+psycopg://"
@@ -71,7 +77,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     if isinstance(writer, dict) and "languages" in writer:
         place = "environment" if "writer.languages" in from_environment else source
         raise ConfigError(place, "writer.languages", writer["languages"], "cannot be chosen apart; set node.languages")
-    settings = _typed(data, source, from_environment)
+    settings = _inherited(_typed(data, source, from_environment))
     url = settings.database.url
     if url != "sqlite" and not url.startswith(_SERVER):
         allowed = f"is no database; there are: sqlite (a file in node.data_dir), {_SERVER}USER@HOST/DATABASE"
@@ -213,6 +219,8 @@ def _cross_check(settings: Settings, source: str) -> None:
             _check_tests(tests, f"{at}.require.{number}", source)
     _check_name(settings, source)
     _check_places(settings, destinations, source)
+    _check_peers(settings, source)
+    _check_tls(settings, source)
     _check_charsets(settings, source)
 
 
@@ -221,6 +229,69 @@ def _check_name(settings: Settings, source: str) -> None:
         raise ConfigError(
             source, "node.name", settings.node.name, "may hold the letters A-Z and a-z, digits and hyphens"
         )
+
+
+def _inherited(settings: Settings) -> Settings:
+    """Fill in, in every ``tls`` of those that we call, what it leaves to ``[dicom.tls]``."""
+
+    def filled(place: P) -> P:
+        return place if place.tls is None else replace(place, tls=inherited(place.tls, settings.dicom.tls))
+
+    return replace(
+        settings,
+        dicom=replace(settings.dicom, peer=tuple(map(filled, settings.dicom.peer))),
+        destination=tuple(map(filled, settings.destination)),
+        ris=tuple(map(filled, settings.ris)),
+    )
+
+
+def _check_peers(settings: Settings, source: str) -> None:
+    own = settings.dicom.tls
+    for number, peer in enumerate(settings.dicom.peer):
+        at = f"dicom.peer.{number}"
+        if "/" in peer.host:
+            try:
+                ipaddress.ip_network(peer.host)
+            except ValueError as error:
+                raise ConfigError(source, f"{at}.host", peer.host, f"is no network ({error})") from error
+            if peer.query_port is not None or peer.commit_port is not None:
+                says = "is a network: query_port and commit_port need the address of one machine"
+                raise ConfigError(source, f"{at}.host", peer.host, says)
+        if peer.certificate:
+            _check_pin(source, f"{at}.certificate", peer.certificate)
+            if own is None or own.verify != "required":
+                says = 'is only asked for with [dicom.tls] and verify = "required"'
+                raise ConfigError(source, f"{at}.certificate", peer.certificate, says)
+
+
+def _check_tls(settings: Settings, source: str) -> None:
+    own = settings.dicom.tls
+    if own is not None and own.verify == "required" and own.ca is None:
+        says = 'name the authorities of the peers, or set verify = "none": then nobody is asked who he is'
+        raise ConfigError(source, "dicom.tls.ca", None, says)
+    if own is not None and own.crl is not None and own.ca is None:
+        raise ConfigError(source, "dicom.tls.crl", str(own.crl), "has no meaning without ca")
+    called = (
+        *((f"dicom.peer.{n}.tls", p.tls) for n, p in enumerate(settings.dicom.peer)),
+        *((f"destination.{n}.tls", d.tls) for n, d in enumerate(settings.destination)),
+        *((f"ris.{n}.tls", r.tls) for n, r in enumerate(settings.ris)),
+    )
+    for at, tls in called:
+        if tls is None:
+            continue
+        if (tls.certificate is None) != (tls.key is None):
+            raise ConfigError(source, f"{at}.certificate", None, "certificate and key belong together")
+        if tls.pin:
+            _check_pin(source, f"{at}.pin", tls.pin)
+        elif tls.ca is None:
+            raise ConfigError(source, f"{at}.ca", None, "name the authority of its certificate, or its pin")
+        if tls.crl is not None and tls.ca is None:
+            raise ConfigError(source, f"{at}.crl", str(tls.crl), "has no meaning without ca")
+
+
+def _check_pin(source: str, key: str, pin: str) -> None:
+    if not _PIN.fullmatch(pin):
+        raise ConfigError(source, key, pin, "is no pin: sha256: and 64 small hexadecimal digits; see docs/security.md")
 
 
 def _check_charsets(settings: Settings, source: str) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, Len
 
+from dicom_io.rights import Right
+from dicom_io.tls import ClientTls, ServerTls
 from pipeline.options import ChestCtOptions
 from sr_writer.options import WriterOptions
 
@@ -38,7 +40,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """``[[dicom.peer]]``: one sender that may store.
+    """``[[dicom.peer]]``: one sender; it is known by AE title, address and, where one is named, certificate.
+
+    `host` is an address, a network (``10.20.30.0/24``) or a name. `certificate` is the SHA-256 of the certificate that it
+    must show (``sha256:...``). `rights` are what it may do; two entries for one sender add up. `tls` is for associations
+    that we open to it.
 
     `charset` is what it really writes, where it declares something else. ``sends = "study"`` says that its release of an
     association means that the study is complete. With a `query_port` it is asked by C-FIND how many images each series
@@ -54,17 +60,21 @@ class Peer:
     query_port: Annotated[int, Ge(1), Le(65535)] | None = None
     query_ae_title: AETitle | None = None
     commit_port: Annotated[int, Ge(1), Le(65535)] | None = None
+    rights: tuple[Right, ...] = ("store", "commit")
+    certificate: str = ""
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Dicom:
-    """``[dicom]``: the listener. Port 0 takes any free port."""
+    """``[dicom]``: the listener. Port 0 takes any free port; with `tls` it takes nothing else."""
 
     __pydantic_config__: ClassVar = _STRICT
     ae_titles: Annotated[tuple[AETitle, ...], Len(1)] = ("PACSAINODE",)
     host: str = "127.0.0.1"
     port: Port = 11112
     max_associations: Annotated[int, Ge(1)] = 64
+    tls: ServerTls | None = None
     peer: tuple[Peer, ...] = ()
 
 
@@ -134,6 +144,7 @@ class Destination:
     check_study: bool = True
     proof: Literal["find", "commitment", "none"] = "find"
     max_age_h: Annotated[float, Ge(0.0)] = 168.0
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +156,7 @@ class RIS:
     host: str
     port: Annotated[int, Ge(1), Le(65535)]
     ae_title: AETitle
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@
     - GeometryError        slices that do not make one volume
     - PixelError           pixels that cannot be decoded or are not what the header says
     - NetworkError         an association or a message that failed
+    - TlsError             files of TLS that cannot be used
 """
 
 from dicom_io.reason import Reason
@@ -41,3 +42,7 @@ class PixelError(DicomIOError):
 
 class NetworkError(DicomIOError):
     """An association or a DIMSE message that failed."""
+
+
+class TlsError(DicomIOError):
+    """A certificate, key or list that TLS cannot use; it names the file."""

@@ -34,7 +34,9 @@ from dicom_io.contexts import PDU_BYTES, STILL_IMAGE_SYNTAXES, STUDY_ROOT_FIND, 
 from dicom_io.limits import LIMITS
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
+from dicom_io.rights import Right
 from dicom_io.scp_notices import propose_roles, serve_notices
+from dicom_io.scp_rights import deny
 from dicom_io.scp_types import (
     AssociationEvent,
     AssociationInfo,
@@ -75,6 +77,7 @@ class _Track:
 
     def __init__(self, info: AssociationInfo) -> None:
         self.info = info
+        self.rights: frozenset[Right] = frozenset()
         self.opened = self.ended = False
         self.storing = False
         self.refused = 0
@@ -306,7 +309,7 @@ def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None
     info = AssociationInfo(
         secrets.token_hex(8), request.calling_ae_title.strip(), request.called_ae_title.strip(), peer
     )
-    _listener(association).track(association, info)
+    track = _listener(association).track(association, info)
     try:
         rights = handlers.allowed(info)
     except Exception:  # noqa: BLE001 - who cannot be looked up is not allowed
@@ -315,6 +318,11 @@ def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None
         _reject(event, handlers, info, _REJECT_CALLED, REASONS("called-title-unknown", called=info.called))
     elif rights is None:
         _reject(event, handlers, info, _REJECT_CALLING, REASONS("peer-not-allowed", calling=info.calling, peer=peer))
+    track.rights = rights or frozenset()
+    if rights is not None and (lacking := deny(request, rights)):
+        reason = REASONS("right-missing", calling=info.calling, peer=peer, rights=", ".join(lacking))
+        with contextlib.suppress(Exception):  # a handler's failure must not keep the peer waiting
+            handlers.on_association(AssociationEvent("denied", info, reason))
     propose_roles(association, commitment=handlers.commitment)
     for context in request.presentation_context_definition_list:
         chosen = choose_syntax([str(uid) for uid in context.transfer_syntax])
@@ -359,6 +367,8 @@ def _store(event: Event, handlers: Handlers) -> int:
     track: _Track = _listener(event.assoc).tracks[event.assoc]
     track.storing, taken = True, False
     try:
+        if "store" not in track.rights:
+            return Answer.NOT_AUTHORISED
         answer = int(_answer(event, track, handlers))
         taken = answer == Answer.SUCCESS
         return answer
@@ -378,14 +388,14 @@ def _answer(event: Event, track: _Track, handlers: Handlers) -> int:
 
 
 @contextlib.contextmanager
-def _noticing(association: Association) -> Iterator[AssociationInfo]:
-    """Keep an association alive while it answers a notice; gives who is on the other side."""
+def _noticing(association: Association) -> Iterator[tuple[AssociationInfo, frozenset[Right]]]:
+    """Keep an association alive while it answers a notice; gives who is on the other side, and what it may do."""
     server = _listener(association)
     track = server.tracks[association]
     with server.lock:  # notices of one association may be answered by several threads
         track.noticing += 1
     try:
-        yield track.info
+        yield track.info, track.rights
     finally:
         with server.lock:
             track.noticing -= 1

@@ -25,19 +25,24 @@ from dicom_io import notices
 from dicom_io.contexts import AVAILABILITY, COMMITMENT, COMMITMENT_INSTANCE, NOTICE_SYNTAXES, PERFORMED_STEP
 from dicom_io.errors import UnreadableError
 from dicom_io.notices import NoticeStatus
+from dicom_io.rights import Right
 from dicom_io.scp_types import AssociationInfo, Notice, NoticeAnswer, NoticeKind
 
-Noticing = Callable[[Association], AbstractContextManager[AssociationInfo]]
+Noticing = Callable[[Association], AbstractContextManager[tuple[AssociationInfo, frozenset[Right]]]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Service:
-    """How one kind of notice stands in a request: names of its class, instance and data set, and of its number."""
+    """How one kind of notice stands in a request: names of its class, instance and data set, and of its number.
+
+    `right` is the one that its sender needs.
+    """
 
     kind: NoticeKind
     sop_class: str
     prefix: str
     data: str
+    right: Right = "store"
     number: str | None = None
     numbers: tuple[int, ...] = ()
     other: NoticeStatus = NoticeStatus.SUCCESS
@@ -51,14 +56,14 @@ _SERVICES: tuple[tuple[evt.InterventionEvent, _Service], ...] = (
     (
         evt.EVT_N_ACTION,
         _Service(
-            "commit-request", COMMITMENT, "Requested", "ActionInformation", "ActionTypeID", (1,),
+            "commit-request", COMMITMENT, "Requested", "ActionInformation", "commit", "ActionTypeID", (1,),
             NoticeStatus.NO_SUCH_ACTION,
         ),
     ),
     (
         evt.EVT_N_EVENT_REPORT,
         _Service(
-            "commit-result", COMMITMENT, "Affected", "EventInformation", "EventTypeID", (1, 2),
+            "commit-result", COMMITMENT, "Affected", "EventInformation", "report", "EventTypeID", (1, 2),
             NoticeStatus.NO_SUCH_EVENT,
         ),
     ),
@@ -75,7 +80,7 @@ def serve_notices(
     on_notice : Callable[[Notice], NoticeAnswer]
         See `Handlers`.
     noticing : Callable
-        Keeps an association alive for the time of an answer and says who is on the other side.
+        Keeps an association alive for the time of an answer and says who is on the other side, and what it may do.
     commitment : bool
         Whether storage commitment is offered.
     """
@@ -101,8 +106,8 @@ def _answer(
     event: Event, on_notice: Callable[[Notice], NoticeAnswer], noticing: Noticing
 ) -> tuple[Dataset, Dataset | None]:
     """Answer one request."""
-    with noticing(event.assoc) as association:
-        answer = _judged(event, association, on_notice)
+    with noticing(event.assoc) as (association, rights):
+        answer = _judged(event, association, rights, on_notice)
     status, reply = Dataset(), None
     status.Status = int(answer.status)
     if answer.error_id is not None:
@@ -115,10 +120,12 @@ def _answer(
     return status, reply
 
 
-def _judged(event: Event, association: AssociationInfo, on_notice: Callable[[Notice], NoticeAnswer]) -> NoticeAnswer:
+def _judged(
+    event: Event, association: AssociationInfo, rights: frozenset[Right], on_notice: Callable[[Notice], NoticeAnswer]
+) -> NoticeAnswer:
     agreed = str(event.context.abstract_syntax)
     service = next((s for e, s in _SERVICES if e is event.event and s.sop_class == agreed), None)
-    refused = NoticeStatus.NO_SUCH_CLASS if service is None else _refused(event.request, service)
+    refused = NoticeStatus.NO_SUCH_CLASS if service is None else _refused(event.request, service, rights)
     if service is None or refused is not None:
         return NoticeAnswer(refused or NoticeStatus.NO_SUCH_CLASS)
     data: BytesIO | None = getattr(event.request, service.data)
@@ -144,8 +151,14 @@ def _instance(request: Any, service: _Service) -> str:  # noqa: ANN401 - one of 
     return str(getattr(request, f"{service.prefix}SOPInstanceUID") or "")
 
 
-def _refused(request: Any, service: _Service) -> NoticeStatus | None:  # noqa: ANN401 - one of four kinds of request
-    """Judge what a request names, before its data set."""
+def _refused(
+    request: Any,  # noqa: ANN401 - one of four kinds of request
+    service: _Service,
+    rights: frozenset[Right],
+) -> NoticeStatus | None:
+    """Judge who asks and what a request names, before its data set."""
+    if service.right not in rights:
+        return NoticeStatus.NOT_AUTHORISED
     if str(getattr(request, f"{service.prefix}SOPClassUID")) != service.sop_class:
         return NoticeStatus.NO_SUCH_CLASS
     if service.number is not None and getattr(request, service.number) not in service.numbers:

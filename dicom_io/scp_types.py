@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pydicom.dataset import Dataset
 
 from dicom_io.reason import Reason
+from dicom_io.rights import Right
 
-EventKind = Literal["opened", "released", "aborted", "rejected"]
-Right = Literal["store", "query", "commit"]
-"""What a peer may do on an association: send objects and notices, ask, and have storage commitment asked for it."""
-RIGHTS: frozenset[Right] = frozenset(get_args(Right))
+EventKind = Literal["opened", "released", "aborted", "rejected", "denied"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class AssociationInfo:
 
 @dataclass(frozen=True, slots=True)
 class AssociationEvent:
-    """Something happened to an association; a rejection carries its reason.
+    """Something happened to an association; one that was rejected, or denied a service, carries the reason.
 
     `refused` counts the objects of an association that has ended whose C-STORE was not answered with success.
     """

@@ -14,6 +14,7 @@ PS3.4 annex B (storage); PS3.8 section 9.3.4 (rejection).
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,10 +32,11 @@ from pynetdicom.presentation import PresentationContext, build_context, build_ro
 from pynetdicom.transport import AssociationSocket
 
 from dicom_io.contexts import INTERCHANGEABLE, PDU_BYTES, VERIFICATION
-from dicom_io.errors import NetworkError
+from dicom_io.errors import NetworkError, TlsError
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
 from dicom_io.status import Outcome, judge
+from dicom_io.tls import ClientTls, Secured, secure, why
 
 _CONTEXTS = 128
 """Presentation contexts of one association (PS3.8 section 9.3.2.2: odd numbers 1 to 255)."""
@@ -42,12 +44,13 @@ _CONTEXTS = 128
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another application entity, and the title under which we call it."""
+    """Another application entity, the title under which we call it, and how to reach it by TLS; None: without."""
 
     host: str
     port: int
     ae_title: str
     calling: str
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +218,26 @@ def _reason(code: str, status: int | None) -> Reason:
 
 
 class _Entity(AE):
-    """An application entity for one association that closes its socket whatever becomes of it: the library forgets to."""
+    """An application entity for one association that closes its socket whatever becomes of it: the library forgets to.
 
-    raw: socket.socket | None = None
+    It secures the socket itself too: the library would not tell why a handshake failed.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__(peer.calling)
+        self._peer = peer
+        self.raw: socket.socket | None = None
 
     def _create_socket(self, *arguments: Any) -> AssociationSocket:  # noqa: ANN401 - passed on
         made = super()._create_socket(*arguments)
         self.raw = made.socket
+        if made.socket is not None and self._peer.tls is not None:
+            self.raw = made.socket = secure(made.socket, self._peer.tls, self._peer.host)
         return made
+
+    def trouble(self) -> OSError | None:
+        """Return why TLS failed, if it did."""
+        return self.raw.failure if isinstance(self.raw, Secured) else None
 
 
 def associate(
@@ -236,7 +251,8 @@ def associate(
     ------
     NetworkError
         `peer-name-unknown`, `peer-refused-connection`, `peer-timeout`, `association-rejected`, `association-aborted`
-        or `context-refused` (none of the contexts was accepted).
+        or `context-refused` (none of the contexts was accepted); with TLS also `tls-peer-not-trusted`, `tls-failed`, or
+        what is wrong with our own files.
     """
     place: dict[str, Any] = {"host": peer.host, "port": peer.port}
     try:
@@ -244,31 +260,40 @@ def associate(
     except OSError as error:
         raise NetworkError(REASONS("peer-name-unknown", host=peer.host), retryable=True) from error
     seen: set[str] = set()
-    ae = _Entity(peer.calling)
+    ae = _Entity(peer)
     ae.connection_timeout, ae.acse_timeout = timeouts.connect_s, timeouts.associate_s
     ae.dimse_timeout, ae.network_timeout = timeouts.answer_s, None
     begun = time.monotonic()
-    association = ae.associate(
-        address,
-        peer.port,
-        contexts,
-        peer.ae_title,
-        max_pdu=PDU_BYTES,
-        ext_neg=None if provider_of is None else [build_role(provider_of, scp_role=True)],
-        evt_handlers=[
-            (evt.EVT_CONN_OPEN, _connected, [seen, timeouts.answer_s]),
-            (evt.EVT_ACCEPTED, lambda _event: seen.add("accepted")),
-            (evt.EVT_PDU_SENT, _acknowledge_at_once),
-        ],
-    )
+    try:
+        association = ae.associate(
+            address,
+            peer.port,
+            contexts,
+            peer.ae_title,
+            max_pdu=PDU_BYTES,
+            ext_neg=None if provider_of is None else [build_role(provider_of, scp_role=True)],
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, _connected, [seen, timeouts.answer_s]),
+                (evt.EVT_ACCEPTED, lambda _event: seen.add("accepted")),
+                (evt.EVT_PDU_SENT, _acknowledge_at_once),
+            ],
+        )
+    except TlsError as error:
+        _close(ae)
+        raise NetworkError(error.reason, retryable=True) from error
     if association.is_established:
         return association
     _close(ae)
     taken = time.monotonic() - begun
     answer = association.acceptor.primitive
+    trouble = ae.trouble()
+    if "accepted" not in seen and trouble is not None and not isinstance(trouble, TimeoutError):
+        code = "tls-peer-not-trusted" if isinstance(trouble, ssl.SSLCertVerificationError) else "tls-failed"
+        # a certificate is put right by a person, and what waits for that is not lost
+        raise NetworkError(REASONS(code, **place, ae_title=peer.ae_title, why=why(trouble)), retryable=True)
     if association.is_rejected and answer is not None:
-        why = f"{answer.result_str}, {answer.source_str}, {answer.reason_str}"
-        reason = REASONS("association-rejected", **place, ae_title=peer.ae_title, calling=peer.calling, why=why)
+        said = f"{answer.result_str}, {answer.source_str}, {answer.reason_str}"
+        reason = REASONS("association-rejected", **place, ae_title=peer.ae_title, calling=peer.calling, why=said)
         # "permanent" is what every PACS says to a node that is not yet registered: worth another attempt too
         raise NetworkError(reason, retryable=True)
     if "accepted" in seen:

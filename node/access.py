@@ -5,7 +5,12 @@ import socket
 from collections.abc import Sequence
 
 from config.settings import Destination, Dicom, Peer
-from dicom_io.scp_types import RIGHTS, AssociationInfo, Right
+from dicom_io.rights import RIGHTS, Right
+from dicom_io.scp_types import AssociationInfo
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_REPORTS: frozenset[Right] = frozenset({"report"})
 
 
 class Access:
@@ -16,29 +21,42 @@ class Access:
     dicom : Dicom
         Names the peers.
     reporting : Sequence[Destination]
-        Archives that are asked for storage commitment: they open an association to report.
+        Archives that are asked for storage commitment: they may open an association to report, and nothing else.
     """
 
     def __init__(self, dicom: Dicom, reporting: Sequence[Destination] = ()) -> None:
-        self._peers: tuple[Peer, ...] = dicom.peer
-        self._known: tuple[Peer | Destination, ...] = (*dicom.peer, *reporting)
+        self._peers, self._reporting = dicom.peer, tuple(reporting)
 
     def rights(self, who: AssociationInfo) -> frozenset[Right] | None:
-        """Return what a caller may do; None: it may not open an association."""
-        if not self._peers and _address(who.peer).is_loopback:
+        """Return what a caller may do, all entries that fit it together; None: it may not open an association."""
+        address = _address(who.peer)
+        if not self._peers and address.is_loopback:
             return RIGHTS
-        known = any(who.calling == p.ae_title.strip() and _address(who.peer) in _addresses(p) for p in self._known)
-        return RIGHTS if known else None
+        granted = [frozenset(p.rights) for p in self._peers if _is(p, who, address) and _shows(p, who)]
+        granted += [_REPORTS for d in self._reporting if _is(d, who, address)]
+        return frozenset().union(*granted) if granted else None
 
 
-def _addresses(peer: Peer | Destination) -> Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """Resolve a peer at every request: names of scanners move."""
+def _is(known: Peer | Destination, who: AssociationInfo, address: Address) -> bool:
+    if who.calling != known.ae_title.strip():
+        return False
+    if "/" in known.host:
+        return address in ipaddress.ip_network(known.host)
+    return address in _addresses(known.host)
+
+
+def _shows(peer: Peer, who: AssociationInfo) -> bool:
+    return not peer.certificate or peer.certificate == f"sha256:{who.certificate}"
+
+
+def _addresses(host: str) -> Sequence[Address]:
+    """Resolve a name at every request: scanners move."""
     try:
-        return [_address(str(info[4][0])) for info in socket.getaddrinfo(peer.host, None, type=socket.SOCK_STREAM)]
+        return [_address(str(info[4][0])) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
     except OSError:
         return []
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _address(text: str) -> Address:
     address = ipaddress.ip_address(text.partition("%")[0])
     return (address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None) or address

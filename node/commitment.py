@@ -36,6 +36,7 @@ from node.reasons import REASONS
 from node.store import Database, commitments
 from node.store.commitments import Transaction
 from node.store.rows import Delivery, StoredArtifact
+from node.transport import peer_of
 
 _log = structlog.get_logger()
 
@@ -69,7 +70,7 @@ class Archive:
         now: Callable[[], float] = time.time, new_uid: Callable[[], str] = new_transaction,
     ) -> None:  # fmt: skip
         self._db, self._spool, self._name = db, spool, destination.name
-        self._peer = scu.Peer(destination.host, destination.port, destination.ae_title, calling)
+        self._peer = peer_of(destination, calling)
         self._now, self._new_uid = now, new_uid
 
     def confirm(self, delivery: Delivery, objects: Sequence[StoredArtifact]) -> frozenset[str] | None:
@@ -280,4 +281,4 @@ class Messenger:
 
 def _address(peer: Peer, row: Transaction) -> scu.Peer:
     """Return where to tell a sender; it knows us by the title that it called."""
-    return scu.Peer(peer.host, peer.commit_port or 0, peer.ae_title.strip(), row.called or "")
+    return scu.Peer(peer.host, peer.commit_port or 0, peer.ae_title.strip(), row.called or "", peer.tls)

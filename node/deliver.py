@@ -16,7 +16,7 @@ from config.settings import Destination, Settings
 from dicom_io.errors import DicomIOError, NetworkError
 from dicom_io.read import digest_dataset
 from dicom_io.reason import Reason
-from dicom_io.scu import Peer, StoreReport
+from dicom_io.scu import StoreReport
 from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome
 from node import alarm, breaker, child, overdue, retry, timekeeper
@@ -30,7 +30,7 @@ from node.reasons import REASONS
 from node.ris import Relayer
 from node.store import Database, breakers, deliveries, jobs, open_database, place_of, proofs, studies
 from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, StoredArtifact, Study
-from node.transport import Network, Transport
+from node.transport import Network, Transport, peer_of
 from node.whose import Whose, differences, whose
 
 _log = structlog.get_logger()
@@ -149,7 +149,7 @@ class Courier:
         now: Callable[[], float] = time.time, chance: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         self._db, self._root, self._destination = db, root, destination
-        self._transport = transport or Network(Peer(destination.host, destination.port, destination.ae_title, calling))
+        self._transport = transport or Network(peer_of(destination, calling))
         self._now, self._chance = now, chance
         self._asked: dict[int, int] = {}
         self.unsettled = False

@@ -185,7 +185,7 @@ class Inquirer:
             p.ae_title.strip(): Source(
                 db,
                 p.ae_title.strip(),
-                Peer(p.host, p.query_port, p.query_ae_title or p.ae_title.strip(), calling),
+                Peer(p.host, p.query_port, p.query_ae_title or p.ae_title.strip(), calling, p.tls),
                 settings.rule,
                 wake,
                 how,

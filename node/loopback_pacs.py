@@ -19,8 +19,8 @@ from typing import Self
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicom_io.rights import RIGHTS
 from dicom_io.scp import AssociationEvent, Handlers, Listener, RefusedObject, StoredObject, serve
-from dicom_io.scp_types import RIGHTS
 from dicom_io.status import Answer
 from node.spool import utc
 

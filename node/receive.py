@@ -1,5 +1,6 @@
 """The receiver process: the listener wired to intake, notices and the allow-list."""
 
+import errno
 import os
 import uuid
 from collections.abc import Callable
@@ -53,6 +54,8 @@ class Receiver:
             If the address cannot be bound.
         """
         dicom, intake = self._settings, self._intake
+        if dicom.tls is not None:
+            raise OSError(errno.ENOTSUP, "the listener takes no TLS yet: remove [dicom.tls]")
         listener = Listener(dicom.ae_titles, dicom.host, dicom.port, self.spool.incoming, dicom.max_associations)
         handlers = Handlers(
             intake.stored,

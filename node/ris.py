@@ -17,7 +17,6 @@ import structlog
 from config.settings import RIS
 from dicom_io.errors import NetworkError, UnreadableError
 from dicom_io.reason import Reason
-from dicom_io.scu import Peer
 from dicom_io.scu_notices import Reply, judge, relay_step
 from dicom_io.status import Outcome
 from node import alarm, retry
@@ -25,6 +24,7 @@ from node.failpoint import passing
 from node.reasons import REASONS
 from node.store import Database, relays
 from node.store.relays import Relay
+from node.transport import peer_of
 
 _log = structlog.get_logger()
 
@@ -95,7 +95,7 @@ class Relayer:
         now: Callable[[], float] = time.time, chance: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         self._db, self._spool, self._name = db, spool, ris.name
-        self._peer = Peer(ris.host, ris.port, ris.ae_title, calling)
+        self._peer = peer_of(ris, calling)
         self._now, self._chance = now, chance
 
     def step(self) -> bool:

@@ -1,12 +1,18 @@
-"""What the deliverer and the prover say to a destination; tests put a script in its place."""
+"""How places are reached, and what the deliverer and the prover say to a destination; tests put a script in its place."""
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from config.settings import RIS, Destination
 from dicom_io import scu, scu_query
 from dicom_io.scu import Peer, StoreReport
 from dicom_io.scu_query import FoundStudy
+
+
+def peer_of(place: Destination | RIS, calling: str) -> Peer:
+    """Return how to reach a place of the configuration under our title `calling`."""
+    return Peer(place.host, place.port, place.ae_title, calling, place.tls)
 
 
 class Transport(Protocol):

@@ -48,8 +48,9 @@ def _asked(settings: "Settings", place: "Destination") -> dict[str, Any]:
     """Verify the destination, then ask it for a study that nobody has."""
     from dicom_io import scu, scu_query
     from dicom_io.errors import NetworkError
+    from node.transport import peer_of
 
-    peer = scu.Peer(place.host, place.port, place.ae_title, settings.dicom.ae_titles[0])
+    peer = peer_of(place, settings.dicom.ae_titles[0])
     try:
         seconds = scu.echo(peer)
     except NetworkError as error:

@@ -21,6 +21,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 RULE = '[[rule]]\nname = "r"\nwhen = {{ {when} }}\nrun = ["{run}"]\nsend_to = ["{to}"]\n[[destination]]\nname = "pacs"\nhost = "h"\nport = 104\nae_title = "P"\n'
+PEER = '[[dicom.peer]]\nae_title = "CT1"\nhost = "10.1.2.3"\n{more}\n'
 
 
 def test_the_commented_default_file_holds_the_defaults() -> None:
@@ -39,20 +40,30 @@ def test_the_commented_default_file_names_every_key() -> None:
         settings.Node,
         settings.Peer,
         settings.Dicom,
+        settings.ServerTls,
         settings.StudyTimes,
         settings.Worker,
         settings.Rule,
         settings.Destination,
     ):
-        for name in names(kind) - {"peer"}:
+        for name in names(kind) - {"peer"} - ({"tls"} if kind is settings.Dicom else set()):
             assert re.search(rf"^(# )?{name} = ", text, re.MULTILINE), f"{kind.__name__}.{name}"
 
 
 def test_commented_tables_of_the_default_file_load_when_uncommented(tmp_path: Path) -> None:
-    text = re.sub(r"^# (\[\[|[a-z_]+ = )", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = re.sub(r"^# (\[|[a-z_]+ = )", r"\1", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     settings = load(written(tmp_path, text), {})
     assert settings.rule[0].send_to == (settings.destination[0].name,) == ("pacs",)
     assert settings.dicom.peer[0].sends == "study"
+    own = settings.dicom.tls
+    assert own is not None
+    assert own.verify == "required"
+    called = settings.destination[0].tls
+    assert called is not None
+    assert (called.ca, called.certificate, called.key) == (own.ca, own.certificate, own.key), "left to [dicom.tls]"
+    pinned = settings.ris[0].tls
+    assert pinned is not None
+    assert (pinned.ca, pinned.certificate) == (None, own.certificate), "a pin needs no authority"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +83,14 @@ def test_commented_tables_of_the_default_file_load_when_uncommented(tmp_path: Pa
         (RULE.format(when='Modality = "CT"', run="chest_ct", to="nowhere"), "rule.0.send_to", "pacs"),
         (RULE.format(when='Modality = "CT"', run="knee", to="pacs"), "rule.0.run", "chest_ct"),
         (RULE.format(when='Modalty = "CT"', run="chest_ct", to="pacs"), "rule.0.when.Modalty", "keyword"),
+        ('[dicom.tls]\ncertificate = "c"\nkey = "k"\n', "dicom.tls.ca", "authorities"),
+        ('[dicom.tls]\ncertificate = "c"\nkey = "k"\nca = "a"\nminimum = "1.1"\n', "dicom.tls.minimum", "1.2"),
+        (PEER.format(more='rights = ["delete"]'), "dicom.peer.0.rights", "store"),
+        (PEER.format(more='certificate = "sha256:' + "0" * 64 + '"'), "dicom.peer.0.certificate", "[dicom.tls]"),
+        (PEER.format(more='certificate = "sha256:00"'), "dicom.peer.0.certificate", "64"),
+        (PEER.format(more="tls = { }"), "dicom.peer.0.tls", "pin"),
+        (PEER.replace("10.1.2.3", "10.1.2.3/24").format(more=""), "dicom.peer.0.host", "host bits"),
+        (PEER.replace("10.1.2.3", "10.1.2.0/24").format(more="query_port = 104"), "dicom.peer.0.host", "one machine"),
         (
             RULE.format(when="SliceThickness = { lt = 3 }", run="chest_ct", to="pacs"),
             "rule.0.when.SliceThickness",

@@ -12,8 +12,9 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
+from dicom_io.rights import RIGHTS, Right
 from dicom_io.scp import AssociationEvent, Handlers, Listener, RefusedObject, Server, StoredObject, serve
-from dicom_io.scp_types import RIGHTS, AssociationInfo, Right
+from dicom_io.scp_types import AssociationInfo
 
 pytestmark = pytest.mark.sockets
 
