@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from config.settings import RIS, Destination, Peer, Settings, Tests
+from config.settings import RIS, Destination, Peer, Settings, Tests, Web, WebClient
 from dicom_io.tls import inherited
 
 P = TypeVar("P", Peer, Destination, RIS)
@@ -265,12 +265,12 @@ def _check_peers(settings: Settings, source: str) -> None:
 
 
 def _check_tls(settings: Settings, source: str) -> None:
-    own = settings.dicom.tls
-    if own is not None and own.verify == "required" and own.ca is None:
-        says = 'name the authorities of the peers, or set verify = "none": then nobody is asked who he is'
-        raise ConfigError(source, "dicom.tls.ca", None, says)
-    if own is not None and own.crl is not None and own.ca is None:
-        raise ConfigError(source, "dicom.tls.crl", str(own.crl), "has no meaning without ca")
+    for where, own in (("dicom.tls", settings.dicom.tls), ("web.tls", settings.web.tls)):
+        if own is not None and own.verify == "required" and own.ca is None:
+            says = 'name the authorities of the peers, or set verify = "none": then nobody is asked who he is'
+            raise ConfigError(source, f"{where}.ca", None, says)
+        if own is not None and own.crl is not None and own.ca is None:
+            raise ConfigError(source, f"{where}.crl", str(own.crl), "has no meaning without ca")
     called = (
         *((f"dicom.peer.{n}.tls", p.tls) for n, p in enumerate(settings.dicom.peer)),
         *((f"destination.{n}.tls", d.tls) for n, d in enumerate(settings.destination)),
@@ -318,9 +318,51 @@ def _check_places(settings: Settings, destinations: list[str], source: str) -> N
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(source, "ris.name", name, "is used twice; every RIS needs its own name")
+    _check_web(settings.web, source)
     study = settings.study
     if study.quiet_min_s > study.quiet_max_s:
         raise ConfigError(source, "study.quiet_min_s", study.quiet_min_s, "must not exceed study.quiet_max_s")
+
+
+def _check_web(web: Web, source: str) -> None:
+    names = [client.name for client in web.client]
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", web.base):
+        raise ConfigError(source, "web.base", web.base, "must be a path like /dicom-web, without a slash at its end")
+    if web.tls is None and not web.plain and not _is_loopback(web.host):
+        says = (
+            "is beyond this machine: name certificates in [web.tls], or set plain = true behind a proxy that ends TLS"
+        )
+        raise ConfigError(source, "web.host", web.host, says)
+    for number, client in enumerate(web.client):
+        if names.count(client.name) > 1:
+            at = f"web.client.{number}.name"
+            raise ConfigError(source, at, client.name, "is used twice; every client needs its own name")
+        _check_client(web, client, f"web.client.{number}", source)
+
+
+def _check_client(web: Web, client: WebClient, at: str, source: str) -> None:
+    if client.token_file is not None and client.token_env:
+        raise ConfigError(source, f"{at}.token_env", client.token_env, "give token_file or token_env, not both")
+    if client.token_file is None and not client.token_env and not client.certificate:
+        says = "needs token_file, token_env or certificate: a name alone proves nothing"
+        raise ConfigError(source, at, client.name, says)
+    if client.certificate:
+        _check_pin(source, f"{at}.certificate", client.certificate)
+        if web.tls is None or web.tls.verify != "required":
+            says = 'is only asked for with [web.tls] and verify = "required"'
+            raise ConfigError(source, f"{at}.certificate", client.certificate, says)
+    for network in client.host:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ConfigError(source, f"{at}.host", network, f"is no address or network ({error})") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_tests(when: Tests, at: str, source: str) -> None:

@@ -79,6 +79,47 @@ class Dicom:
 
 
 @dataclass(frozen=True, slots=True)
+class WebClient:
+    """``[[web.client]]``: one sender that may store by STOW-RS.
+
+    It shows the token that stands in `token_file` or in the environment variable `token_env`, or the certificate whose
+    SHA-256 is `certificate` (``sha256:...``); everything that is named must fit. `host` names networks that it may come from
+    (``10.20.0.0/16``); empty: any. `name` is its calling title: rules and ``[[dicom.peer]]`` know it by that.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    name: AETitle
+    token_file: Path | None = None
+    token_env: str = ""
+    certificate: str = ""
+    host: tuple[str, ...] = ()
+    rights: tuple[Literal["store"], ...] = ("store",)
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """``[web]``: STOW-RS. Without a `port` nothing listens; 0 takes any free one; with `tls` it takes nothing else.
+
+    A request may take `request_s` in all, and may be silent for `idle_s`. `plain` allows HTTP without TLS beyond
+    loopback: only behind a proxy that ends TLS on this machine or in its pod.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    host: str = "127.0.0.1"
+    port: Port | None = None
+    base: str = "/dicom-web"
+    plain: bool = False
+    max_requests: Annotated[int, Ge(1)] = 8
+    max_object_mb: Annotated[int, Ge(1)] = 4096
+    max_request_mb: Annotated[int, Ge(1)] = 16_384
+    max_objects: Annotated[int, Ge(1)] = 20_000
+    request_s: Annotated[float, Ge(1.0)] = 3600.0
+    idle_s: Annotated[float, Ge(1.0)] = 30.0
+    tls: ServerTls | None = None
+    client: tuple[WebClient, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StudyTimes:
     """``[study]``: when a study is taken for complete (seconds).
 
@@ -223,6 +264,7 @@ class Settings:
     __pydantic_config__: ClassVar = _STRICT
     node: Node = field(default_factory=Node)
     dicom: Dicom = field(default_factory=Dicom)
+    web: Web = field(default_factory=Web)
     study: StudyTimes = field(default_factory=StudyTimes)
     storage: Storage = field(default_factory=Storage)
     commitment: Commitment = field(default_factory=Commitment)

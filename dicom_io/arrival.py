@@ -30,6 +30,7 @@ from dicom_io.scan import outline
 PREAMBLE = 132
 """Bytes of preamble and prefix (PS3.10 section 7.1)."""
 
+_GROUP_LENGTH = b"\x02\0\0\0UL\x04\0"
 SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _UIDS = frozenset({SOP_CLASS, SOP_INSTANCE, STUDY, SERIES})
@@ -60,6 +61,8 @@ class Arrival:
         self._fd = -1
         self.bytes = 0
         self.data_offset = 0
+        self.meta = b""
+        """Everything before the data set: preamble, prefix and file meta information."""
         try:
             if room is not None:
                 room()
@@ -82,7 +85,7 @@ class Arrival:
     def flush(self) -> None:
         """Do nothing: writes are not buffered."""
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Append `data`; after an error everything is dropped, so that the peer can finish and be answered."""
         with self._lock:
             if self.error is None:
@@ -110,32 +113,35 @@ class Arrival:
         """SHA-256 (hex) of the encoded data set after the file meta information."""
         return self._hash.hexdigest()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
         self.bytes += len(data)
 
-    def _digest(self, data: bytes) -> None:
+    def _digest(self, data: bytes | memoryview) -> None:
         if self._head is None:
             self._hash.update(data)
             return
         self._head += data
         offset = data_offset(self._head)
         if offset is not None and len(self._head) >= offset:
-            self.data_offset = offset
-            self._hash.update(self._head[offset:])
+            self.data_offset, self.meta = offset, bytes(self._head[:offset])
+            self._hash.update(memoryview(self._head)[offset:])
             self._head = None
 
 
 def data_offset(head: bytes | bytearray) -> int | None:
     """Return where the data set begins in a DICOM file, from its first bytes; None if `head` is too short to say.
 
-    The group length (0002,0000) is the first element after the prefix (PS3.10 section 7.1).
+    The group length (0002,0000) is the first element after the prefix (PS3.10 section 7.1). 0: this is no DICOM file, or
+    one whose file meta information is beyond all measure.
     """
     if len(head) < PREAMBLE + 12:
         return None
-    (length,) = struct.unpack_from("<L", head, PREAMBLE + 8)
+    prefix, length = struct.unpack_from("<4s8xL", head, PREAMBLE - 4)
+    if prefix != b"DICM" or head[PREAMBLE : PREAMBLE + 8] != _GROUP_LENGTH or length > LIMITS.read.meta_bytes:
+        return 0
     return PREAMBLE + 12 + int(length)
 
 
@@ -176,10 +182,12 @@ def read_identity(path: Path, offset: int, syntax: str) -> Identity:
     path : Path
         A DICOM file.
     offset : int
-        Where its data set begins (bytes).
+        Where its data set begins (bytes); 0: it is no DICOM file.
     syntax : str
         Transfer syntax UID of the data set.
     """
+    if not offset:
+        return Identity(fault="object-unparsable")
     try:
         return _identity(path, offset, UID(syntax))
     except UnreadableError as error:

@@ -19,7 +19,7 @@ from node.indexer import charsets
 from node.installation import DataFolder
 from node.store import Database, corrections, evidence, studies
 from node.store import node as store
-from node.store.rows import Carrier, Held, Process, Read, Seen, Study
+from node.store.rows import RECEIVING, Carrier, Held, Process, Read, Seen, Study
 
 _log = structlog.get_logger()
 
@@ -137,7 +137,7 @@ class Gatherer:
         """Return what broken associations have left open: see `apart` and `lost` of `Facts`."""
         fell = any(s.end == "aborted" for s in senders)
         apart = studies.apart(self._db, study.uid, carriers[-1].association) if fell else 0
-        receivers = [p.name for p in processes if p.role == "receiver"]
+        receivers = [p.name for p in processes if p.role in RECEIVING]
         since = study.opened - self._settings.study.quiet_s
         return apart, studies.lost(self._db, study.uid, {c.calling for c in carriers}, since, receivers)
 
@@ -217,7 +217,7 @@ def _status(status: str) -> assemble.StepStatus:
 
 def _sender(carrier: Carrier, processes: Sequence[Process], whole: frozenset[str]) -> Sender:
     """Return one association as the decision sees it; one whose receiver is gone will never end by itself."""
-    alive = any(p.name == carrier.receiver and p.role == "receiver" and p.started <= carrier.opened for p in processes)
+    alive = any(p.name == carrier.receiver and p.role in RECEIVING and p.started <= carrier.opened for p in processes)
     end: assemble.End = "open" if alive else "aborted"
     if carrier.how is not None:
         end = "released" if carrier.how == "released" else "aborted"

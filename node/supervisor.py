@@ -1,12 +1,15 @@
 """`serve`: a supervisor and its spawned children. It holds the lock, starts, watches and stops; the work is theirs."""
 
+import errno
 import importlib
+import importlib.util
 import json
 import logging
 import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +20,9 @@ from typing import Any, TextIO
 
 import structlog
 
-from config.settings import Settings
+from config.settings import Settings, Web
+from dicom_io.errors import TlsError
+from dicom_io.tls import server_context
 from node import log, recover, retry
 from node.clock import Guard
 from node.installation import DataFolder, node_name, process_name
@@ -25,6 +30,7 @@ from node.store import Database, open_database, place_of
 from node.store import node as store
 from node.store.rows import Process
 from node.timekeeper import Timekeeper
+from node.web.auth import Clients, TokenError
 
 _log = structlog.get_logger()
 _spawn = multiprocessing.get_context("spawn")  # never forked: a forked orphan would keep lock and port
@@ -64,9 +70,13 @@ class Supervisor:
         Where the ready line goes.
     level : int
         What is not as grave does not go to the log, that of the children neither.
+    web : socket.socket or None
+        Where the web process listens; None: there is none.
     """
 
-    def __init__(self, settings: Settings, db: Database, out: TextIO, level: int = logging.INFO) -> None:
+    def __init__(
+        self, settings: Settings, db: Database, out: TextIO, level: int = logging.INFO, web: socket.socket | None = None
+    ) -> None:
         self._settings, self._db, self._out, self._level = settings, db, out, level
         self._boot, self._name = time.time(), node_name(settings)
         self._stop = False
@@ -78,6 +88,9 @@ class Supervisor:
         workers = [_Child("worker", "node.worker:run_worker", (self._boot,)) for _ in range(settings.worker.slots)]
         coordinator = _Child("coordinator", "node.coordinator:run_coordinator", (self._boot,))
         self._children = [self._receiver, coordinator, *workers, _Child("deliverer", "node.deliver:run_deliverer")]
+        self._web = web
+        if web is not None:
+            self._children.append(_Child("web", "node.web.app:run_web", (web,)))
 
     def run(self) -> int:
         """Serve until told to stop; return the exit code."""
@@ -145,6 +158,9 @@ class Supervisor:
             # a receiver that is started again must be found where the first one was
             self._settings = replace(self._settings, dicom=replace(self._settings.dicom, port=message["port"]))
             line = {**message, "pid": multiprocessing.current_process().pid}
+            if self._web is not None:
+                host, port = self._web.getsockname()[:2]
+                line["web"] = {"host": host, "port": port}
             print(json.dumps(line), file=self._out, flush=True)  # the contract's line, not a log record
         return message
 
@@ -230,6 +246,31 @@ def _enter(entry: str, level: int, settings: Settings, *arguments: object) -> No
     getattr(importlib.import_module(module), function)(settings, *arguments)
 
 
+def _web_socket(web: Web) -> socket.socket | None:
+    """Listen for the web process: connections wait while it is started again, and find it where it was."""
+    if web.port is None:
+        return None
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ServeError(f"[web] needs {' and '.join(missing)}: pip install 'pacs-ai-node[web]', or remove web.port.")
+    try:
+        Clients(web)
+        if web.tls is not None:
+            server_context(web.tls)
+    except (TokenError, TlsError) as error:
+        raise ServeError(f"{error}.") from error
+    deadline = time.monotonic() + _BIND_S
+    while True:
+        try:
+            family = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0][0]
+            return socket.create_server((web.host, web.port), family=family, backlog=128)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                place = f"{web.host}:{web.port}"
+                raise ServeError(f"cannot listen on {place}: {error.strerror}. Choose another web.port.") from error
+            time.sleep(0.2)
+
+
 def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INFO) -> int:
     """Run the node until SIGTERM or Ctrl-C, its processes logging from `level` on; return the exit code.
 
@@ -246,10 +287,13 @@ def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INF
     folder = DataFolder(settings.node.data_dir)
     folder.prepare()
     lock = folder.lock()
+    web = _web_socket(settings.web)
     db = open_database(place_of(settings))
     try:
-        return Supervisor(settings, db, out, level).run()
+        return Supervisor(settings, db, out, level, web).run()
     finally:
         db.close()
+        if web is not None:
+            web.close()
         # the lock ends with the descriptor, and that with this process
         del lock

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from node.store import tables as t
 from node.store.engine import Database
-from node.store.rows import Process, as_a
+from node.store.rows import RECEIVING, Process, as_a
 from node.store.sql import insert
 
 _DEAD = (
@@ -55,7 +55,7 @@ def process_ended(db: Database, name: str) -> None:
 def counts(db: Database) -> Counts:
     """Count what there is; associations are those that a receiver of this run has open."""
     a, p = t.association.c, t.process.c
-    alive = sa.exists().where(p.name == a.receiver, p.role == "receiver", p.started <= a.opened)
+    alive = sa.exists().where(p.name == a.receiver, p.role.in_(RECEIVING), p.started <= a.opened)
     with db.read() as c:
         by = {table.name: _by_state(c, table) for table in (t.study, t.job, t.delivery)}
         by["job"]["dead"] = c.execute(_DEAD).scalar_one()

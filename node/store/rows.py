@@ -127,6 +127,10 @@ class Removed:
 Change = AssociationOpened | AssociationEnded | Arrived | Repeated | Noticed | Removed
 
 
+RECEIVING = ("receiver", "web")
+"""Roles of processes that associations come in by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """One process of a running node; its `name` is that of no other on any machine."""

@@ -41,12 +41,14 @@ def test_the_commented_default_file_names_every_key() -> None:
         settings.Peer,
         settings.Dicom,
         settings.ServerTls,
+        settings.Web,
+        settings.WebClient,
         settings.StudyTimes,
         settings.Worker,
         settings.Rule,
         settings.Destination,
     ):
-        for name in names(kind) - {"peer"} - ({"tls"} if kind is settings.Dicom else set()):
+        for name in names(kind) - {"peer", "client"} - ({"tls"} if kind in (settings.Dicom, settings.Web) else set()):
             assert re.search(rf"^(# )?{name} = ", text, re.MULTILINE), f"{kind.__name__}.{name}"
 
 
@@ -80,6 +82,12 @@ def test_commented_tables_of_the_default_file_load_when_uncommented(tmp_path: Pa
         ('[node]\nlanguages = ["xx"]\n', "node.languages.0", "zh-CN"),
         ('[writer]\nlanguages = ["en"]\n', "writer.languages", "node.languages"),
         ('[[destination]]\nname = "a"\n', "destination.0.", "equired"),
+        ('[web]\nhost = "0.0.0.0"\n', "web.host", "proxy that ends TLS"),
+        ('[web]\nbase = "web/"\n', "web.base", "/dicom-web"),
+        ('[web.tls]\ncertificate = "c"\nkey = "k"\n', "web.tls.ca", "authorities"),
+        ('[[web.client]]\nname = "A"\n', "web.client.0", "proves nothing"),
+        ('[[web.client]]\nname = "A"\ntoken_env = "T"\nhost = ["10.0.0.1/8"]\n', "web.client.0.host", "network"),
+        ('[[web.client]]\nname = "A"\ncertificate = "ab"\n', "web.client.0.certificate", "64 small"),
         (RULE.format(when='Modality = "CT"', run="chest_ct", to="nowhere"), "rule.0.send_to", "pacs"),
         (RULE.format(when='Modality = "CT"', run="knee", to="pacs"), "rule.0.run", "chest_ct"),
         (RULE.format(when='Modalty = "CT"', run="chest_ct", to="pacs"), "rule.0.when.Modalty", "keyword"),
