@@ -2,9 +2,12 @@
 
 import contextlib
 import ctypes
+import json
 import signal
 import threading
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 
@@ -21,6 +24,17 @@ def begin(connection: Connection) -> threading.Event:
     _die_with_parent()
     threading.Thread(target=_watch, args=(connection, stop), daemon=True, name="parent").start()
     return stop
+
+
+def tell(connection: Connection, message: Mapping[str, Any]) -> None:
+    """Send a message to the process at the other end; it is JSON, so that nobody has to trust what he reads."""
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def heard(connection: Connection) -> dict[str, Any]:
+    """Receive a message; `EOFError` if nobody is there any more."""
+    message: dict[str, Any] = json.loads(connection.recv_bytes())
+    return message
 
 
 def _watch(connection: Connection, stop: threading.Event) -> None:

@@ -11,6 +11,7 @@ from config.settings import Settings
 from dicom_io.reason import Reason
 from node import alarm, assemble, child, inquire, recover, retry, route
 from node.assemble import Close, KeepOpen, LooksComplete
+from node.certificates import Certificates
 from node.clock import Clock, Guard, made, surviving
 from node.execute import unfit
 from node.facts import Gatherer
@@ -244,6 +245,7 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
         "watermarks": (policy["watch_s"], housekeeper.watch),
         "tidying": (policy["tidy_s"], tidy),
         "leases": (every["leases_s"], leases),
+        "certificates": (every["certificates_s"], Certificates(db, settings).check),
     })  # fmt: skip
     surviving("watermarks", housekeeper.watch)()  # before the first look at a study: were images refused?
     ticks.start()

@@ -6,12 +6,10 @@ It is the node's own listener with other callables, on a real socket; it keeps n
 import fnmatch
 import json
 import re
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -151,17 +149,3 @@ def received(folder: Path) -> list[Received]:
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     rows = (json.loads(line) for line in lines)
     return [Received(r["sop"], r["sop_class"], r["study"], r["digest"], folder / r["file"]) for r in rows]
-
-
-def run_pacs(folder: Path, ae_title: str, port: int, connection: Connection) -> None:
-    """Be a PACS until the other end of `connection` is gone; entry point of a spawned process.
-
-    Sends ``{"host", "port", "ae_title"}`` once it listens.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with LoopbackPacs(folder, ae_title, port) as pacs:
-        connection.send({"host": pacs.host, "port": pacs.port, "ae_title": pacs.ae_title})
-        try:
-            connection.recv_bytes()
-        except (EOFError, OSError):
-            return

@@ -89,9 +89,9 @@ def run_receiver(settings: Settings, connection: Connection) -> None:
         server = receiver.start()
     except OSError as error:
         place = f"{settings.dicom.host}:{settings.dicom.port}"
-        connection.send({"event": "failed", "error": f"cannot listen on {place}: {error.strerror or error}"})
+        child.tell(connection, {"event": "failed", "error": f"cannot listen on {place}: {error.strerror or error}"})
         raise SystemExit(2) from error
     ready = {"event": "ready", "host": server.host, "port": server.port, "ae_titles": list(settings.dicom.ae_titles)}
-    connection.send({**ready, "pid": os.getpid()})
+    child.tell(connection, {**ready, "pid": os.getpid()})
     stop.wait()
     receiver.stop()

@@ -24,6 +24,7 @@ from config.settings import Settings, Web
 from dicom_io.errors import TlsError
 from dicom_io.tls import server_context
 from node import log, recover, retry
+from node.child import heard
 from node.clock import Guard
 from node.installation import DataFolder, node_name, process_name
 from node.store import Database, open_database, place_of
@@ -149,7 +150,7 @@ class Supervisor:
         try:
             if connection is None or not connection.poll(timeout_s):
                 return None
-            message: dict[str, Any] = connection.recv()
+            message = heard(connection)
         except (EOFError, OSError):
             self._forget(self._receiver)
             return {"event": "failed", "error": "the receiver ended before it listened"} if not self._ready else None

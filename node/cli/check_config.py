@@ -2,11 +2,16 @@
 
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from node.cli.common import common_options, print_json, settings_of
+
+if TYPE_CHECKING:
+    from config import Settings
 
 
 @click.command(name="check-config")
@@ -17,6 +22,7 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
     from node.store import place_of, shown
 
     settings = settings_of(config_file)
+    _check_files(settings)
     database = settings.database.url if settings.database.url == "sqlite" else shown(place_of(settings))
     if as_json:
         document = json.loads(json.dumps(asdict(settings), default=str))
@@ -26,13 +32,20 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
     if quiet:
         return 0
     d = settings.dicom
-    click.echo(f"listens on    {d.host}:{d.port} as {', '.join(d.ae_titles)}")
-    peers = ", ".join(f"{p.ae_title}@{p.host}" for p in d.peer) or "this machine only (no dicom.peer)"
-    click.echo(f"takes from    {peers}")
+    certificates = "with certificates on both sides" if d.tls and d.tls.verify == "required" else "encrypted only"
+    wire = f"TLS {d.tls.minimum} and newer, {certificates}" if d.tls else "without TLS"
+    click.echo(f"listens on    {d.host}:{d.port} as {', '.join(d.ae_titles)}, {wire}")
+    for p in d.peer:
+        shows = ", with one certificate only" if p.certificate else ""
+        click.echo(f"lets in       {p.ae_title}@{p.host}{shows}: {', '.join(p.rights) or 'verification only'}")
+    if not d.peer:
+        click.echo("lets in       this machine only (no dicom.peer)")
     click.echo(f"data          {settings.node.data_dir.resolve()}")
     click.echo(f"database      {database}")
     for place in settings.destination:
-        click.echo(f"destination   {place.name}: {place.ae_title}@{place.host}:{place.port}, profile {place.profile}")
+        wire = ", TLS" if place.tls else ""
+        address = f"{place.ae_title}@{place.host}:{place.port}"
+        click.echo(f"destination   {place.name}: {address}{wire}, profile {place.profile}")
     for rule in settings.rule:
         click.echo(
             f"rule          {rule.name}: run {', '.join(rule.run) or 'nothing'}, send to {', '.join(rule.send_to) or 'nobody'} ({rule.mode})"
@@ -40,3 +53,16 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
     if not settings.rule:
         click.echo("rule          none: studies are received and nothing is run; add a [[rule]]")
     return 0
+
+
+def _check_files(settings: "Settings") -> None:
+    """Look into the files of TLS: those that cannot be used are an error, those that soon cannot are told."""
+    from dicom_io.tls_check import complaints
+    from node.certificates import named
+
+    for place, tls in named(settings):
+        for _, reason in complaints(tls, datetime.now(UTC)):
+            text = f"{place}: {reason.text['en']} {reason.hint['en']}"
+            if reason.code.startswith("tls-"):
+                raise click.UsageError(text)
+            click.echo(f"Warning: {text}", err=True)

@@ -4,6 +4,7 @@ import importlib
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ def _checks(settings: "Settings") -> Iterator[tuple[str, bool, str]]:
     ):
         ok, says = check(settings)
         yield name, ok, says
+    yield from _tls(settings)
     yield "Chinese font", *_font()
 
 
@@ -144,6 +146,15 @@ def _torch(settings: "Settings") -> tuple[bool, str]:
     from pipeline.device import pick
 
     return True, f"torch on {pick(settings.worker.device)}"
+
+
+def _tls(settings: "Settings") -> Iterator[tuple[str, bool, str]]:
+    from dicom_io.tls_check import complaints
+    from node.certificates import named
+
+    for place, tls in named(settings):
+        found = [f"{reason.text['en']} {reason.hint['en']}" for _, reason in complaints(tls, datetime.now(UTC))]
+        yield place, not found, " ".join(found) or "can be used"
 
 
 def _importable(name: str) -> bool:

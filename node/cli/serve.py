@@ -14,6 +14,8 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
 
     One line of JSON on stderr, ``{"event": "ready", ...}``, says when it takes associations.
     """
+    from dicom_io.errors import TlsError
+    from dicom_io.tls import server_context
     from node import log
     from node.installation import DataFolderError
     from node.store import StoreError
@@ -24,7 +26,11 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
     level = log_level(quiet=quiet, verbose=verbose)
     log.configure(settings.log.format, level)
     try:
+        if settings.dicom.tls is not None:
+            server_context(settings.dicom.tls)
         return serve(settings, level=level)
+    except TlsError as error:
+        raise click.UsageError(f"dicom.tls: {error.reason.text['en']} {error.reason.hint['en']}") from error
     except (DataFolderError, StoreError) as error:
         raise click.UsageError(str(error)) from error
     except ServeError as error:

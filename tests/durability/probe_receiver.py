@@ -19,6 +19,7 @@ from unittest.mock import patch
 from config.settings import Dicom, Node, Settings
 from dicom_io import files
 from node import log, receive, spool
+from node.child import heard
 from node.spool import JournalWriter
 
 LATER_S = 0.4
@@ -165,7 +166,7 @@ def _serve_real(folder: Path) -> None:
     ours, theirs = Pipe()
 
     def attend() -> None:
-        _say(name="real", **ours.recv())
+        _say(name="real", **heard(ours))
         sys.stdin.readline()
         ours.close()
 

@@ -18,6 +18,7 @@ import pytest
 from config.settings import Dicom, Node, Settings
 from dicom_io.scu import Peer, store
 from dicom_io.status import Outcome
+from node.child import heard
 from node.receive import run_receiver
 from node.spool import journals, read_journal
 
@@ -37,7 +38,7 @@ class Child:
         self.process.start()
         theirs.close()
         assert self.connection.poll(30), "the receiver said nothing"
-        self.said = self.connection.recv()
+        self.said = heard(self.connection)
 
     def send(self, paths: Sequence[Path]) -> list[Any]:
         return list(store(Peer("127.0.0.1", self.said["port"], "PACSAINODE", "CT1"), paths))
@@ -105,6 +106,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path, until: Callable[..., 
     program = textwrap.dedent("""
         import multiprocessing, pathlib, sys, time
         from config.settings import Dicom, Node, Settings
+        from node.child import heard
         from node.receive import run_receiver
         if __name__ == "__main__":
             spawn = multiprocessing.get_context("spawn")
@@ -112,7 +114,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path, until: Callable[..., 
             settings = Settings(node=Node(data_dir=pathlib.Path(sys.argv[1])), dicom=Dicom(port=0))
             process = spawn.Process(target=run_receiver, args=(settings, theirs))
             process.start()
-            print(ours.recv()["pid"], flush=True)
+            print(heard(ours)["pid"], flush=True)
             time.sleep(600)
     """)
     script = tmp_path / "parent.py"

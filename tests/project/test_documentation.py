@@ -125,7 +125,7 @@ def test_operations_say_of_every_alarm_what_its_reason_says() -> None:
     rows = dict(
         re.findall(r"^\| `([a-z-]+)` (\|.*)$", OPERATIONS.split("## Alarms")[1].split("\n## ")[0], re.MULTILINE)
     )
-    code = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "node").rglob("*.py"))
+    code = "\n".join(p.read_text(encoding="utf-8") for k in ("node", "dicom_io") for p in (ROOT / k).rglob("*.py"))
     for name, row in rows.items():
         reason = reasons[name]
         text, hint = (re.sub(r"\{[^}]*\}", "…", said["en"]) for said in (reason.text, reason.hint))
