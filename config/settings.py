@@ -29,13 +29,15 @@ Tests = Mapping[str, Scalar | tuple[Scalar, ...] | Mapping[str, Scalar | tuple[S
 class Node:
     """``[node]``: where the data stand and which languages people read; the first is the documents' language.
 
-    Without a `name` a node is called like its host. Nodes that share a folder and a database have different names.
+    Without a `name` a node is called like its host. Nodes that share a folder and a database have different names; one
+    that is not heard for `silent_s` is taken for dead.
     """
 
     __pydantic_config__: ClassVar = _STRICT
     data_dir: Path = Path("pacs-ai-node-data")
     languages: Annotated[tuple[Literal["en", "zh-CN"], ...], Len(1)] = ("en", "zh-CN")
     name: Annotated[str, Len(0, 32)] = ""
+    silent_s: Annotated[float, Ge(5.0)] = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import structlog
 
 from config.settings import Settings
 from dicom_io.reason import Reason
-from node import alarm, assemble, child, inquire, recover, retry, route
+from node import alarm, assemble, child, inquire, overdue, recover, retry, route
 from node.assemble import Close, KeepOpen, LooksComplete
 from node.certificates import Certificates
 from node.clock import Clock, Guard, made, surviving
@@ -19,8 +19,9 @@ from node.housekeeping import Housekeeper
 from node.indexer import Indexer
 from node.inquire import Inquirer
 from node.installation import DataFolder
+from node.nodes import RollCall, seated
 from node.reasons import REASONS
-from node.store import Database, evidence, obstacle, open_database, place_of, storage, studies
+from node.store import Database, evidence, nodes, obstacle, open_database, place_of, storage, studies
 from node.store import node as node_store
 from node.store.rows import Carrier, Planned, Process, Study
 from node.timekeeper import Timekeeper
@@ -50,6 +51,8 @@ class Coordinator:
         Whether the node accepts nothing now: then no study is complete because it has become quiet.
     timekeeper : Timekeeper or None
         Knows the clocks; None: those of the machine.
+    ahead : Callable[[str], float]
+        How far (s) a node's clock is ahead, if it is not right.
     """
 
     def __init__(
@@ -61,11 +64,12 @@ class Coordinator:
         how: inquire.Ask = inquire.ask,
         refusing: Callable[[], bool] = lambda: False,
         timekeeper: Timekeeper | None = None,
+        ahead: Callable[[str], float] = lambda _node: 0.0,
     ) -> None:
         self._db, self._settings = db, settings
         self.timekeeper = timekeeper or Timekeeper(db)
         self._started, self._boot = boot, self.timekeeper.moved(boot)
-        self._indexer = Indexer(db, folder, settings, steady=self.timekeeper.seconds)
+        self._indexer = Indexer(db, folder, settings, steady=self.timekeeper.seconds, ahead=ahead)
         self._gatherer = Gatherer(db, folder, settings)
         self.inquirer = Inquirer(db, settings, self._answered, how)
         self._refusing, self._refused = refusing, 0.0
@@ -222,10 +226,23 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     db = made("coordinator", lambda: open_database(place_of(settings)), stop)
     if db is None:
         return
+    seat = seated(db, "lead", stop)
+    if seat is None:
+        return
     housekeeper = Housekeeper(db, folder, settings)
-    coordinator = made(  # it writes how the clocks stand: a full disk must not end it, or nobody would make room
-        "coordinator", lambda: Coordinator(db, folder, settings, boot, refusing=housekeeper.refusing), stop
-    )
+    rollcall = RollCall(db, housekeeper.spool, settings.node.silent_s, settings.worker.attempts)
+
+    def begin() -> Coordinator:
+        timekeeper = Timekeeper(db, nodes.clock(db), leads=seat.held)
+        # who takes over does not know since when senders have found nobody
+        since = timekeeper.now() if db.shared else boot
+        return Coordinator(
+            db, folder, settings, since, refusing=housekeeper.refusing, timekeeper=timekeeper,
+            ahead=lambda node: rollcall.ahead.get(node, 0.0),
+        )  # fmt: skip
+
+    # it writes how the clocks stand: a full disk must not end it, or nobody would make room
+    coordinator = made("coordinator", begin, stop)
     if coordinator is None:
         return
     every, policy = retry.policy()["clock"], retry.policy()["storage"]
@@ -233,12 +250,19 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
 
     def leases() -> None:
         with timekeeper.still() as ahead:
-            recover.expired(db, ahead + timekeeper.seconds(), settings.worker.attempts)
+            now = ahead + timekeeper.seconds()
+            recover.expired(db, now, settings.worker.attempts)
+            rollcall.call(now)
 
     checked = Guard("clock")
 
     def tidy() -> None:  # also where a full disk keeps a jump from being written down: it makes room
         housekeeper.tidy(by_age=checked.done(timekeeper.check) and timekeeper.steady())
+
+    def late() -> None:
+        with timekeeper.still() as ahead:
+            now = ahead + timekeeper.seconds()
+            overdue.sweep(db, settings.destination, now, by_age=timekeeper.steady())
 
     ticks = Clock({
         "studies": (every["index_s"], coordinator.tick),
@@ -246,12 +270,16 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
         "tidying": (policy["tidy_s"], tidy),
         "leases": (every["leases_s"], leases),
         "certificates": (every["certificates_s"], Certificates(db, settings).check),
+        "overdue": (retry.policy()["overdue"]["every_s"], late),
     })  # fmt: skip
+    surviving("leavings", rollcall.clean)()
     surviving("watermarks", housekeeper.watch)()  # before the first look at a study: were images refused?
     ticks.start()
     coordinator.inquirer.start(stop)
     stop.wait()
     ticks.shutdown()
     housekeeper.close()
-    surviving("clock", lambda: timekeeper.check(write=True))()
+    if seat.held():
+        surviving("clock", lambda: timekeeper.check(write=True))()
+    seat.close()
     db.close()

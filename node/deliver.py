@@ -19,12 +19,13 @@ from dicom_io.reason import Reason
 from dicom_io.scu import StoreReport
 from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome
-from node import alarm, breaker, child, overdue, retry, timekeeper
+from node import alarm, breaker, child, retry
 from node.clock import surviving
 from node.commitment import Archive, Messenger
 from node.due import Due
 from node.failpoint import passing
 from node.installation import DataFolder
+from node.nodes import seated
 from node.proof import Prover
 from node.reasons import REASONS
 from node.ris import Relayer
@@ -339,6 +340,9 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
     stop = child.begin(connection)
     folder = DataFolder(settings.node.data_dir)
     db = open_database(place_of(settings))
+    seat = seated(db, "send", stop)  # one queue and one breaker per destination: not two who send at a time
+    if seat is None:
+        return
     deliveries.interrupted(db, time.time())
     calling = settings.dicom.ae_titles[0]
     threads: list[threading.Thread] = []
@@ -361,18 +365,11 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
         thread.start()
         threads.append(thread)
 
-    def sweep() -> None:
-        now = time.time()
-        overdue.sweep(db, settings.destination, now, by_age=timekeeper.plausible(db, now))
-
-    swept = surviving("overdue", sweep)
-    while True:
-        swept()
-        if stop.wait(float(retry.policy()["overdue"]["every_s"])):
-            break
+    stop.wait()
     end = time.monotonic() + retry.policy()["process"]["stop_s"] / 2  # what is being sent may arrive
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
+    seat.close()
 
 
 def _deliver(owed: Due, name: str, courier: Courier) -> bool:

@@ -83,8 +83,8 @@ class Housekeeper:
     def __init__(self, db: Database, folder: DataFolder, settings: Settings) -> None:
         self._db, self._folder, self._settings = db, folder, settings
         self._limits = Limits.of(settings.storage)
-        spool = Spool(folder.path, self._limits, settings.node.name)
-        self.retention = Retention(db, folder, settings.storage, spool)
+        self.spool = Spool(folder.path, self._limits, settings.node.name)
+        self.retention = Retention(db, folder, settings.storage, self.spool)
         self._closed = watermarks.read_state(folder.spool)
         self._told: frozenset[Cause] | None = None
 

@@ -72,6 +72,8 @@ class Indexer:
         Knows the artifacts of this installation, if `db` does not.
     steady : Callable[[], float]
         A clock that nobody sets (s), that of the timekeeper.
+    ahead : Callable[[str], float]
+        How far (s) the clock of a node that wrote a journal is ahead, if it is not right.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Indexer:
         removed: Mapping[str, float] | None = None,
         own: Database | None = None,
         steady: Callable[[], float] = time.monotonic,
+        ahead: Callable[[str], float] = lambda _node: 0.0,
     ) -> None:
         self._db = db
         self._folder = folder
@@ -89,7 +92,7 @@ class Indexer:
         self._rules = settings.rule
         self._charsets = charsets(settings)
         self._offsets = store.offsets(db)
-        self._removed, self._own, self._steady = removed or {}, own or db, steady
+        self._removed, self._own, self._steady, self._ahead = removed or {}, own or db, steady, ahead
         self._ris = tuple(r.name for r in settings.ris)
         self._longest_s = settings.study.quiet_max_s
         self._changes: list[Change] = []
@@ -147,7 +150,8 @@ class Indexer:
                 self._db, (_storable(str(r.get("sop"))) for r in records if r["kind"] in _OBJECTS)
             )
             made = [(r, c) for r in records if (c := self._change(r, receiver, known)) is not None]
-            changes = [change for _, change in made]
+            ahead = self._ahead(receiver.rpartition("-")[0])
+            changes = [replace(change, at=change.at - ahead) if ahead else change for _, change in made]
             try:
                 rung = store.index(
                     self._db, path.name, span, changes, self._hashed, self._longest_s, steady=self._steady()

@@ -101,38 +101,76 @@ class DataFolder:
             raise DataFolderError(text) from error
 
     def lock(self) -> int:
-        """Lock the folder for this process and return the descriptor that holds the lock.
+        """Lock the folder for this process alone and return the descriptor that holds the lock.
 
         Raises
         ------
         DataFolderError
-            If another node holds it.
+            If a node holds it.
         """
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return self._locked("lock", fcntl.LOCK_EX, "another node works on this folder")
+
+    def lock_for(self, node: str, *, shared: bool) -> tuple[int, ...]:
+        """Lock the folder for `node`, alone or beside others on a `shared` database; return the descriptors that hold it.
+
+        A folder whose nodes share a database remembers it: on a database of its own a node would begin with everything
+        anew.
+
+        Raises
+        ------
+        DataFolderError
+            If another node holds it, or one of the same name.
+        """
+        mark = self.path / "shared"
+        if not shared:
+            if mark.exists():
+                raise DataFolderError(
+                    f"{self.path}: nodes with PostgreSQL work on this folder. Set database.url to theirs, or give this node its own node.data_dir. "
+                    f"If they never come back, remove {mark}: everything received is then indexed and analysed anew."
+                )
+            return (self.lock(),)
+        why = "a node with SQLite works on this folder, or its index is being rebuilt"
+        both = self._locked("lock", fcntl.LOCK_SH, why)
+        try:
+            own = self._locked(
+                f"lock-{node}", fcntl.LOCK_EX, f"another node {node} works on this folder: set node.name"
+            )
+        except DataFolderError:
+            os.close(both)
+            raise
+        mark.touch(mode=0o600)
+        return both, own
+
+    def in_use(self) -> bool:
+        """Say whether a node works here now; one that locked the folder on another machine counts."""
+        return any(not _free(path) for path in (self.path / "lock", *self.path.glob("lock-*")))
+
+    def _locked(self, name: str, how: int, why: str) -> int:
+        descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + _LOCK_S
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             except OSError as error:
                 if time.monotonic() < deadline:
                     time.sleep(_LOCK_S / 20)
                     continue
                 os.close(descriptor)
                 raise DataFolderError(
-                    f"{self.path}: another node works on this folder. Stop it, or give this one its own node.data_dir."
+                    f"{self.path}: {why}. Stop it, or give this one its own node.data_dir."
                 ) from error
             return descriptor
 
-    def in_use(self) -> bool:
-        """Say whether a node works here now."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
+
+def _free(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
         return False
+    finally:
+        os.close(descriptor)
+    return True

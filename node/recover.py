@@ -19,9 +19,14 @@ def expired(db: Database, now: float, limit: int) -> int:
     return _give_back(db, jobs.running(db, expired=now), "lease", now, limit)
 
 
-def after_boot(db: Database, now: float, limit: int) -> int:
-    """Give back every job that an earlier run of the node was working on: on one machine nobody else can be."""
-    return _give_back(db, jobs.running(db), "tree", now, limit)
+def after_boot(db: Database, node: str, now: float, limit: int) -> int:
+    """Give back every job that an earlier run of the node was working on; without others nobody else can be."""
+    return _give_back(db, jobs.running(db, node=node if db.shared else None), "tree", now, limit)
+
+
+def node_lost(db: Database, node: str, now: float, limit: int) -> int:
+    """Give back the jobs of a node that is not heard any more."""
+    return _give_back(db, jobs.running(db, node=node), "tree", now, limit)
 
 
 def worker_ended(db: Database, owner: str, now: float, limit: int, *, planned: bool) -> int:

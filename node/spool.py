@@ -193,7 +193,8 @@ class Spool:
         BlockingIOError
             If the others do not let go in time.
         """
-        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # a file that can be written: NFS refuses the lock of a folder
+        descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + HELD_S
         try:
             while True:

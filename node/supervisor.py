@@ -27,6 +27,7 @@ from node import log, recover, retry
 from node.child import heard
 from node.clock import Guard
 from node.installation import DataFolder, node_name, process_name
+from node.nodes import Heart
 from node.store import Database, open_database, place_of
 from node.store import node as store
 from node.store.rows import Process
@@ -36,6 +37,8 @@ from node.web.auth import Clients, TokenError
 _log = structlog.get_logger()
 _spawn = multiprocessing.get_context("spawn")  # never forked: a forked orphan would keep lock and port
 
+_BY_THE_CLOCK = frozenset({"coordinator", "worker", "deliverer"})
+"""Roles that rest while this node's clock is wrong: it receives and does nothing else."""
 _BIND_S = 10.0
 """The port may still be held for so long by the receiver of a node that was killed: it lets its transfers end."""
 
@@ -80,6 +83,7 @@ class Supervisor:
     ) -> None:
         self._settings, self._db, self._out, self._level = settings, db, out, level
         self._boot, self._name = time.time(), node_name(settings)
+        self._others_stay = self._name if db.shared else None
         self._stop = False
         self._interrupted = False
         self._ready = False
@@ -92,18 +96,23 @@ class Supervisor:
         self._web = web
         if web is not None:
             self._children.append(_Child("web", "node.web.app:run_web", (web,)))
+        self._heart = Heart(db, self._name, self._boot, self._revived) if db.shared else None
 
     def run(self) -> int:
         """Serve until told to stop; return the exit code."""
         signal.signal(signal.SIGTERM, self._told)
         signal.signal(signal.SIGINT, self._told)
         _log.info("node.started", data_dir=str(self._settings.node.data_dir))
-        self._guard.done(lambda: Timekeeper(self._db).check())  # before anybody stamps anything by this clock
-        self._note(lambda: store.no_processes(self._db))
+        if self._heart is None:
+            self._guard.done(lambda: Timekeeper(self._db).check())  # before anybody stamps anything by this clock
+        else:
+            self._heart.beat()
+            self._heart.start()
+        self._note(lambda: store.no_processes(self._db, self._others_stay))
         own = self._row(multiprocessing.current_process().pid or 0, "supervisor", self._boot)
         self._note(lambda: store.process_started(self._db, own))
         # not owed: later it would take the jobs of this run's workers; leases cover it
-        self._guard.done(lambda: recover.after_boot(self._db, self._boot, self._settings.worker.attempts))
+        self._guard.done(lambda: recover.after_boot(self._db, self._name, self._boot, self._settings.worker.attempts))
         try:
             self._bind()
             while not self._stop:
@@ -132,8 +141,11 @@ class Supervisor:
 
     def _round(self) -> None:
         """Start what is to be started, then wait for something to end."""
+        resting = self._heart is not None and not self._heart.right
         for child in self._children:
-            if child.process is None and child.start_at is not None and time.monotonic() >= child.start_at:
+            if resting and child.role in _BY_THE_CLOCK:
+                self._rest(child)
+            elif child.process is None and child.start_at is not None and time.monotonic() >= child.start_at:
                 self._start(child)
         sentinels = [c.process.sentinel for c in self._children if c.process is not None]
         connection = self._receiver.connection
@@ -143,6 +155,21 @@ class Supervisor:
         for child in self._children:
             if child.process is not None and not child.process.is_alive() and not self._stop:
                 self._died(child)
+
+    def _rest(self, child: _Child) -> None:
+        if child.process is not None:
+            child.process.terminate()
+            self._reap(child, float(retry.policy()["process"]["stop_s"]))
+        child.start_at = 0.0
+
+    def _revived(self) -> None:
+        """Write the processes down again: the others had taken this node for dead."""
+        now = time.time()
+        for child in self._children:
+            process = child.process
+            if process is not None:
+                started = now - (time.monotonic() - child.started)
+                store.process_started(self._db, self._row(process.pid or 0, child.role, started))
 
     def _message(self, timeout_s: float) -> dict[str, Any] | None:
         """Take a message of the receiver, if there is one."""
@@ -186,12 +213,12 @@ class Supervisor:
     def _row(self, pid: int, role: str, started: float) -> Process:
         return Process.of(self._name, pid, role, started)
 
-    def _reap(self, child: _Child) -> None:
+    def _reap(self, child: _Child, within_s: float = 2.0) -> None:
         """Take a child that has ended, or is about to, off the books."""
         process = child.process
         if process is None:
             return
-        process.join(2.0)
+        process.join(within_s)
         if process.is_alive():
             process.kill()
             process.join()
@@ -236,7 +263,9 @@ class Supervisor:
             if process.is_alive():
                 process.kill()
                 process.join()
-        self._note(lambda: store.no_processes(self._db))
+        self._note(lambda: store.no_processes(self._db, self._others_stay))
+        if self._heart is not None:
+            self._note(self._heart.stop)
         _log.info("node.stopped", interrupted=self._interrupted)
 
 
@@ -287,7 +316,7 @@ def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INF
     os.umask(0o077)  # everything in the data folder is about patients
     folder = DataFolder(settings.node.data_dir)
     folder.prepare()
-    lock = folder.lock()
+    lock = folder.lock_for(node_name(settings), shared=settings.database.url != "sqlite")
     web = _web_socket(settings.web)
     db = open_database(place_of(settings))
     try:
@@ -296,5 +325,5 @@ def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INF
         db.close()
         if web is not None:
             web.close()
-        # the lock ends with the descriptor, and that with this process
+        # the locks end with the descriptors, and those with this process
         del lock

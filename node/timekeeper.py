@@ -30,11 +30,8 @@ def machine_start() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def plausible(db: Database, now: float, steady: Callable[[], float] = time.monotonic, run: str | None = None) -> bool:
-    """Say for another process than the coordinator whether ages can be believed `now`, see `Timekeeper.steady`."""
-    known = clocks.read(db)
-    run = machine_start() if run is None else run
-    return known is None or known.plausible(run, now, steady(), float(retry.policy()["clock"]["jump_s"]))
+class NotLeadingError(Exception):
+    """Another process keeps the time now."""
 
 
 class Timekeeper:
@@ -48,6 +45,9 @@ class Timekeeper:
         Time of day (s since the epoch), and a clock that nobody sets (s).
     run : str
         Names this run of the machine.
+    leads : Callable[[], bool]
+        Whether this process still leads. Of several nodes' clocks none is asked but the database's; a machine that has
+        slept, and been replaced meanwhile, must not take that for a jump.
     """
 
     def __init__(
@@ -56,8 +56,9 @@ class Timekeeper:
         now: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
         run: str | None = None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._db, self._now, self._steady = db, now, steady
+        self._db, self._now, self._steady, self._leads = db, now, steady, leads
         self._run = machine_start() if run is None else run
         self._policy = retry.policy()["clock"]
         self._lock = threading.RLock()
@@ -66,7 +67,13 @@ class Timekeeper:
         self._written = steady()
 
     def check(self, *, write: bool = False) -> None:
-        """Let everything that waits jump with the clock, if it has jumped; now and then `write` down what time it is."""
+        """Let everything that waits jump with the clock, if it has jumped; now and then `write` down what time it is.
+
+        Raises
+        ------
+        NotLeadingError
+            If there is something to write, and another process leads now.
+        """
         with self._lock:
             now, steady = self._read()
             jumped = now - steady - self._clocks.offset
@@ -90,6 +97,10 @@ class Timekeeper:
         """Say whether the time of day has been plausible for long enough to remove by age."""
         with self._lock:
             return self._clocks.plausible(self._run, self._now(), self._steady(), float(self._policy["jump_s"]))
+
+    def now(self) -> float:
+        """Return the time of day."""
+        return self._now()
 
     def seconds(self) -> float:
         """Return what the steady clock shows."""
@@ -133,6 +144,7 @@ class Timekeeper:
 
     def _jump(self, now: float, steady: float, jump: Jump, behind: float) -> None:
         """Let everything jump, and hold what ends by its age. The alarm comes first: after a crash both come again."""
+        self._confirm()
         hold_s, known = float(self._policy["hold_s"]), self._clocks
         if behind < float(self._policy["jump_s"]):
             behind = 0.0
@@ -145,7 +157,12 @@ class Timekeeper:
         self._clocks, self._written = after, steady
         _log.warning("clock.jumped", seconds=round(jump.seconds, 1))
 
+    def _confirm(self) -> None:
+        if not self._leads():
+            raise NotLeadingError("another process leads")
+
     def _write(self, known: Clocks) -> None:
+        self._confirm()
         try:
             clocks.put(self._db, known)
         except Exception as error:

@@ -36,6 +36,11 @@ class Database:
     engine: sa.Engine
     reader: sa.Engine
 
+    @property
+    def shared(self) -> bool:
+        """Whether several nodes may work on it at a time."""
+        return self.engine.dialect.name == "postgresql"
+
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Give a connection whose changes are committed together at the end, or not at all."""

@@ -144,11 +144,15 @@ def give_back(
     return True
 
 
-def running(db: Database, *, owner: str | None = None, expired: float | None = None) -> tuple[Job, ...]:
-    """Return the jobs that are being worked on: all, one owner's, or those whose lease ended before `expired`."""
+def running(
+    db: Database, *, owner: str | None = None, node: str | None = None, expired: float | None = None
+) -> tuple[Job, ...]:
+    """Return the jobs that are being worked on: all, one owner's, one node's, or those whose lease ended before `expired`."""
     query = sa.select(t.job).where(_j.state == "running")
     if owner is not None:
         query = query.where(_j.owner == owner)
+    if node is not None:
+        query = query.where(_j.owner.startswith(f"{node}/", autoescape=True))
     if expired is not None:
         query = query.where(_j.lease < expired)
     with db.read() as c:

@@ -26,6 +26,7 @@ Relation = Literal["first", "same", "corrected", "conflict", "returned", "readab
 Lost = Literal["removed", "missing", "damaged"]
 """Why an object cannot be read: retention took it, it is not there, or its file holds other bytes."""
 VersionState = Literal["used", "corrected", "conflict", "same", "returned", "unreadable"]
+NodeState = Literal["alive", "silent", "stopped"]
 End = Literal["released", "incomplete", "aborted"]
 NoticeKind = Literal["mpps-create", "mpps-set", "ian", "commit-request", "commit-result"]
 RelayState = Literal["waiting", "delivered", "dead"]
@@ -145,6 +146,31 @@ class Process:
     def of(cls, node: str, pid: int, role: str, started: float) -> "Process":
         """Return the process `pid` of `node`."""
         return cls(process_name(node, pid), node, pid, role, started)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of those that share the database.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    since : float
+        When it began, by its own clock (s since the epoch).
+    seen : float
+        When it was heard last, by the clock of the database.
+    ahead : float
+        How far its clock is ahead of that of the database (s).
+    state : NodeState
+        ``silent``: not heard for too long; ``stopped``: it has ended as planned.
+    """
+
+    name: str
+    since: float
+    seen: float
+    ahead: float
+    state: NodeState
 
 
 @dataclass(frozen=True, slots=True)

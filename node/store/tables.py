@@ -16,6 +16,16 @@ meta = sa.Table(
     sa.Column("value", Text, nullable=False),
 )
 
+node = sa.Table(  # those that share this database
+    "node",
+    metadata,
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("seen", sa.Float, nullable=False),  # by the clock of the database
+    sa.Column("ahead", sa.Float, nullable=False),
+    sa.Column("state", Text, nullable=False),  # alive | silent | stopped
+)
+
 process = sa.Table(
     "process",
     metadata,

@@ -8,7 +8,7 @@ import pytest
 from node import overdue
 from node.store import Database, alarms, clocks, index, open_database, studies
 from node.store.rows import Arrived
-from node.timekeeper import Timekeeper, plausible
+from node.timekeeper import NotLeadingError, Timekeeper
 from tests.node.outbox import Outbox, place
 
 pytestmark = pytest.mark.unit
@@ -290,21 +290,23 @@ def test_a_restarted_coordinator_still_holds_what_is_removed_by_age(db: Database
 
 
 def test_ages_are_not_believed_before_a_jump_is_noticed(db: Database, hands: Hands) -> None:
-    assert plausible(db, hands.wall, lambda: hands.steady, "one"), "no coordinator was ever here"
     time = keeper(db, hands)
-
-    def believed(run: str = "one") -> bool:
-        return plausible(db, hands.wall, lambda: hands.steady, run)
-
-    assert believed()
-    assert not believed("two"), "the machine was started again, and nobody has looked at the clock yet"
+    assert time.steady()
     hands.wall += 8 * 24 * HOUR
-    assert not believed()
     assert not time.steady()
     time.check()
-    assert not believed()
+    assert not time.steady()
     hands.pass_by(25 * HOUR)
-    assert believed()
+    assert time.steady()
+
+
+def test_who_does_not_lead_any_more_moves_no_wait(db: Database, hands: Hands) -> None:
+    time = Timekeeper(db, lambda: hands.wall, lambda: hands.steady, "one", lambda: False)
+    before = clocks.read(db)
+    hands.wall += HOUR
+    with pytest.raises(NotLeadingError):
+        time.check()
+    assert clocks.read(db) == before
 
 
 def test_a_leap_gives_up_no_delivery_by_its_age(tmp_path: Path, hands: Hands) -> None:
@@ -314,10 +316,9 @@ def test_a_leap_gives_up_no_delivery_by_its_age(tmp_path: Path, hands: Hands) ->
     box.add(objects=1)
 
     def sweep() -> int:
-        believed = plausible(box.db, hands.wall, lambda: hands.steady, "one")
-        return overdue.sweep(box.db, [place()], hands.wall, by_age=believed)
+        return overdue.sweep(box.db, [place()], hands.wall, by_age=time.steady())
 
-    hands.wall += 8 * 24 * HOUR  # the deliverer looks before the coordinator does
+    hands.wall += 8 * 24 * HOUR  # nobody has looked at the clock yet
     assert sweep() == 0
     time.check()
     assert sweep() == 0
