@@ -9,13 +9,14 @@ DEMO ?= demo
 STORM ?= chaos
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test unit sockets conformance chaos-short chaos static clean
+.PHONY: help demo test unit sockets conformance chaos-short chaos static audit clean
 
 help:
 	@echo "make demo        node and a small PACS on this machine, one phantom study end to end, pictures in $(DEMO)/"
 	@echo "make test        all tests (unit, sockets, conformance, chaos-short)"
 	@echo "make chaos       300 kills of a node under load, about 25 minutes; STORM=folder goes on with an interrupted run"
 	@echo "make static      formatter, linter, types"
+	@echo "make audit       pins, licences, secrets, known vulnerabilities of what is installed"
 
 $(BIN)/pacs-ai-node: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +47,10 @@ static: $(BIN)/pacs-ai-node
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(BIN)/pacs-ai-node
+	$(BIN)/pip check
+	$(BIN)/python .ci/audit.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(STORM) .pytest_cache .mypy_cache .ruff_cache
