@@ -314,12 +314,12 @@ def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None
         rights = handlers.allowed(info)
     except Exception:  # noqa: BLE001 - who cannot be looked up is not allowed
         rights = None
+    track.rights = rights or frozenset()
     if info.called not in titles:
         _reject(event, handlers, info, _REJECT_CALLED, REASONS("called-title-unknown", called=info.called))
     elif rights is None:
         _reject(event, handlers, info, _REJECT_CALLING, REASONS("peer-not-allowed", calling=info.calling, peer=peer))
-    track.rights = rights or frozenset()
-    if rights is not None and (lacking := deny(request, rights)):
+    elif lacking := deny(request, rights):
         reason = REASONS("right-missing", calling=info.calling, peer=peer, rights=", ".join(lacking))
         with contextlib.suppress(Exception):  # a handler's failure must not keep the peer waiting
             handlers.on_association(AssociationEvent("denied", info, reason))
