@@ -47,7 +47,6 @@ def choose_syntax(proposed: list[str]) -> str:
 
 def _configure() -> None:
     _config.UNRESTRICTED_STORAGE_SERVICE = True  # private and new storage classes
-    _config.STORE_RECV_CHUNKED_DATASET = True  # constant memory: objects go to disk as they come
     _config.STORE_SEND_CHUNKED_DATASET = True  # files leave as they stand, undecoded
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = False  # patient data

@@ -17,6 +17,7 @@ class ReadLimits:
     items: int
     depth: int
     message_bytes: int
+    command_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

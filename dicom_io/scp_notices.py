@@ -9,10 +9,9 @@ PS3.7 section 10.1 (DIMSE-N), annex D.3.3.4 (role selection); PS3.4 annexes F.7,
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 from pydicom.dataset import Dataset
 from pynetdicom import evt
@@ -22,13 +21,12 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_io import notices
+from dicom_io.accepted import Accepted
 from dicom_io.contexts import AVAILABILITY, COMMITMENT, COMMITMENT_INSTANCE, NOTICE_SYNTAXES, PERFORMED_STEP
 from dicom_io.errors import UnreadableError
 from dicom_io.notices import NoticeStatus
 from dicom_io.rights import Right
 from dicom_io.scp_types import AssociationInfo, Notice, NoticeAnswer, NoticeKind
-
-Noticing = Callable[[Association], AbstractContextManager[tuple[AssociationInfo, frozenset[Right]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ _SERVICES: tuple[tuple[evt.InterventionEvent, _Service], ...] = (
 
 
 def serve_notices(
-    on_notice: Callable[[Notice], NoticeAnswer], noticing: Noticing, *, commitment: bool
+    on_notice: Callable[[Notice], NoticeAnswer], *, commitment: bool
 ) -> tuple[list[PresentationContext], list[EventHandlerType]]:
     """Return the contexts of the classes that are offered, and the handlers that answer their requests.
 
@@ -79,8 +77,6 @@ def serve_notices(
     ----------
     on_notice : Callable[[Notice], NoticeAnswer]
         See `Handlers`.
-    noticing : Callable
-        Keeps an association alive for the time of an answer and says who is on the other side, and what it may do.
     commitment : bool
         Whether storage commitment is offered.
     """
@@ -89,7 +85,7 @@ def serve_notices(
         both = build_context(COMMITMENT, list(NOTICE_SYNTAXES))
         both.scu_role = both.scp_role = True
         contexts.append(both)
-    return contexts, [(event, _answer, [on_notice, noticing]) for event in dict.fromkeys(e for e, _ in _SERVICES)]
+    return contexts, [(event, _answer, [on_notice]) for event in dict.fromkeys(e for e, _ in _SERVICES)]
 
 
 def propose_roles(association: Association, *, commitment: bool) -> None:
@@ -102,12 +98,10 @@ def propose_roles(association: Association, *, commitment: bool) -> None:
         association.acceptor.add_negotiation_item(reply)
 
 
-def _answer(
-    event: Event, on_notice: Callable[[Notice], NoticeAnswer], noticing: Noticing
-) -> tuple[Dataset, Dataset | None]:
+def _answer(event: Event, on_notice: Callable[[Notice], NoticeAnswer]) -> tuple[Dataset, Dataset | None]:
     """Answer one request."""
-    with noticing(event.assoc) as (association, rights):
-        answer = _judged(event, association, rights, on_notice)
+    association = cast("Accepted", event.assoc)
+    answer = _judged(event, association.info, association.rights, on_notice)
     status, reply = Dataset(), None
     status.Status = int(answer.status)
     if answer.error_id is not None:

@@ -1,5 +1,7 @@
 """What the listener is told and what it tells: bounds, callables, associations, objects."""
 
+import socket
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from dicom_io.reason import Reason
 from dicom_io.rights import Right
+from dicom_io.slots import Slots
 
 EventKind = Literal["opened", "released", "aborted", "rejected", "denied"]
 
@@ -31,13 +34,15 @@ class AssociationInfo:
 class AssociationEvent:
     """Something happened to an association; one that was rejected, or denied a service, carries the reason.
 
-    `refused` counts the objects of an association that has ended whose C-STORE was not answered with success.
+    `refused` counts the objects of an association that has ended whose C-STORE was not answered with success. `times` is
+    how many rejections of this peer for this reason there were since the last one that was told.
     """
 
     kind: EventKind
     association: AssociationInfo
     reason: Reason | None = None
     refused: int = 0
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,22 @@ class Listener:
         is closed.
     request_timeout_s : float
         A connection that sends no association request for so long is closed.
+    patience_s : float
+        A request that finds no place waits for so long before it is rejected for now.
+    max_associations_per_peer : int
+        Of one address and calling AE title.
+    associations_per_second : float
+        Of one peer; what comes faster waits. 0: any number.
+    max_half_open : int
+        Connections that have not asked for an association yet; one more, and the oldest is closed.
+    max_object_bytes : int
+        Larger objects are answered 0xA700; 0: any size.
+    tls : Callable[[], ssl.SSLContext] or None
+        Gives the context for the next connection; None: no TLS.
+    listening : socket.socket or None
+        Listens already, perhaps for several processes; then `host` and `port` are not used.
+    slots : Slots or None
+        Places for associations that several processes share; then both limits of associations are its.
     """
 
     ae_titles: tuple[str, ...]
@@ -142,6 +163,14 @@ class Listener:
     max_associations: int = 64
     network_timeout_s: float = 30.0
     request_timeout_s: float = 10.0
+    patience_s: float = 1.0
+    max_associations_per_peer: int = 32
+    associations_per_second: float = 100.0
+    max_half_open: int = 256
+    max_object_bytes: int = 0
+    tls: Callable[[], ssl.SSLContext] | None = None
+    listening: socket.socket | None = None
+    slots: Slots | None = None
 
 
 @dataclass(frozen=True, slots=True)

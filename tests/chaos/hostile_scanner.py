@@ -286,5 +286,5 @@ SCANNER_SCRIPTS: dict[str, ScannerScript] = {
     "half-open-by-the-hundred": _many(300, lambda s: s.connect()),
     "half-requests-by-the-hundred": _many(100, lambda s: s.connect().sendall(s.request()[:50])),
     "resets-by-the-hundred": _many(200, lambda s: reset(s.connect())),
-    "associations-by-the-hundred": _many(100, lambda s: s.associate()),
+    "associations-by-the-hundred": _many(100, lambda s: s.connect().sendall(s.request())),
 }  # fmt: skip

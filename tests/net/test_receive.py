@@ -407,6 +407,7 @@ def test_a_length_that_no_pdu_has_ends_the_connection(listen: Callable[..., Any]
     node = listen()
     with socket.create_connection(("127.0.0.1", node.port), timeout=10) as peer:
         peer.sendall(struct.pack(">BBL", 1, 0, 0xFFFFFFFF))
+        assert peer.recv(100) == bytes((7, 0, 0, 0, 0, 4, 0, 0, 0, 0)), "A-ABORT (PS3.8 AA-1)"
         assert peer.recv(100) == b""
 
 
