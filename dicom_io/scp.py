@@ -63,10 +63,6 @@ _REJECT_CALLING = (0x01, 0x01, 0x03)
 _REJECT_CALLED = (0x01, 0x01, 0x07)
 _UNBOUNDED = 1 << 30
 """For what the library bounds by itself: the door does it before a thread is started."""
-_TOLD_AGAIN_S = 60.0
-"""A peer that is rejected again and again for one reason is told of once in so long (s)."""
-_TOLD = 1000
-"""Peers and reasons that are remembered for it."""
 
 
 class Server:
@@ -79,7 +75,7 @@ class Server:
     """
 
     def __init__(self, listener: Listener, handlers: Handlers, ae: AE) -> None:
-        self._listener, self._rejections = listener, Rejections(handlers.on_association)
+        self._on_association = handlers.on_association
         self._open: set[Accepted] = set()
         self._lock = threading.Lock()
         slots = listener.slots or Slots.alone(listener.max_associations, listener.max_associations_per_peer)
@@ -90,7 +86,7 @@ class Server:
             (
                 evt.EVT_REQUESTED,
                 _requested,
-                [handlers, frozenset(t.strip() for t in listener.ae_titles), self._rejections],
+                [handlers, frozenset(t.strip() for t in listener.ae_titles)],
             ),
             (evt.EVT_ESTABLISHED, _established),
             (evt.EVT_RELEASED, _ended, ["released"]),
@@ -149,36 +145,8 @@ class Server:
         self._door.leave(association.place)
 
     def _turned_away(self, caller: Caller, reason: Reason) -> None:
-        self._rejections.tell(_info(caller), reason)
-
-
-class Rejections:
-    """Tells of rejected associations, of those of one peer for one reason only from time to time.
-
-    Parameters
-    ----------
-    on_association : Callable[[AssociationEvent], None]
-        See `Handlers`.
-    """
-
-    def __init__(self, on_association: Callable[[AssociationEvent], None]) -> None:
-        self._on_association = on_association
-        self._lock = threading.Lock()
-        self._told: dict[tuple[str, str, str], tuple[float, int]] = {}
-        """By address, calling title and reason: when it was told, and how many have come since."""
-
-    def tell(self, info: AssociationInfo, reason: Reason) -> None:
-        """Tell of one, with how many there were since the last that was told, or count it."""
-        key, now = (info.peer, info.calling, reason.code), time.monotonic()
-        with self._lock:
-            told, since = self._told.pop(key, (-_TOLD_AGAIN_S, 0))
-            quiet = now - told < _TOLD_AGAIN_S
-            self._told[key] = (told, since + 1) if quiet else (now, 0)
-            while len(self._told) > _TOLD:
-                del self._told[next(iter(self._told))]
-        if not quiet:
-            with contextlib.suppress(Exception):  # a handler's failure must not keep the peer waiting
-                self._on_association(AssociationEvent("rejected", info, reason, times=since + 1))
+        with contextlib.suppress(Exception):  # a handler's failure must not end the door
+            self._on_association(AssociationEvent("rejected", _info(caller), reason))
 
 
 def serve(listener: Listener, handlers: Handlers) -> Server:
@@ -225,7 +193,7 @@ def _services(handlers: Handlers) -> tuple[list[PresentationContext], list[Event
     return contexts, bound
 
 
-def _requested(event: Event, handlers: Handlers, titles: frozenset[str], rejections: Rejections) -> None:
+def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None:
     """Accept or reject an association request, and choose transfer syntaxes for it."""
     association = cast("Accepted", event.assoc)
     request = cast("A_ASSOCIATE", association.requestor.primitive)
@@ -235,12 +203,11 @@ def _requested(event: Event, handlers: Handlers, titles: frozenset[str], rejecti
     except Exception:  # noqa: BLE001 - who cannot be looked up is not allowed
         rights = None
     if info.called not in titles:
-        association.acse.send_reject(*_REJECT_CALLED)
-        rejections.tell(info, REASONS("called-title-unknown", called=info.called))
+        _reject(association, handlers, _REJECT_CALLED, REASONS("called-title-unknown", called=info.called))
         return
     if rights is None:
-        association.acse.send_reject(*_REJECT_CALLING)
-        rejections.tell(info, REASONS("peer-not-allowed", calling=info.calling, peer=info.peer))
+        who = {"calling": info.calling, "peer": info.peer}
+        _reject(association, handlers, _REJECT_CALLING, REASONS("peer-not-allowed", **who))
         return
     association.rights = rights
     if lacking := deny(request, rights):
@@ -251,6 +218,12 @@ def _requested(event: Event, handlers: Handlers, titles: frozenset[str], rejecti
     for context in request.presentation_context_definition_list:
         chosen = choose_syntax([str(uid) for uid in context.transfer_syntax])
         context.transfer_syntax = [UID(chosen), *(uid for uid in context.transfer_syntax if uid != chosen)]
+
+
+def _reject(association: Accepted, handlers: Handlers, why: tuple[int, int, int], reason: Reason) -> None:
+    association.acse.send_reject(*why)
+    with contextlib.suppress(Exception):  # a handler's failure must not keep the peer waiting
+        handlers.on_association(AssociationEvent("rejected", association.info, reason))
 
 
 def _established(event: Event) -> None:

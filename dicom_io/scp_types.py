@@ -34,15 +34,13 @@ class AssociationInfo:
 class AssociationEvent:
     """Something happened to an association; one that was rejected, or denied a service, carries the reason.
 
-    `refused` counts the objects of an association that has ended whose C-STORE was not answered with success. `times` is
-    how many rejections of this peer for this reason there were since the last one that was told.
+    `refused` counts the objects of an association that has ended whose C-STORE was not answered with success.
     """
 
     kind: EventKind
     association: AssociationInfo
     reason: Reason | None = None
     refused: int = 0
-    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from config.settings import Settings
 from dicom_io.scp import AssociationEvent, RefusedObject, StoredObject
 from dicom_io.status import Answer
 from node.failpoint import passing
-from node.installation import DataFolder
+from node.installation import DataFolder, node_name
 from node.log import study_hash
+from node.refusals import Refusals
 from node.spool import JournalWriter, Spool, utc
 from node.watermarks import Limits, NotAcceptingError
 
@@ -58,10 +59,12 @@ class Intake:
         self.trouble = Trouble(self._log)
         self._underway = Underway()
         self._late: deque[dict[str, Any]] = deque(maxlen=LATE_RECORDS)
+        self._refusals = Refusals(folder.spool, node_name(settings))
         self._journal = JournalWriter(self.spool.journals, now, node=self.spool.node)
 
     def close(self) -> None:
         """Close the journal; every record is durable already."""
+        self._refusals.write()
         self._journal.close()
 
     def stored(self, arrived: StoredObject) -> int:
@@ -112,11 +115,16 @@ class Intake:
         self.spool.refuse(refused, self._now())
 
     def association(self, event: AssociationEvent) -> None:
-        """Log what happened to an association, and journal it if it was opened or ended."""
+        """Log what happened to an association, journal it if it was opened or ended, count it if it was refused.
+
+        What one caller is refused for again and again is logged from time to time, with how often it was.
+        """
+        times = self._refusals.add(event)
         who = event.association
         facts: dict[str, Any] = {"calling": who.calling, "called": who.called, "peer": who.peer}
-        reason = {"reason": event.reason.code} if event.reason else {}
-        self._log.info(f"association.{event.kind}", association=who.id, **facts, **reason)
+        reason = {"reason": event.reason.code, "times": times} if event.reason else {}
+        if times:
+            self._log.info(f"association.{event.kind}", association=who.id, **facts, **reason)
         if event.kind in _JOURNALLED:
             record = {"kind": _JOURNALLED[event.kind], "association": who.id, **facts, "utc": utc(self._now())}
             if event.refused:

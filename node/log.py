@@ -52,12 +52,21 @@ def configure(form: Literal["console", "json"] = "console", level: int = logging
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.EventRenamer("action"),
             structlog.processors.format_exc_info,
+            _tame,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
         cache_logger_on_first_use=False,
     )
+
+
+def _tame(_logger: object, _name: str, record: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Take out what would move a terminal's cursor: titles come from the wire."""
+    for key, value in record.items():
+        if isinstance(value, str) and key != "exception" and not value.isprintable():
+            record[key] = "".join(c if c.isprintable() else "?" for c in value)
+    return record
 
 
 def study_hash(installation_id: str, study_instance_uid: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ from node import housekeeping, pace, retry
 from node.identity import same_patient
 from node.indexer import lagging
 from node.installation import DataFolder, host_name, node_name
+from node.refusals import refusals
 from node.spool import alive
 from node.store import (
     Database,
@@ -105,6 +107,7 @@ def status(db: Database, folder: DataFolder, version: str, settings: Settings | 
         "senders": [] if settings is None else _senders(db, settings),
         "relays": relays.counts(db),
         "commitments": commitments.counts(db),
+        "refused": [{**asdict(r), "last": utc(r.last)} for r in refusals(folder.spool)],
         "alarms": [_alarm(a) for a in alarms.standing(db)],
         "quarantine": sum(1 for path in folder.quarantine.rglob("*.dcm")),
         "disk": disk,

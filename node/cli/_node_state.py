@@ -8,6 +8,7 @@ from node.cli._words import Words, columns, size, span
 
 _RECENT_S = 3600.0
 """Whoever accepted something within this time is said to answer; longer ago it says nothing about now."""
+_REFUSED = 8
 _AT_THE_STOP = {"running": "interrupted", "sending": "interrupted"}
 
 
@@ -18,6 +19,7 @@ def tell(document: Mapping[str, Any], words: Words) -> Iterator[str]:
         ("Alarms", alarms(document["alarms"], words)),
         ("Destinations", _destinations(document["destinations"], words, running=document["running"])),
         ("Senders", _senders(document["senders"])),
+        ("Refused", _refused(document["refused"], words)),
     ):
         if told := list(lines):
             yield from ("", title, *told)
@@ -93,3 +95,19 @@ def _senders(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             for s in rows
         ]
     )  # fmt: skip
+
+
+def _refused(rows: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:
+    """Return who was turned away of late; the log and ``--json`` have the rest."""
+    said = [
+        (
+            f"{r['calling']} at {r['peer']}" if r["calling"] else r["peer"] or "others",
+            r["code"],
+            f"{r['count']} times" if r["count"] > 1 else "once",
+            f"last {words.since(r['last'])} ago",
+        )
+        for r in rows[:_REFUSED]
+    ]
+    yield from columns(said)
+    if len(rows) > _REFUSED:
+        yield f"  and {len(rows) - _REFUSED} more"

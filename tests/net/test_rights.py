@@ -22,6 +22,7 @@ from dicom_io.scp import AssociationEvent, Handlers, Listener, Server, StoredObj
 from dicom_io.scp_types import AssociationInfo, Notice, NoticeAnswer
 from dicom_io.scu_notices import report_commitment, request_commitment
 from node.access import Access
+from node.refusals import refusals
 
 pytestmark = pytest.mark.sockets
 
@@ -248,3 +249,26 @@ def test_an_archive_that_is_no_sender_may_report_and_nothing_else() -> None:
     access = Access(Dicom(peer=PEERS[:1]), (ARCHIVE,))
     assert access.rights(AssociationInfo("1", "PACS", "PACSAINODE", "10.0.0.9")) == {"report"}
     assert Access(Dicom(peer=PEERS[:1])).rights(AssociationInfo("1", "PACS", "PACSAINODE", "10.0.0.9")) is None
+
+
+def test_everything_refused_is_logged_and_counted(
+    listen: Callable[..., Any], write_slice: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = listen(peer=(Peer("CT1", "127.0.0.1", rights=()),))
+    for calling, called in (("CT9", "PACSAINODE"), ("CT9", "PACSAINODE"), ("CT1", "PACSAINODE"), ("CT1", "OTHER")):
+        sent = subprocess.run(
+            ["/usr/bin/storescu", "-aet", calling, "-aec", called, "127.0.0.1", str(node.port), str(write_slice())],
+            capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert sent.returncode != 0
+    node.receiver.stop(0.1)
+    counted = {(r.code, r.calling): (r.peer, r.count) for r in refusals(node.data_dir / "spool")}
+    assert counted == {
+        ("peer-not-allowed", "CT9"): ("127.0.0.1", 2),
+        ("right-missing", "CT1"): ("127.0.0.1", 1),
+        ("called-title-unknown", "CT1"): ("127.0.0.1", 1),
+    }
+    said = capsys.readouterr().out
+    assert all(code in said for code, _ in counted)
+    assert "Nobody" not in said
+    assert not node.instances()

@@ -27,6 +27,7 @@ HERE = "odd/test_statuses.py"
 GIVEN_TO_STORE = {
     0x0000: (HERE, "test_each_answer_to_a_store"),
     0x0110: ("net/test_listener.py", "test_a_callable_that_fails_is_answered"),
+    0x0124: ("net/test_rights.py", "test_a_message_on_somebody_elses_context_is_refused_too"),
     0xA700: (HERE, "test_a_disk_that_takes_no_more_is_answered_and_the_next_object_is_taken"),
     0xA900: (HERE, "test_each_answer_to_a_store"),
     0xC000: (HERE, "test_each_answer_to_a_store"),
