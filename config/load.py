@@ -25,6 +25,7 @@ P = TypeVar("P", Peer, Destination, RIS)
 _PREFIX = "PACS_AI_NODE__"
 _PLACES = (Path("pacs-ai-node.toml"), Path("/etc/pacs-ai-node/config.toml"))
 _NODE_NAME = re.compile(r"[A-Za-z0-9-]*")  # it stands in names of files
+_LARGEST = 1 << 20
 _PIN = re.compile("sha256:[0-9a-f]{64}")
 _TESTS = {"ge", "le", "not", "missing"}
 _NOT_TAGS = {"CallingAETitle", "CalledAETitle"}
@@ -95,7 +96,11 @@ def _find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            data = opened.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise ConfigError(str(file), "", None, f"is longer than {_LARGEST} bytes: it is no configuration")
+        return tomllib.loads(data.decode("utf-8"))
     except OSError as error:
         raise ConfigError(
             str(file), "", None, f"cannot be read ({error.strerror}); name an existing file with --config"

@@ -16,6 +16,7 @@ class ReadLimits:
     image_bytes: int
     items: int
     depth: int
+    pdu_bytes: int
     message_bytes: int
     command_bytes: int
 

@@ -13,11 +13,13 @@ PS3.4 annex B (storage); PS3.8 section 9.3.4 (rejection).
 """
 
 import contextlib
+import errno
 import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +35,7 @@ from pynetdicom.transport import AssociationSocket
 
 from dicom_io.contexts import INTERCHANGEABLE, PDU_BYTES, VERIFICATION
 from dicom_io.errors import NetworkError, TlsError
+from dicom_io.limits import LIMITS
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
 from dicom_io.status import Outcome, judge
@@ -276,6 +279,7 @@ def associate(
                 (evt.EVT_CONN_OPEN, _connected, [seen, timeouts.answer_s]),
                 (evt.EVT_ACCEPTED, lambda _event: seen.add("accepted")),
                 (evt.EVT_PDU_SENT, _acknowledge_at_once),
+                (evt.EVT_PDU_RECV, _bounded),
             ],
         )
     except TlsError as error:
@@ -320,6 +324,8 @@ def _whole_in_time(transport: AssociationSocket, connection: socket.socket, time
     """Bound a whole read: a peer that drips its answer keeps within the time for each byte, and would for hours."""
 
     def recv(count: int) -> bytearray:
+        if count > LIMITS.read.pdu_bytes:
+            raise OSError(errno.EMSGSIZE, "a PDU far beyond the agreed length")  # ends the connection
         data, end = bytearray(), time.monotonic() + timeout_s
         while len(data) < count:
             got = connection.recv(min(count - len(data), PDU_BYTES))
@@ -331,6 +337,13 @@ def _whole_in_time(transport: AssociationSocket, connection: socket.socket, time
         return data
 
     transport.recv = recv  # type: ignore[method-assign, assignment]  # on this instance alone, on purpose
+
+
+def _bounded(event: Event) -> None:
+    """Abort an association on which a message grows beyond its limit: nobody answers a question with so much."""
+    message = event.assoc.dimse.message
+    if message is not None and cast("BytesIO", message.data_set).tell() > LIMITS.read.message_bytes:
+        event.assoc.abort(block=False)
 
 
 def _guard(association: Association) -> None:

@@ -17,6 +17,8 @@ def named(settings: Settings) -> Iterator[tuple[str, ServerTls | ClientTls]]:
     """Return every ``tls`` of the configuration with the place where it stands."""
     if settings.dicom.tls is not None:
         yield "dicom.tls", settings.dicom.tls
+    if settings.web.tls is not None:
+        yield "web.tls", settings.web.tls
     for peer in settings.dicom.peer:
         if peer.tls is not None:
             yield f"tls of {peer.ae_title}", peer.tls

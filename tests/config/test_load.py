@@ -156,6 +156,12 @@ def test_what_is_not_toml_is_refused_with_its_file(tmp_path: Path) -> None:
         load(written(tmp_path, "[dicom\n"), {})
 
 
+def test_what_is_too_long_to_be_a_configuration_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="longer than 1048576 bytes"):
+        load(Path("/dev/zero"), {})
+    assert load(written(tmp_path, "#" * (1 << 20)), {}) == Settings()
+
+
 def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:
     twice = '[[destination]]\nname = "a"\nhost = "h"\nport = 1\nae_title = "A"\n' * 2
     with pytest.raises(ConfigError, match="twice"):
