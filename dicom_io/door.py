@@ -296,7 +296,8 @@ class Door:
                 self._handshake(held)
             self._read(held)
         except (BlockingIOError, ssl.SSLWantReadError):
-            return
+            if held.stage == "handshake":  # it may have waited to write before
+                self._epoll.modify(held.connection, select.EPOLLIN)
         except ssl.SSLWantWriteError:
             self._epoll.modify(held.connection, select.EPOLLOUT)
         except _Refused as refused:

@@ -1,18 +1,23 @@
 """The receiver process: the listener wired to intake, notices and the allow-list."""
 
-import errno
 import os
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 
+import structlog
+
 from config.settings import Settings
+from dicom_io import tls
+from dicom_io.errors import TlsError
 from dicom_io.scp import Handlers, Listener, Server, serve
 from node import child
 from node.access import Access
 from node.intake import Intake
 from node.notices import Notices, archives, requesters
+
+_log = structlog.get_logger()
 
 DRAIN_S = 5.0
 """After SIGTERM transfers may run on for so long; the listener needs up to 2 s more."""
@@ -52,11 +57,18 @@ class Receiver:
         ------
         OSError
             If the address cannot be bound.
+        TlsError
+            If the files of TLS cannot be used.
         """
         dicom, intake = self._settings, self._intake
-        if dicom.tls is not None:
-            raise OSError(errno.ENOTSUP, "the listener takes no TLS yet: remove [dicom.tls]")
-        listener = Listener(dicom.ae_titles, dicom.host, dicom.port, self.spool.incoming, dicom.max_associations)
+        listener = Listener(
+            dicom.ae_titles,
+            dicom.host,
+            dicom.port,
+            self.spool.incoming,
+            dicom.max_associations,
+            tls=None if dicom.tls is None else tls.server(dicom.tls, _renewed),
+        )
         handlers = Handlers(
             intake.stored,
             intake.association,
@@ -77,6 +89,14 @@ class Receiver:
         self._intake.close()
 
 
+def _renewed(error: TlsError | None) -> None:
+    """Tell that files of TLS have changed; those that cannot be used ring too, see `node.certificates`."""
+    if error is None:
+        _log.info("tls.renewed")
+    else:
+        _log.error("tls.not-renewed", reason=error.reason.code)
+
+
 def run_receiver(settings: Settings, connection: Connection) -> None:
     """Receive until SIGTERM, or until the other end of `connection` is gone.
 
@@ -87,9 +107,10 @@ def run_receiver(settings: Settings, connection: Connection) -> None:
     try:
         receiver = Receiver(settings)
         server = receiver.start()
-    except OSError as error:
+    except (OSError, TlsError) as error:
         place = f"{settings.dicom.host}:{settings.dicom.port}"
-        child.tell(connection, {"event": "failed", "error": f"cannot listen on {place}: {error.strerror or error}"})
+        why = error.reason.text["en"] if isinstance(error, TlsError) else error.strerror or error
+        child.tell(connection, {"event": "failed", "error": f"cannot listen on {place}: {why}"})
         raise SystemExit(2) from error
     ready = {"event": "ready", "host": server.host, "port": server.port, "ae_titles": list(settings.dicom.ae_titles)}
     child.tell(connection, {**ready, "pid": os.getpid()})

@@ -2,16 +2,17 @@
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from dicom_io.tls import fingerprint
+from dicom_io.tls import ClientTls, ServerTls, fingerprint
 
 DAY = timedelta(days=1)
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -95,6 +96,41 @@ class Authority:
         path = self.folder / f"{name}.crl"
         path.write_bytes(made.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         return path
+
+
+class Kit:
+    """An authority, another that nobody knows, and what they have issued."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ours, self.theirs = (
+            Authority(folder / "ours", "Hospital"),
+            Authority(folder / "theirs", "Another Hospital"),
+        )
+        self.middle = Authority(folder / "middle", "Department", self.ours)
+        self.node, self.server = self.ours.issue("node"), self.ours.issue("server")
+        self.expired = self.ours.issue("expired", begins=-30 * DAY, ends=-DAY)
+        self.early = self.ours.issue("early", begins=2 * DAY)
+        self.elsewhere = self.ours.issue("elsewhere", "pacs.hospital.example")
+        self.revoked = self.ours.issue("revoked")
+        self.stranger = self.theirs.issue("stranger")
+        self.crl = self.ours.revoke("hospital", self.revoked)
+
+    def client(self, **more: Any) -> ClientTls:
+        """Return how the node calls others."""
+        return replace(ClientTls(self.ours.path, None, self.node.certificate, self.node.key), **more)
+
+    def listening(self, **more: Any) -> ServerTls:
+        """Return how the node is called."""
+        return replace(ServerTls(self.server.certificate, self.server.key, self.ours.path), **more)
+
+
+def replaced(path: Path, data: bytes) -> None:
+    """Put new content in the place of a file, as tools that renew certificates do."""
+    new = path.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_bytes(data)
+    new.replace(path)
 
 
 def together(path: Path, parts: Sequence[Path]) -> Path:

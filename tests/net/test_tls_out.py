@@ -24,34 +24,12 @@ from dicom_io.scu import Peer, Timeouts, store
 from dicom_io.status import Outcome
 from dicom_io.tls import ClientTls, ServerTls
 from dicom_io.tls_check import complaints
-from tests.net.authority import DAY, Authority, together
+from tests.net.authority import DAY, Authority, Kit, replaced, together
 
 pytestmark = pytest.mark.sockets
 
 QUICK = Timeouts(connect_s=5.0, associate_s=5.0, answer_s=5.0)
 STORESCP = "/usr/bin/storescp"
-
-
-class Kit:
-    """An authority, another that nobody knows, and what they have issued."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ours, self.theirs = (
-            Authority(folder / "ours", "Hospital"),
-            Authority(folder / "theirs", "Another Hospital"),
-        )
-        self.middle = Authority(folder / "middle", "Department", self.ours)
-        self.node, self.server = self.ours.issue("node"), self.ours.issue("server")
-        self.expired = self.ours.issue("expired", begins=-30 * DAY, ends=-DAY)
-        self.early = self.ours.issue("early", begins=2 * DAY)
-        self.elsewhere = self.ours.issue("elsewhere", "pacs.hospital.example")
-        self.revoked = self.ours.issue("revoked")
-        self.stranger = self.theirs.issue("stranger")
-        self.crl = self.ours.revoke("hospital", self.revoked)
-
-    def client(self, **more: Any) -> ClientTls:
-        return replace(ClientTls(self.ours.path, None, self.node.certificate, self.node.key), **more)
 
 
 @pytest.fixture(scope="module")
@@ -202,14 +180,6 @@ def _listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def replaced(path: Path, data: bytes) -> None:
-    """Put new content in the place of a file, as tools that renew certificates do."""
-    new = path.with_suffix(".new")
-    new.touch(mode=0o600)
-    new.write_bytes(data)
-    new.replace(path)
 
 
 def test_new_files_are_used_at_once_and_broken_ones_never(tmp_path: Path) -> None:
