@@ -34,6 +34,10 @@ _PASSWORD = re.compile(r"(://[^\s/@:]*):\S*@|((?:ssl)?password)=[^&\s'\"]*", re.
 """A password in a URL: behind the user's name, or among the options."""
 
 
+_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~%-]+)*/?")
+_HEADER = re.compile(r"[A-Za-z0-9-]+")
+
+
 class ConfigError(Exception):
     """The configuration cannot be used.
 
@@ -319,6 +323,10 @@ def _check_places(settings: Settings, destinations: list[str], source: str) -> N
     if archive and archive not in destinations:
         there = ", ".join(destinations) or "none"
         raise ConfigError(source, "commitment.archive", archive, f"no such destination; there are: {there}")
+    for number, destination in enumerate(settings.destination):
+        _check_destination(destination, f"destination.{number}", source)
+        if destination.name == archive and destination.kind != "dicom":
+            raise ConfigError(source, "commitment.archive", archive, 'must be a destination of kind = "dicom"')
     names = [r.name for r in settings.ris]
     for name in names:
         if names.count(name) > 1:
@@ -327,6 +335,40 @@ def _check_places(settings: Settings, destinations: list[str], source: str) -> N
     study = settings.study
     if study.quiet_min_s > study.quiet_max_s:
         raise ConfigError(source, "study.quiet_min_s", study.quiet_min_s, "must not exceed study.quiet_max_s")
+
+
+_FIELDS = {"dicom": ("host", "port", "ae_title"), "stow": ("url",)}
+"""Kind of a destination -> what it needs; the others have no use for it."""
+
+
+def _check_destination(place: Destination, at: str, source: str) -> None:
+    for kind, fields in _FIELDS.items():
+        for key in fields:
+            value = getattr(place, key)
+            if kind == place.kind and not value:
+                raise ConfigError(source, f"{at}.{key}", None, f'is required for kind = "{kind}"')
+            if kind != place.kind and value:
+                raise ConfigError(source, f"{at}.{key}", value, f'is for kind = "{kind}"')
+    if place.kind == "stow":
+        _check_stow(place, at, source)
+    elif place.token_file or place.token_env or place.headers:
+        raise ConfigError(source, f"{at}.kind", place.kind, 'tokens and headers are for kind = "stow"')
+
+
+def _check_stow(place: Destination, at: str, source: str) -> None:
+    if not _URL.fullmatch(place.url):
+        raise ConfigError(
+            source, f"{at}.url", place.url, "must be like https://pacs.example/dicom-web, without user or ?"
+        )
+    if place.tls is not None and not place.url.startswith("https:"):
+        raise ConfigError(source, f"{at}.tls", None, "has no meaning for http:")
+    if place.token_file is not None and place.token_env:
+        raise ConfigError(source, f"{at}.token_env", place.token_env, "give token_file or token_env, not both")
+    if place.proof == "commitment":
+        raise ConfigError(source, f"{at}.proof", place.proof, 'is asked for by DICOM, kind = "dicom"')
+    for name, value in place.headers.items():
+        if not _HEADER.fullmatch(name) or not value.isprintable() or not value.isascii():
+            raise ConfigError(source, f"{at}.headers", name, "is no header of HTTP with a value of ASCII characters")
 
 
 def _check_web(web: Web, source: str) -> None:

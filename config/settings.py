@@ -174,15 +174,23 @@ class Log:
 class Destination:
     """``[[destination]]``: one place that results are sent to.
 
-    `proof` is how arrival is confirmed: by asking for the objects (C-FIND), by storage commitment, or not at all. What
-    could not be sent for `max_age_h` is given up, visibly; 0: never.
+    ``kind = "dicom"`` has `host`, `port` and `ae_title`; ``kind = "stow"`` (STOW-RS) has `url`, shows the token that
+    stands in `token_file` or in the environment variable `token_env`, and sends `headers` along.
+
+    `proof` is how arrival is confirmed: by asking for the objects (C-FIND, QIDO-RS), by storage commitment, or not at
+    all. What could not be sent for `max_age_h` is given up, visibly; 0: never.
     """
 
     __pydantic_config__: ClassVar = _STRICT
     name: Annotated[str, Len(1)]
-    host: str
-    port: Annotated[int, Ge(1), Le(65535)]
-    ae_title: AETitle
+    host: str = ""
+    port: Port = 0
+    ae_title: Annotated[str, Len(0, 16)] = ""
+    kind: Literal["dicom", "stow"] = "dicom"
+    url: str = ""
+    token_file: Path | None = None
+    token_env: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
     profile: Literal["ohif"] = "ohif"
     check_study: bool = True
     proof: Literal["find", "commitment", "none"] = "find"

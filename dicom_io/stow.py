@@ -184,3 +184,29 @@ def _write_xml(parent: ET.Element, document: dict[str, Element]) -> None:
                 _write_xml(ET.SubElement(made, "Item", {"number": str(number)}), value)
             else:
                 ET.SubElement(made, "Value", {"number": str(number)}).text = str(value)
+
+
+def read_answer(body: bytes) -> dict[str, int]:
+    """Read a Store Instances Response in JSON: SOP Instance UID to status, 0 where it is stored.
+
+    A warning is the status of an instance that is stored with one; a failure stands above everything else that is said
+    of its instance. What is no such response is empty. Never raises.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    document = document[0] if isinstance(document, list) and len(document) == 1 else document
+    said: dict[str, int] = {}
+    for sequence, reason, without in ((_STORED, "00081196", 0), (_FAILED, _FAILURE, int(Answer.PROCESSING_FAILURE))):
+        for item in _values(document, sequence):
+            uid, status = next(iter(_values(item, _INSTANCE)), None), next(iter(_values(item, reason)), without)
+            if isinstance(uid, str):
+                said[uid.strip(" \0")] = status if isinstance(status, int) and 0 <= status <= 0xFFFF else without
+    return said
+
+
+def _values(document: object, tag: str) -> list[object]:
+    element = document.get(tag) if isinstance(document, dict) else None
+    values = element.get("Value") if isinstance(element, dict) else None
+    return values if isinstance(values, list) else []

@@ -31,7 +31,7 @@ from node.reasons import REASONS
 from node.ris import Relayer
 from node.store import Database, breakers, deliveries, jobs, open_database, place_of, proofs, studies
 from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, StoredArtifact, Study
-from node.transport import Network, Transport, peer_of
+from node.transport import Transport, transport_of
 from node.whose import Whose, differences, whose
 
 _log = structlog.get_logger()
@@ -40,7 +40,8 @@ _POLL_S = 0.3
 _LEVELS = {"dead": "error", "quarantined": "error", "waiting": "warning", "held": "warning"}
 _NOT_HEARD = frozenset({
     "no-answer", "query-unanswered", "peer-name-unknown", "peer-refused-connection", "peer-timeout",
-    "association-rejected", "association-aborted",
+    "association-rejected", "association-aborted", "http-unanswered", "http-not-authorised", "http-not-there",
+    "http-token-missing",
 })  # fmt: skip
 """Reasons that mean: the destination did not connect, negotiate or answer."""
 
@@ -150,7 +151,7 @@ class Courier:
         now: Callable[[], float] = time.time, chance: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         self._db, self._root, self._destination = db, root, destination
-        self._transport = transport or Network(peer_of(destination, calling))
+        self._transport = transport or transport_of(destination, calling)
         self._now, self._chance = now, chance
         self._asked: dict[int, int] = {}
         self.unsettled = False

@@ -19,7 +19,7 @@ from node import alarm, retry
 from node.reasons import REASONS
 from node.store import Database, breakers, jobs, proofs, studies
 from node.store.rows import Delivery, StoredArtifact
-from node.transport import Network, Transport, peer_of
+from node.transport import Transport, transport_of
 
 _log = structlog.get_logger()
 
@@ -97,7 +97,7 @@ class Prover:
         commitment: Ask | None = None, now: Callable[[], float] = time.time, chance: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         self._db, self._destination = db, destination
-        self._transport = transport or Network(peer_of(destination, calling))
+        self._transport = transport or transport_of(destination, calling)
         self._now, self._chance = now, chance
         by_commitment = destination.proof == "commitment" and commitment is not None
         self._ask: Ask = commitment if by_commitment and commitment is not None else self._find

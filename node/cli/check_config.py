@@ -40,11 +40,15 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
         click.echo(f"lets in       {p.ae_title}@{p.host}{shows}: {', '.join(p.rights) or 'verification only'}")
     if not d.peer:
         click.echo("lets in       this machine only (no dicom.peer)")
+    if settings.web.port is not None:
+        w = settings.web
+        clients = ", ".join(client.name for client in w.client) or "this machine only (no web.client)"
+        click.echo(f"STOW-RS on    {w.host}:{w.port}{w.base}, {'TLS' if w.tls else 'without TLS'}, from {clients}")
     click.echo(f"data          {settings.node.data_dir.resolve()}")
     click.echo(f"database      {database}")
     for place in settings.destination:
         wire = ", TLS" if place.tls else ""
-        address = f"{place.ae_title}@{place.host}:{place.port}"
+        address = place.url or f"{place.ae_title}@{place.host}:{place.port}"
         click.echo(f"destination   {place.name}: {address}{wire}, profile {place.profile}")
     for rule in settings.rule:
         click.echo(

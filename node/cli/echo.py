@@ -46,18 +46,17 @@ def command(dest: str, config_file: Path | None, *, as_json: bool, quiet: bool, 
 
 def _asked(settings: "Settings", place: "Destination") -> dict[str, Any]:
     """Verify the destination, then ask it for a study that nobody has."""
-    from dicom_io import scu, scu_query
     from dicom_io.errors import NetworkError
-    from node.transport import peer_of
+    from node.transport import transport_of
 
-    peer = peer_of(place, settings.dicom.ae_titles[0])
+    transport = transport_of(place, settings.dicom.ae_titles[0])
     try:
-        seconds = scu.echo(peer)
+        seconds = transport.echo()
     except NetworkError as error:
         return {"ok": False, "error": error.reason.as_json()}
     said: dict[str, Any] = {"ok": True, "seconds": round(seconds, 4), "query": "offered"}
     try:
-        scu_query.find_study(peer, f"2.25.{uuid.uuid4().int}")
+        transport.find_study(f"2.25.{uuid.uuid4().int}")
     except NetworkError as error:
         if error.reason.code == "query-not-offered":
             return {**said, "query": "not-offered"}
@@ -71,7 +70,8 @@ def _means(query: str, place: "Destination") -> list[str]:
     if query == "failed":
         return ["a query failed:"]
     offered = query == "offered"
-    said = ["answers Study Root C-FIND" if offered else "offers no Study Root C-FIND"]
+    queries = "QIDO-RS" if place.kind == "stow" else "Study Root C-FIND"
+    said = [f"answers {queries}" if offered else f"offers no {queries}"]
     if not place.check_study:
         said.append("check_study = false: it is not asked whose study it is")
     elif offered:
