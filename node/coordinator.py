@@ -11,6 +11,7 @@ from config.settings import Settings
 from dicom_io.reason import Reason
 from node import alarm, assemble, child, inquire, overdue, recover, retry, route
 from node.assemble import Close, KeepOpen, LooksComplete
+from node.calling import Caller
 from node.certificates import Certificates
 from node.clock import Clock, Guard, made, surviving
 from node.execute import unfit
@@ -246,31 +247,33 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     if coordinator is None:
         return
     every, policy = retry.policy()["clock"], retry.policy()["storage"]
-    timekeeper = coordinator.timekeeper
+    timekeeper, caller = coordinator.timekeeper, Caller(db)
 
-    def leases() -> None:
-        with timekeeper.still() as ahead:
-            now = ahead + timekeeper.seconds()
-            recover.expired(db, now, settings.worker.attempts)
-            rollcall.call(now)
+    def timed(do: Callable[[float], object]) -> Callable[[], None]:
+        def tick() -> None:
+            with timekeeper.still() as ahead:
+                do(ahead + timekeeper.seconds())
+
+        return tick
 
     checked = Guard("clock")
 
     def tidy() -> None:  # also where a full disk keeps a jump from being written down: it makes room
         housekeeper.tidy(by_age=checked.done(timekeeper.check) and timekeeper.steady())
 
-    def late() -> None:
-        with timekeeper.still() as ahead:
-            now = ahead + timekeeper.seconds()
-            overdue.sweep(db, settings.destination, now, by_age=timekeeper.steady())
-
     ticks = Clock({
         "studies": (every["index_s"], coordinator.tick),
         "watermarks": (policy["watch_s"], housekeeper.watch),
         "tidying": (policy["tidy_s"], tidy),
-        "leases": (every["leases_s"], leases),
+        "leases": (every["leases_s"], timed(lambda now: recover.expired(db, now, settings.worker.attempts))),
         "certificates": (every["certificates_s"], Certificates(db, settings).check),
-        "overdue": (retry.policy()["overdue"]["every_s"], late),
+        "nodes": (retry.policy()["nodes"]["beat_s"], lambda: rollcall.call(timekeeper.now())),
+        "overdue": (
+            retry.policy()["overdue"]["every_s"],
+            timed(lambda now: overdue.sweep(db, settings.destination, now, by_age=timekeeper.steady())),
+        ),
+        "calls": (retry.policy()["calls"]["every_s"], lambda: caller.call(timekeeper.now())),
+        "lost calls": (retry.policy()["calls"]["sweep_s"], caller.sweep),
     })  # fmt: skip
     surviving("leavings", rollcall.clean)()
     surviving("watermarks", housekeeper.watch)()  # before the first look at a study: were images refused?
@@ -279,6 +282,7 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     stop.wait()
     ticks.shutdown()
     housekeeper.close()
+    caller.close()
     if seat.held():
         surviving("clock", lambda: timekeeper.check(write=True))()
     seat.close()

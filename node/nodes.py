@@ -106,13 +106,14 @@ class RollCall:
         self._db, self._spool, self._silent_s, self._attempts, self._steady = db, spool, silent_s, attempts, steady
         self._heard: dict[str, tuple[Node, float]] = {}
         self._last = steady()
+        self._deaf_s = max(silent_s / 2, 3 * float(retry.policy()["nodes"]["beat_s"]))
         self.ahead: dict[str, float] = {}
         """How far (s) clocks are ahead that are not right, by node."""
 
     def call(self, now: float) -> None:
         """Look who has been heard since the last time."""
         steady = self._steady()
-        if steady - self._last > self._silent_s / 2:  # it was ourselves who heard nothing: a database that was away
+        if steady - self._last > self._deaf_s:  # it was ourselves who heard nothing: a database that was away
             self._heard.clear()
         self._last = steady
         rows = nodes.nodes(self._db)

@@ -24,6 +24,7 @@ from node.store import (
     events,
     evidence,
     jobs,
+    nodes,
     relays,
     studies,
 )
@@ -98,6 +99,10 @@ def status(db: Database, folder: DataFolder, version: str, settings: Settings | 
         "running": running,
         "data_dir": str(folder.path.resolve()),
         "processes": [{"node": p.node, "role": p.role, "pid": p.pid, "started": utc(p.started)} for p in processes],
+        "nodes": [
+            {"name": n.name, "state": n.state, "heard": utc(n.seen), "ahead_s": round(n.ahead, 3)}
+            for n in nodes.nodes(db)
+        ],
         "listens": None if settings is None else _listens(settings),
         "associations": counts.associations if running else 0,
         "studies": {"open": open_studies, "closed": counts.studies.get("closed", 0)},

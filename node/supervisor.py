@@ -23,7 +23,7 @@ import structlog
 from config.settings import Settings, Web
 from dicom_io.errors import TlsError
 from dicom_io.tls import server_context
-from node import log, recover, retry
+from node import calling, log, recover, retry
 from node.child import heard
 from node.clock import Guard
 from node.installation import DataFolder, node_name, process_name
@@ -106,6 +106,7 @@ class Supervisor:
         if self._heart is None:
             self._guard.done(lambda: Timekeeper(self._db).check())  # before anybody stamps anything by this clock
         else:
+            calling.prepare(self._db)
             self._heart.beat()
             self._heart.start()
         self._note(lambda: store.no_processes(self._db, self._others_stay))

@@ -19,7 +19,7 @@ from dicom_io.errors import UnreadableError
 from dicom_io.model import Instance, Series, Study, group
 from dicom_io.read import read_instance
 from dicom_io.reason import Reason
-from node import alarm, child, identity, log, recover, retry
+from node import alarm, calling, child, identity, log, recover, retry
 from node.execute import ExecutionContext, JobOutcome, execute, unfit
 from node.failpoint import passing
 from node.indexer import charsets
@@ -120,6 +120,13 @@ class Worker:
             keeper.join()
         _log.info("job.ended" if done else "job.overtaken", job=job.id, study=study_hash, pipeline=job.pipeline)
         return done
+
+    def called(self, job_id: int) -> None:
+        """Run a job that somebody called for, whatever comes of it: its row knows."""
+        try:
+            self.run(job_id)
+        except Exception:  # noqa: BLE001 - the row keeps its lease and comes back; the worker must go on
+            _log.exception("job not brought to an end")
 
     def loop(self, stop: threading.Event) -> None:
         """Run what is due until `stop` is set."""
@@ -335,17 +342,17 @@ def run_worker(settings: Settings, connection: Connection, boot: float) -> None:
     db = open_database(place_of(settings))
     shelf = registry.shelf(settings.pipeline, settings.worker.device)
     worker = Worker(db, folder, settings, recover.owner_of(node_name(settings), boot, os.getpid()), shelf)
-    threading.Thread(target=_live, args=(worker, settings, stop), daemon=True, name="jobs").start()
+    threading.Thread(target=_live, args=(db, worker, settings, stop), daemon=True, name="jobs").start()
     stop.wait()
     # the job's thread may be inside a long computation: its row is given back here and the process ends without it
     recover.worker_ended(db, worker.owner, time.time(), settings.worker.attempts, planned=True)
     os._exit(0)
 
 
-def _live(worker: Worker, settings: Settings, stop: threading.Event) -> None:
+def _live(db: Database, worker: Worker, settings: Settings, stop: threading.Event) -> None:
     for name in sorted({name for rule in settings.rule for name in rule.run}):
         try:
             worker.pipeline(name)  # resident before the first study comes
         except PipelineError as error:
             _log.error("pipeline not loaded", pipeline=name, reason=error.reason.code)
-    worker.loop(stop)
+    calling.work(db, worker, settings, stop)

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from dicom_io.model import Study
 from pipeline.api import Pipeline, Selection
@@ -25,6 +25,7 @@ class _Entry:
     modalities: frozenset[str]
     select: str  # module with select(study), without torch
     work: str  # module with build(options, device) -> Pipeline
+    queue: Literal["cpu", "gpu"] = "cpu"  # what a machine must have to run it
 
 
 _PIPELINES: Mapping[str, _Entry] = MappingProxyType(
@@ -40,6 +41,12 @@ def available() -> tuple[str, ...]:
 def modalities(name: str) -> frozenset[str]:
     """Modalities that the pipeline `name` looks at."""
     return _PIPELINES[name].modalities
+
+
+def queue(name: str | None) -> str:
+    """Return where the jobs of the pipeline `name` queue: ``gpu`` if it runs nowhere else."""
+    entry = _PIPELINES.get(name or "")
+    return "cpu" if entry is None else entry.queue
 
 
 def selector(name: str) -> Selector:

@@ -35,7 +35,10 @@ def _rows(document: Mapping[str, Any], words: Words) -> Iterator[tuple[str, str]
     if running:
         yield "accepts", "yes" if disk["accepting"] else f"NO: {words.text(disk['reason']['text'])}"
     yield "disk", _disk(disk)
-    yield "processes", ", ".join(f"{p['role']} {p['pid']}" for p in document["processes"])
+    yield "nodes", ", ".join(f"{n['name']} {n['state']}" for n in document["nodes"])
+    several = len(document["nodes"]) > 1
+    told = [(f"{p['node']}: " if several else "", p["role"], p["pid"]) for p in document["processes"]]
+    yield "processes", ", ".join(f"{node}{role} {pid}" for node, role, pid in told)
     yield "associations", str(document["associations"])
     for key in ("studies", "jobs", "deliveries", "relays", "commitments"):
         named = {state: state if running else _AT_THE_STOP.get(state, state) for state in document[key]}

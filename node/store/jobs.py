@@ -33,13 +33,13 @@ def jobs(db: Database, study_uid: str) -> tuple[Job, ...]:
 def due(db: Database, now: float, limit: int = 1) -> tuple[int, ...]:
     """Return the jobs that may be claimed now, the most urgent first, then the oldest."""
     with db.read() as c:
-        rows = c.execute(sa.select(_j.id).where(_claimable(now)).order_by(_j.priority, _j.id).limit(limit))
+        rows = c.execute(sa.select(_j.id).where(claimable(now)).order_by(_j.priority, _j.id).limit(limit))
         return tuple(rows.scalars())
 
 
 def claim(db: Database, job_id: int, owner: str, now: float, lease_s: float) -> Job | None:
     """Take a job; the attempt counts from here. None if it is not, or no longer, to be had."""
-    taken = t.job.update().where(_j.id == job_id, _claimable(now))
+    taken = t.job.update().where(_j.id == job_id, claimable(now))
     values = {"state": "running", "owner": owner, "lease": now + lease_s, "attempts": _j.attempts + 1, "started": now}
     with db.write() as c:
         row = c.execute(taken.values(**values).returning(t.job)).first()
@@ -229,7 +229,8 @@ def predecessor(db: Database, of: Job) -> Job | None:
         return None if row is None else as_a(Job, row)
 
 
-def _claimable(now: float) -> sa.ColumnElement[bool]:
+def claimable(now: float) -> sa.ColumnElement[bool]:
+    """Say of a job whether it may be claimed."""
     before = t.job.alias("before")
     ready = sa.or_(_j.depends_on.is_(None), sa.exists().where(before.c.id == _j.depends_on, before.c.state == "done"))
     return sa.and_(_j.state == "waiting", _j.not_before <= now, ready)

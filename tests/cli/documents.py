@@ -67,6 +67,7 @@ def show(**more: Any) -> dict[str, Any]:
 def status(**more: Any) -> dict[str, Any]:
     document = {
         "schema": "pacs-ai-node/status/1", "version": "test", "running": True, "data_dir": "/data",
+        "nodes": [{"name": "ct-node", "state": "alive", "heard": AT, "ahead_s": 0.01}],
         "processes": [{"node": "ct-node", "role": "supervisor", "pid": 7, "started": AT}],
         "listens": {"host": "127.0.0.1", "port": 11112, "ae_titles": ["PACSAINODE"]}, "associations": 0,
         "studies": {"open": 0, "closed": 1}, "jobs": {"waiting": 0, "running": 0, "dead": 0},
