@@ -29,7 +29,8 @@ from node.indexer import Indexer
 from node.installation import DataFolder
 from node.process import folder_of
 from node.spool import MAX_VERSIONS, JournalWriter, journals, read_journal, utc
-from node.store import carry, corrections, open_database
+from node.store import carry, corrections, open_database, place_of
+from node.store.anew import CarryError, anew
 from node.store.engine import Database
 from node.store.rows import Arrived
 
@@ -80,8 +81,7 @@ class Rebuild:
         self._settings, self._folder, self._version = settings, folder, version
         self._now, self._say = now, say
         self._told = 0.0
-        self._fresh = folder.path / "rebuild-fresh.sqlite3"
-        self._copy = folder.path / "rebuild-copy.sqlite3"
+        self._anew = anew(place_of(settings))
 
     def run(self) -> dict[str, Any]:
         """Rebuild; return ``pacs-ai-node/rebuild/1``.
@@ -92,15 +92,17 @@ class Rebuild:
         ------
         OSError
             If the folder cannot be read or written.
+        StoreError
+            If the database cannot be used, or a node works on it.
         """
         begin = time.monotonic()
-        for file in (self._fresh, self._copy):
-            _discard(file)
+        self._anew.clear()
         survey = self._survey()
         recovered, strange = self._recover(survey)
-        carried, why = self._old()
-        own = open_database(self._copy) if why is None else None
-        fresh = open_database(self._fresh)
+        why = self._old()
+        carried: carry.Carried | None = None
+        own = open_database(self._anew.copy, hurried=False) if why is None else None
+        fresh = open_database(self._anew.fresh, hurried=False)
         try:
             lost = self._index(fresh, survey, own)
             names = [d.name for d in self._settings.destination]
@@ -109,24 +111,24 @@ class Rebuild:
             for db in (fresh, own):
                 if db is not None:
                     db.close()
-        made = self._fresh
+        made = self._anew.fresh
         if why is None:
             try:
-                carried = carry.merge(self._copy, self._fresh, self._now().timestamp(), self._stands)
-                made = self._copy
-            except carry.CarryError as error:
+                carried = carry.merge(self._anew, self._now().timestamp(), self._stands)
+                made = self._anew.copy
+            except CarryError as error:
                 why = str(error)
         for entry in lost["damaged"]:
             self._quarantine(entry)
-        db = open_database(made)
+        db = open_database(made, hurried=False)
         counts = carry.totals(db)
         db.close()
-        kept = self._swap(made)
+        kept = self._anew.swap(made, f"{self._now():%Y%m%dT%H%M%SZ}")
         return {
             "schema": "pacs-ai-node/rebuild/1",
             "version": self._version,
             "data_dir": str(self._folder.path.resolve()),
-            "old_database": {"kept_as": kept, "carried_over": made == self._copy, "why_not": why if kept else None},
+            "old_database": {"kept_as": kept, "carried_over": made == self._anew.copy, "why_not": why if kept else None},
             "journals": {
                 "files": survey.files, "records": survey.records, "damaged_lines": survey.damaged_lines,
                 "torn_bytes": survey.torn_bytes,
@@ -261,18 +263,15 @@ class Rebuild:
         stat = path.stat()
         return {"utc": utc(datetime.fromtimestamp(stat.st_mtime, UTC)), "bytes": stat.st_size}
 
-    def _old(self) -> tuple[carry.Carried | None, str | None]:
+    def _old(self) -> str | None:
         """Copy the old database; say why if that is not possible."""
-        if not self._folder.database.exists():
-            return None, "there is none"
         self._say("old database: copying it")
         try:
-            carry.copy(self._folder.database, self._copy)
-        except carry.CarryError as error:
-            _discard(self._copy)
+            self._anew.copied()
+        except CarryError as error:
             self._say(f"old database: not carried over: {error}")
-            return None, str(error)
-        return None, None
+            return str(error)
+        return None
 
     def _index(self, db: Database, survey: _Survey, own: Database | None) -> dict[str, set[str]]:
         """Index every journal; return the entries that are not what was received."""
@@ -303,20 +302,6 @@ class Rebuild:
         with suppress(FileNotFoundError):
             source.rename(place / f"{self._now():%Y%m%dT%H%M%SZ}-{source.name}")
         sync_folder(place)
-
-    def _swap(self, made: Path) -> str | None:
-        """Put the new database in the place of the old one, which is kept; return the old one's new name."""
-        old, stamp = self._folder.database, f"{self._now():%Y%m%dT%H%M%SZ}"
-        kept = old.with_name(f"node-{stamp}.sqlite3") if old.exists() else None
-        if kept is not None:
-            for end in ("-wal", "-shm", ""):
-                with suppress(FileNotFoundError):
-                    old.with_name(old.name + end).rename(kept.with_name(kept.name + end))
-        made.rename(old)
-        for file in (self._fresh, self._copy):
-            _discard(file)
-        sync_folder(self._folder.path)
-        return None if kept is None else kept.name
 
     def _progress(self, line: str) -> None:
         if time.monotonic() - self._told >= _SAY_S:
@@ -356,9 +341,3 @@ def _lines(path: Path, begin: int, end: int) -> int:
         file.seek(begin)
         data = file.read(end - begin)
     return data.count(b"\n") or 1
-
-
-def _discard(file: Path) -> None:
-    for end in ("", "-wal", "-shm", "-journal"):
-        with suppress(FileNotFoundError):
-            file.with_name(file.name + end).unlink()

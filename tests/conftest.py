@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import structlog
 
+from tests.stores import PROGRAMS, STORES, Server
+
 
 @pytest.fixture(autouse=True)
 def log_as_it_was() -> Iterator[None]:
@@ -41,6 +43,24 @@ def orthanc_program(tmp_path_factory: pytest.TempPathFactory) -> str:
     runner.write_text(f'#!/bin/sh\nLD_PRELOAD="{shim}" exec "{program}" "$@"\n', encoding="utf-8")
     runner.chmod(0o755)
     return str(runner)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL that lives as long as these tests."""
+    if not PROGRAMS:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def back_end(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test on both databases; the files that ask for it are the contract of the store."""
+    STORES.use(request.getfixturevalue("postgres") if request.param == "postgresql" else None)
+    yield request.param
+    STORES.use(None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

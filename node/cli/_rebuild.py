@@ -24,6 +24,7 @@ def rebuild(settings: "Settings", *, as_json: bool, quiet: bool) -> int:
     from node import log
     from node.installation import DataFolder, DataFolderError
     from node.rebuild import Rebuild
+    from node.store import StoreError
 
     log.configure(settings.log.format, log_level(quiet=True, verbose=False))
     folder = DataFolder(settings.node.data_dir)
@@ -36,7 +37,7 @@ def rebuild(settings: "Settings", *, as_json: bool, quiet: bool) -> int:
         _ = folder.installation_id
         folder.lock()  # held until this process ends
         document = Rebuild(settings, folder, installed_version(), lambda: datetime.now(UTC), say).run()
-    except DataFolderError as error:
+    except (DataFolderError, StoreError) as error:
         raise click.UsageError(str(error)) from error
     except OSError as error:
         click.echo(f"Error: {folder.path}: {error.strerror}. The old index stands untouched.", err=True)

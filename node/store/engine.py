@@ -79,19 +79,21 @@ def exists(place: Place) -> bool:
     """
     if isinstance(place, Path):
         return place.exists()
-    with _connected(place) as (database, dialect), database.read() as connection:
+    with connected(place) as (database, dialect), database.read() as connection:
         return bool(dialect.version(connection))
 
 
-def open_database(place: Place) -> Database:
+def open_database(place: Place, *, hurried: bool = True) -> Database:
     """Open the database at `place`, made and filled with tables if it is new.
+
+    One that is not `hurried` is nobody else's: a server lets it take its time.
 
     Raises
     ------
     StoreError
         If it cannot be reached, another version of the node wrote it, or it is no database.
     """
-    with _connected(place) as (database, dialect):
+    with connected(place, hurried=hurried) as (database, dialect):
         with database.read() as connection:
             found = dialect.version(connection)
         if found == tables.VERSION:
@@ -110,10 +112,12 @@ def open_database(place: Place) -> Database:
 
 
 @contextmanager
-def _connected(place: Place) -> Iterator[tuple[Database, ModuleType]]:
+def connected(place: Place, *, hurried: bool = True) -> Iterator[tuple[Database, ModuleType]]:
     """Give a database and its dialect; what fails there becomes a `StoreError` that names the place."""
     dialect = sqlite if isinstance(place, Path) else postgres
-    database = Database(*(sqlite.connect(place) if isinstance(place, Path) else postgres.connect(place)))
+    database = Database(
+        *(sqlite.connect(place) if isinstance(place, Path) else postgres.connect(place, hurried=hurried))
+    )
     try:
         yield database, dialect
     except StoreError as error:

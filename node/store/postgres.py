@@ -16,6 +16,8 @@ from node.store.sql import dumps
 
 OLDEST = 140_000
 """Version 14: the oldest that still gets corrections."""
+NAME, REBUILDING = "pacs-ai-node", "pacs-ai-node-rebuild"
+"""What the server calls our sessions; the name of the machine follows."""
 _LOCK = 0x50414353
 """First half of the advisory lock's key; the other is the schema, in which one installation lives."""
 
@@ -61,13 +63,15 @@ def connect(url: str, *, hurried: bool = True) -> tuple[sa.Engine, sa.Engine]:
     try:
         engine = sa.create_engine(
             sa.make_url(url),
-            connect_args=_CONNECT | {"application_name": name()},
+            connect_args=_CONNECT
+            | {"application_name": f"{NAME if hurried else REBUILDING} {socket.gethostname()}"[:63]},
             hide_parameters=True,  # they hold patient data, and errors end in the log
             json_serializer=dumps,
             pool_pre_ping=True,  # after a restart of the server everybody goes on without noticing
             pool_size=2,  # kept open by each process; the server has 100 for all
             max_overflow=30,
             use_native_hstore=False,
+            execution_options={"preserve_rowcount": True},  # also of what was inserted, or was there
         )
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ValueError):
         raise StoreError(  # without its text and its cause: they may quote a password
@@ -84,17 +88,20 @@ def connect(url: str, *, hurried: bool = True) -> tuple[sa.Engine, sa.Engine]:
     )
 
 
-def name() -> str:
-    """Return what the server calls a session of ours: which machine it comes from."""
-    return f"pacs-ai-node {socket.gethostname()}"[:63]
-
-
 def shown(url: str) -> str:
     """Return `url` as people may see it: without password and options."""
     try:
         return sa.make_url(url).set(query={}).render_as_string(hide_password=True)
     except (sa.exc.ArgumentError, ValueError):
         return "postgresql+psycopg://?"
+
+
+def within(url: str, schema: str) -> str:
+    """Return the URL of the same database with another schema to work in."""
+    parsed = sa.make_url(url)
+    before = str(parsed.query.get("options", ""))
+    options = f'{before} -csearch_path="{schema}"'.strip()
+    return parsed.update_query_dict({"options": options}).render_as_string(hide_password=False)
 
 
 def version(c: sa.Connection) -> int:

@@ -20,11 +20,12 @@ from node import show
 from node.coordinator import Coordinator
 from node.installation import DataFolder
 from node.spool import JournalWriter, Spool, utc
-from node.store import Database, alarms, deliveries, jobs, open_database, studies
+from node.store import Database, alarms, deliveries, jobs, studies
 from node.store.rows import Job, Study
 from node.worker import Worker
 from pipeline.api import Pipeline
 from tests.node.probe_node import Probe
+from tests.stores import STORES
 
 RULES = """
 [study]
@@ -58,7 +59,7 @@ class Desk:
         config = folder / "node.toml"
         config.write_text(f"[node]\ndata_dir = {json.dumps(str(folder / 'data'))}\n{RULES}", encoding="utf-8")
         self.configuration = config
-        self.settings = load_settings(config, {})
+        self.settings = load_settings(config, STORES.environ(folder / "data"))
         self.folder = DataFolder(self.settings.node.data_dir)
         self.folder.prepare()
         self.pipeline = pipeline or Probe()
@@ -70,7 +71,7 @@ class Desk:
         """Start, or start again after `stop`."""
         self.spool = Spool(self.folder.path)
         self.start_journal()
-        self.db: Database = open_database(self.folder.database)
+        self.db: Database = STORES.open(self.folder.path)
         self.coordinator = Coordinator(self.db, self.folder, self.settings, self.now - 1.0)
         self.worker = Worker(self.db, self.folder, self.settings, "w1", lambda _name: self.pipeline, lambda: self.now)
 

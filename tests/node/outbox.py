@@ -18,9 +18,10 @@ from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome, judge
 from node.deliver import Courier
 from node.proof import Prover
-from node.store import Database, deliveries, index, jobs, open_database, studies
+from node.store import Database, deliveries, index, jobs, studies
 from node.store.rows import Arrived, Delivery, Job, Planned, Relation, StoredArtifact
 from node.transport import Transport
+from tests.stores import STORES
 
 _numbers = itertools.count(7_000_000)
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -36,7 +37,7 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.db: Database = open_database(folder / "node.sqlite3")
+        self.db: Database = STORES.open(folder)
         self.now = 1_000_000.0
         self.studies: list[str] = []
         self._made = -1

@@ -12,9 +12,12 @@ from node import breaker, overdue
 from node.deliver import keep_at_it
 from node.loopback_pacs import LoopbackPacs
 from node.retry import policy
-from node.store import alarms, breakers, open_database, operator
+from node.store import alarms, breakers, operator
 from node.store.rows import Breaker
 from tests.node.outbox import Outbox, Script, place
+from tests.stores import STORES
+
+pytestmark = pytest.mark.usefixtures("back_end")
 
 DOWN = "peer-refused-connection"
 LIMIT = policy()["breaker"]["failures"]
@@ -116,7 +119,7 @@ def test_a_restart_knows_that_it_is_open_and_a_killed_probe_is_made_again(box: O
         box.add()
     box.run(box.courier(place(), script))
     box.db.close()
-    box.db = open_database(box.folder / "node.sqlite3")
+    box.db = STORES.open(box.folder)
     again = box.courier(place(), script)
     tried = script.associations
     assert not again.step()

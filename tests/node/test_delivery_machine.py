@@ -13,14 +13,22 @@ from typing import Any, Literal
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from pydicom import dcmread
 
 from dicom_io.scu_query import FoundStudy
 from node import overdue
-from node.store import corrections, deliveries, jobs, open_database, operator, studies
+from node.store import corrections, deliveries, jobs, operator, studies
 from node.store.rows import Delivery
 from tests.node.outbox import Answer, Outbox, Script, place
+from tests.stores import STORES
 
 STATUSES: list[Answer] = [
     0x0000, 0x0000, 0xB007, 0x0111, 0xA700, 0xA900, 0xC001, 0x0122, 0x7777, None, "peer-refused-connection",
@@ -253,7 +261,7 @@ class Deliveries(RuleBasedStateMachine):
     def _restart(self) -> None:
         """What a new deliverer process does first."""
         self.box.db.close()
-        self.box.db = open_database(self.root / "node.sqlite3")
+        self.box.db = STORES.open(self.root)
         deliveries.interrupted(self.box.db, self.box.now)
         self._spawn()
 
@@ -357,8 +365,9 @@ def _begins_anew(row: Delivery) -> bool:
     return row.state == "superseded" or taken_back
 
 
-Deliveries.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)  # fmt: skip
-TestDeliveries = pytest.mark.unit(Deliveries.TestCase)
+@pytest.mark.unit
+def test_deliveries(back_end: str) -> None:
+    run_state_machine_as_test(Deliveries, settings=settings(
+        max_examples=25 if back_end == "sqlite" else 10, stateful_step_count=25, deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
+    ))  # fmt: skip

@@ -18,10 +18,11 @@ from node.assemble import Facts, Quiet, Sender
 from node.facts import compare
 from node.inquire import Inquirer, images, next_question
 from node.reasons import REASONS as WORDS
-from node.store import Database, evidence, open_database
+from node.store import Database, evidence
 from node.store.rows import Carrier, Held, Read, Study
+from tests.stores import STORES
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
 
 STUDY = Study("1.2", "h", "", "", "", "", "open", 1, 0, 0.0, 100.0, 1)
 CARRIER = Carrier("a", 1, "CT1", "NODE", "127.0.0.1", 0.0, 101.0, "released", 3, 0.0, 100.0)
@@ -93,7 +94,7 @@ class Asked:
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(tmp_path / "node.sqlite3")
+    opened = STORES.open(tmp_path)
     yield opened
     opened.close()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from config.settings import Storage
 from node import recover
@@ -19,8 +20,9 @@ from tests.node.desk import Desk, changed
 from tests.node.outbox import Outbox
 from tests.node.test_journey import valid
 from tests.node.test_revisions import renamed
+from tests.stores import STORES
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
 
 
 def arrive(desk: Desk, *, refused: bool = False) -> None:
@@ -137,7 +139,7 @@ def test_what_was_sent_again_is_removed_too_whatever_came_of_that(
     left = uids(desk, uid)
     if then == "not found":
         with desk.db.write() as c:
-            c.exec_driver_sql("UPDATE delivery SET proof = 'waiting', proof_next = ?", (desk.now,))
+            c.execute(sa.text("UPDATE delivery SET proof = 'waiting', proof_next = :v"), {"v": desk.now})
         (asked,) = deliveries.deliveries(desk.db, uid)
         assert proofs.send_again(desk.db, asked, desk.now, left)
     else:
@@ -179,7 +181,7 @@ def test_a_carried_result_that_is_replaced_is_removed_too(tmp_path: Path) -> Non
     assert taken is not None
     assert deliveries.remember(box.db, taken, Sent(old, True, 0, None, box.now))
     with box.db.write() as c:
-        c.exec_driver_sql("UPDATE job SET state = 'waiting' WHERE id = ?", (carried.id,))
+        c.execute(sa.text("UPDATE job SET state = 'waiting' WHERE id = :v"), {"v": carried.id})
     job = jobs.claim(box.db, carried.id, "w", box.now, 30.0)
     assert job is not None
     assert jobs.finish(box.db, job, "w", box.now, state="done", outcome="failed", reason=None, document={})
@@ -192,12 +194,7 @@ def test_a_carried_result_that_is_replaced_is_removed_too(tmp_path: Path) -> Non
 def lost_database(desk: Desk, damage: str) -> dict[str, Any]:
     """Lose what the database knew, and rebuild the index."""
     desk.stop()
-    if damage == "gone":
-        desk.folder.database.unlink()
-    else:
-        content = bytearray(desk.folder.database.read_bytes())
-        content[:100] = bytes(100)
-        desk.folder.database.write_bytes(content)
+    STORES.spoil(desk.folder.path, damage)
     now = datetime.fromtimestamp(desk.now, UTC)
     document = Rebuild(desk.settings, desk.folder, "test", lambda: now, lambda _line: None).run()
     valid(document)

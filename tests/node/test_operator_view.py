@@ -21,13 +21,14 @@ from node.clock import made, surviving
 from node.installation import DataFolder, host_name
 from node.reasons import REASONS
 from node.show import listing, show, status
-from node.store import Database, StoreError, obstacle, open_database, studies, tables
+from node.store import Database, StoreError, obstacle, studies, tables
 from node.store import node as store
 from node.store.rows import Process
 from node.supervisor import Supervisor
 from tests.cli.documents import valid
+from tests.stores import STORES
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
 
 UID = "1.2.3"
 FULL = sa.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
@@ -42,7 +43,7 @@ def folder(tmp_path: Path) -> DataFolder:
 
 @pytest.fixture
 def db(folder: DataFolder) -> Iterator[Database]:
-    db = open_database(folder.database)
+    db = STORES.open(folder.path)
     put(db, tables.study, uid=UID, hash="0" * 16, accession="A", patient_id="P1", issuer="", date="", state="closed",
         revision=2, dropped=0, opened=1.0, active=2.0, upto=0)  # fmt: skip
     yield db

@@ -12,7 +12,7 @@ from config.settings import StudyTimes
 from node import pace
 from node.assemble import Count
 from node.facts import compare
-from node.store import Database, evidence, open_database
+from node.store import Database, evidence
 from node.store.index import index
 from node.store.rows import (
     Arrived,
@@ -27,8 +27,9 @@ from node.store.rows import (
     Seen,
     StepRow,
 )
+from tests.stores import STORES, sql
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
 
 TIMES = StudyTimes(quiet_s=60.0, quiet_min_s=5.0, quiet_max_s=900.0)
 FIXED = StudyTimes(quiet_s=60.0, pace="fixed")
@@ -133,10 +134,8 @@ class Hand:
     def end(self, association: str, at: float) -> None:
         self.put(AssociationEnded(association, "released", at))
 
-    def sql(self, statement: str, *values: str) -> list[Any]:
-        with self.db.write() as c:
-            found = c.exec_driver_sql(statement, values)
-            return [tuple(row) for row in found] if found.returns_rows else []
+    def sql(self, statement: str, **values: object) -> list[Any]:
+        return sql(self.db, statement, **values)
 
 
 def arrived(association: str, study: str, at: float, sop: str, series: str = "s1", role: str = "image") -> Arrived:
@@ -148,7 +147,7 @@ def arrived(association: str, study: str, at: float, sop: str, series: str = "s1
 
 @pytest.fixture
 def hand(tmp_path: Path) -> Iterator[Hand]:
-    db = open_database(tmp_path / "node.sqlite3")
+    db = STORES.open(tmp_path)
     yield Hand(db)
     db.close()
 
@@ -214,7 +213,9 @@ def test_a_late_image_refutes_what_closed_its_study(
     hand.open("a", 0)
     hand.image("a", "1", 0)
     hand.sql("UPDATE study SET state = 'closed'")
-    hand.sql("INSERT INTO event (study_uid, at, kind, data) VALUES ('1', 5, 'closed', ?)", json.dumps({"by": by}))
+    hand.sql(
+        "INSERT INTO event (study_uid, at, kind, data) VALUES ('1', 5, 'closed', :data)", data=json.dumps({"by": by})
+    )
     hand.image("a", "1", gap_s)
     (found,) = evidence.seen(hand.db, 0.0)
     assert found.refuted == refuted

@@ -18,11 +18,12 @@ from pydicom.uid import generate_uid
 from node.cli.doctor import command
 from node.rebuild import Rebuild
 from node.spool import Spool, journals
-from node.store import Database, corrections, deliveries, jobs, open_database
+from node.store import Database, corrections, deliveries, jobs, open_database, place_of
 from tests.node.desk import Desk, changed
 from tests.node.test_journey import valid
+from tests.stores import STORES
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
 
 
 def rebuilt(desk: Desk) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def test_nothing_is_computed_or_sent_again_if_the_old_database_can_be_read(
     study, standing = desk.study(uid), desk.alarms()
     document = rebuilt(desk)
     assert document["old_database"]["carried_over"]
-    assert (desk.folder.path / document["old_database"]["kept_as"]).is_file()
+    assert STORES.has(desk.folder.path, document["old_database"]["kept_as"])
     lists = ("recovered", "unrecognised", "missing", "damaged", "reopened")
     assert [document[k] for k in lists] == [[]] * 5
     desk.finish()
@@ -102,19 +103,7 @@ def test_without_the_old_database_the_same_objects_leave_again(
     before, bytes_before = known(desk.db), bytes_of(desk, uid)
     assert bytes_before
     desk.stop()
-    file = desk.folder.database
-    if how == "gone":
-        file.unlink()
-    elif how == "garbage":
-        file.write_bytes(b"no database at all" * 1000)
-    elif how == "damaged":
-        content = bytearray(file.read_bytes())
-        content[4096 : len(content) // 2] = bytes(len(content) // 2 - 4096)
-        file.write_bytes(content)
-    else:
-        content = bytearray(file.read_bytes())
-        content[60:64] = (99).to_bytes(4, "big")
-        file.write_bytes(content)
+    STORES.spoil(desk.folder.path, how)
     desk.start_journal()
     document = rebuilt(desk)
     assert not document["old_database"]["carried_over"]
@@ -156,7 +145,7 @@ def test_what_came_first_stays_first_whichever_record_is_lost(
     end = b'-0.dcm"' if lost == "first" else b'-1.dcm"'
     path.write_bytes(b"".join(line for line in path.read_bytes().splitlines(keepends=True) if end not in line))
     desk.db.close()
-    desk.folder.database.unlink()
+    STORES.lose(desk.folder.path)
     desk.start_journal()
     document = rebuilt(desk)
     assert len(document["recovered"]) == 2
@@ -204,7 +193,7 @@ def test_a_damaged_journal_loses_nothing(
     path = journal(desk)
     path.write_bytes(damage(path.read_bytes()))
     desk.db.close()
-    desk.folder.database.unlink()
+    STORES.lose(desk.folder.path)
     desk.start_journal()
     document = rebuilt(desk)
     assert known(desk.db) == before
@@ -292,7 +281,7 @@ def test_what_came_again_after_its_removal_and_was_lost_is_told(
     (desk.folder.spool / entries[0]).unlink()
     desk.stop()
     if not carried:
-        desk.folder.database.unlink()
+        STORES.lose(desk.folder.path)
     desk.start()
     document = rebuilt(desk)
     assert (document["missing"], document["damaged"]) == ([entries[0]], [])
@@ -355,7 +344,7 @@ def test_an_interrupted_rebuild_leaves_the_old_database(
     assert known(desk.db) == before
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def received(slices: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, bytes, set[tuple[Any, ...]]]:
     """A data folder with six images, one of them corrected, and what its journal and index hold."""
     folder = tmp_path_factory.mktemp("received")
@@ -382,12 +371,11 @@ def test_whatever_happens_to_a_journal_no_instance_is_lost_or_invented(
     shutil.rmtree(folder)
     folder.mkdir()
     (folder / "20260102T030405000000Z-77.jsonl").write_bytes(content[:begin] + instead + rest)
-    for file in desk.folder.path.glob("*.sqlite3*"):
-        file.unlink()
+    STORES.lose(desk.folder.path)
     now = datetime(2026, 1, 3, tzinfo=UTC)
     document = Rebuild(desk.settings, desk.folder, "test", lambda: now, lambda _line: None).run()
     assert (document["missing"], document["damaged"], document["unrecognised"]) == ([], [], [])
-    db = open_database(desk.folder.database)
+    db = open_database(place_of(desk.settings))
     found, kept = known(db), corrections.versions(db, [row[0] for row in before])
     db.close()
     assert found == before

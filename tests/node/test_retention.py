@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
@@ -21,7 +22,7 @@ from node.store.rows import Finished
 from node.watermarks import Measured
 from tests.node.desk import Desk, changed
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
 
 DAY = 86400.0
 DONE = Finished("closed", 0.0, 0.0, frozenset({("done", True)}), frozenset({("delivered", "find")}), 0)
@@ -110,7 +111,7 @@ def arrive(desk: Desk, uid: str) -> None:
     """Let every delivery of a study be confirmed."""
     desk.deliver()
     with desk.db.write() as c:
-        c.exec_driver_sql("UPDATE delivery SET state = 'confirmed' WHERE study_uid = ?", (uid,))
+        c.execute(sa.text("UPDATE delivery SET state = 'confirmed' WHERE study_uid = :uid"), {"uid": uid})
 
 
 def files(desk: Desk) -> list[Path]:
@@ -154,7 +155,7 @@ def test_the_decision_is_taken_again_once_nobody_can_add_to_the_study(
 
     def held(**more: bool) -> Any:
         with desk.db.write() as c:  # somebody asks for a result while retention waits for receivers
-            c.exec_driver_sql("UPDATE delivery SET state = 'waiting' WHERE study_uid = ?", (uid,))
+            c.execute(sa.text("UPDATE delivery SET state = 'waiting' WHERE study_uid = :uid"), {"uid": uid})
         return alone(**more)
 
     monkeypatch.setattr(keep._spool, "held", held)
@@ -176,10 +177,10 @@ def test_an_unfinished_study_stays_whatever_its_age_and_the_pressure(
             c.exec_driver_sql("UPDATE job SET state = 'dead'")
             c.exec_driver_sql("UPDATE delivery SET state = 'confirmed'")
         elif spoil in ("dead", "quarantined"):
-            c.exec_driver_sql("UPDATE delivery SET state = ?", (spoil,))
+            c.execute(sa.text("UPDATE delivery SET state = :s"), {"s": spoil})
         elif spoil == "alarm":
             c.exec_driver_sql("UPDATE delivery SET state = 'confirmed'")
-            c.exec_driver_sql("INSERT INTO alarm VALUES ('a', ?, ?, 1.0, NULL, '{}')", (uid, uid))
+            c.execute(tables.alarm.insert().values(code="a", subject=uid, study_uid=uid, raised=1.0, reason={}))
     monkeypatch.setattr(watermarks, "room", lambda _folder, _waiting=None: Measured(0, None))
     keep = keeper(desk, images_days=1.0, results_days=1.0, keep_free_mb=1000)
     for _ in range(3):
@@ -334,7 +335,7 @@ def test_a_clock_that_was_set_back_does_not_undo_a_removal(desk: Desk, slices: l
     desk.receive(slices)
     finish(desk, uid)
     with desk.db.write() as c:
-        c.exec_driver_sql("UPDATE study SET active = active - ?", (400 * DAY,))
+        c.execute(sa.text("UPDATE study SET active = active - :s"), {"s": 400 * DAY})
     desk.now -= 200 * DAY
     keeper(desk, images_days=30.0).tick(desk.now)
     desk.after(1.0)

@@ -23,15 +23,16 @@ from node.coordinator import Coordinator
 from node.installation import DataFolder
 from node.retry import policy
 from node.spool import Spool, utc
-from node.store import Database, alarms, deliveries, jobs, open_database, operator, studies
+from node.store import Database, alarms, deliveries, jobs, operator, studies
 from node.store.rows import Job
 from node.worker import Worker
 from pipeline.api import Analysis, Pipeline
 from pipeline.errors import NotAnalysed, PipelineFailed
 from pipeline.reasons import REASONS
 from tests.node.probe_node import Probe
+from tests.stores import STORES
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
 
 RULES = """
 [study]
@@ -57,11 +58,11 @@ class Bench:
     def __init__(self, folder: Path, pipeline: Pipeline, rules: str = RULES) -> None:
         config = folder / "node.toml"
         config.write_text(f"[node]\ndata_dir = {json.dumps(str(folder / 'data'))}\n{rules}", encoding="utf-8")
-        self.settings: Settings = load_settings(config, {})
+        self.settings: Settings = load_settings(config, STORES.environ(folder / "data"))
         self.folder = DataFolder(self.settings.node.data_dir)
         self.folder.prepare()
         Spool(self.folder.path)
-        self.db: Database = open_database(self.folder.database)
+        self.db: Database = STORES.open(self.folder.path)
         self.boot = time.time()
         self.now = self.boot + 10.0
         self.coordinator = Coordinator(self.db, self.folder, self.settings, self.boot)
@@ -397,9 +398,8 @@ def test_the_index_is_rebuilt_from_spool_and_journals(bench: Bench, ct: list[Pat
     before = bench.show(uid)
     objects = {a["path"]: (bench.folder.path / a["path"]).read_bytes() for a in before["jobs"][0]["artifacts"]}
     bench.db.close()
-    for file in bench.folder.path.glob("node.sqlite3*"):
-        file.unlink()
-    bench.db = open_database(bench.folder.database)
+    STORES.lose(bench.folder.path)
+    bench.db = STORES.open(bench.folder.path)
     bench.coordinator = Coordinator(bench.db, bench.folder, bench.settings, bench.now)
     bench.worker = Worker(bench.db, bench.folder, bench.settings, "w2", lambda _name: bench.pipeline, lambda: bench.now)
     bench.after(61.0)

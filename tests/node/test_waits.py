@@ -9,7 +9,7 @@ from node.store import commitments, deliveries, jobs, waits
 from node.store.clocks import Jump
 from tests.node.desk import Desk, small_ct
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
 
 
 @pytest.mark.parametrize("asked_before", [True, False])
