@@ -3,12 +3,11 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 from config.settings import Settings
 from dicom_io import tls_check
 from dicom_io.reason import Reason
-from dicom_io.tls import ClientTls, ServerTls, files_of
+from dicom_io.tls import ClientTls, ServerTls
 from node import alarm
 from node.store import Database, alarms
 
@@ -37,10 +36,12 @@ class Certificates:
         Where alarms stand.
     settings : Settings
         Name the files.
+    node : str
+        This node, where others use the same database; their files may have the same names.
     """
 
-    def __init__(self, db: Database, settings: Settings) -> None:
-        self._db, self._node = db, settings.node.name
+    def __init__(self, db: Database, settings: Settings, node: str = "") -> None:
+        self._db, self._of = db, f"{node}: " if node else ""
         self._tls = tuple(dict.fromkeys(tls for _, tls in named(settings)))
 
     def check(self, now: float | None = None) -> None:
@@ -49,15 +50,10 @@ class Certificates:
         found: dict[tuple[str, str], Reason] = {}
         for tls in self._tls:
             for path, reason in tls_check.complaints(tls, datetime.fromtimestamp(now, UTC)):
-                found[reason.code, self._subject(path)] = reason
-        ours = {self._subject(path) for tls in self._tls for path in files_of(tls)}
+                found[reason.code, f"{self._of}{path}"] = reason
         for standing in alarms.standing(self._db):
-            known = standing.code in tls_check.CODES and standing.subject in ours
-            if known and (standing.code, standing.subject) not in found:
+            ours = standing.code in tls_check.CODES and standing.subject.startswith(self._of)
+            if ours and (standing.code, standing.subject) not in found:
                 alarm.quieten(self._db, standing.code, standing.subject, now)
         for (_, subject), reason in found.items():
             alarm.ring(self._db, reason, subject, now)
-
-    def _subject(self, path: Path) -> str:
-        """Nodes of one database may have files of the same name."""
-        return f"{self._node}: {path}" if self._node else str(path)

@@ -19,7 +19,7 @@ from node.facts import Gatherer
 from node.housekeeping import Housekeeper
 from node.indexer import Indexer
 from node.inquire import Inquirer
-from node.installation import DataFolder
+from node.installation import DataFolder, node_name
 from node.nodes import RollCall, seated
 from node.reasons import REASONS
 from node.store import Database, evidence, nodes, obstacle, open_database, place_of, storage, studies
@@ -266,7 +266,7 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
         "watermarks": (policy["watch_s"], housekeeper.watch),
         "tidying": (policy["tidy_s"], tidy),
         "leases": (every["leases_s"], timed(lambda now: recover.expired(db, now, settings.worker.attempts))),
-        "certificates": (every["certificates_s"], Certificates(db, settings).check),
+        "certificates": (every["certificates_s"], Certificates(db, settings, node_name(settings) if db.shared else "").check),
         "nodes": (retry.policy()["nodes"]["beat_s"], lambda: rollcall.call(timekeeper.now())),
         "overdue": (
             retry.policy()["overdue"]["every_s"],
