@@ -68,6 +68,7 @@ def forget_lost(db: Database, silent_s: float) -> int:
     """Forget calls that a worker has taken and will not end: it has not been heard for so long. Return how many."""
     with db.write() as c:
         schema = _schema(c)
+        c.exec_driver_sql(f'SET LOCAL search_path TO "{schema}"')  # its triggers look there
         call = _jobs(schema)
         worker = sa.table("procrastinate_workers", sa.column("id"), sa.column("last_heartbeat"), schema=schema).c
         since = sa.func.now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, silent_s)

@@ -1,19 +1,25 @@
 """Several nodes on one folder: who may work on it, who is heard, and what becomes of what a silent one has left."""
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from node import recover
+from node.coordinator import Coordinator
 from node.installation import DataFolder, DataFolderError
 from node.nodes import Heart, RollCall
 from node.spool import Spool
-from node.store import Database, alarms, nodes, open_database
+from node.store import Database, alarms, events, jobs, nodes, open_database, place_of, studies
 from node.store import node as store
 from node.store.rows import Process
+from node.store.seats import Seat
+from tests.node.desk import Desk, changed
+from tests.stores import Server
 
 pytestmark = pytest.mark.unit
 
@@ -136,3 +142,55 @@ def test_a_wrong_clock_rings_until_it_is_right(db: Database) -> None:
 
 def test_owners_of_jobs_name_their_node() -> None:
     assert recover.owner_of("ct-1", 5.0, 7).startswith("ct-1/")
+
+
+def test_two_who_both_believe_to_lead_do_everything_once(back_end: str, tmp_path: Path, slices: list[Path]) -> None:
+    del back_end
+    desk = Desk(tmp_path / "desk")
+    other = open_database(place_of(desk.settings))
+    both = [desk.coordinator, Coordinator(other, desk.folder, desk.settings, desk.now - 1.0)]
+
+    class Both:
+        def tick(self, now: float) -> None:
+            threads = [threading.Thread(target=one.tick, args=(now,)) for one in both for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    desk.coordinator = Both()  # type: ignore[assignment]
+    for n in range(4):
+        study = f"1.2.{n}"
+
+        def rename(ds: Any, study: str = study) -> None:
+            ds.StudyInstanceUID, ds.SOPInstanceUID = study, f"{study}.{ds.InstanceNumber}"
+
+        desk.receive(changed(slices[:6], tmp_path / study, rename))
+        desk.after(0.1)
+    desk.after(100.0)
+    desk.after(0.1)
+    for n in range(4):
+        assert len(jobs.jobs(desk.db, f"1.2.{n}")) == 1
+        assert [c.images for c in studies.carriers(desk.db, f"1.2.{n}")] == [6]
+        told = [e.kind for e in events.timeline(desk.db, f"1.2.{n}")]
+        assert [told.count(kind) for kind in ("closed", "routed")] == [1, 1]
+    other.close()
+    desk.stop()
+
+
+def test_a_seat_is_taken_once_and_free_when_its_session_ends(postgres: Server) -> None:
+    name = postgres.fresh()
+    db = open_database(postgres.url(name))
+    first, second, another = Seat(db, "lead"), Seat(db, "lead"), Seat(db, "send")
+    assert [first.take(), second.take(), another.take()] == [True, False, True]
+    assert [first.held(), second.held()] == [True, False]
+    postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2", name)
+    assert not first.held()
+    assert second.take()
+    assert not first.take()
+    second.close()
+    assert first.take()
+    for seat in (first, another):
+        seat.close()
+    db.close()
+    postgres.drop(name)

@@ -1,0 +1,92 @@
+"""Two nodes on one PostgreSQL and one folder, of which one is lost for good in the middle."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from node.loopback_pacs import LoopbackPacs
+from node.store import Database, alarms, jobs, open_database, studies
+from tests.chaos.trees import Tree, push, status, until
+from tests.stores import Server
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[LoopbackPacs]:
+    (tmp_path / "pacs").mkdir()
+    with LoopbackPacs(tmp_path / "pacs", "PACS") as made:
+        yield made
+
+
+@pytest.fixture
+def trees(postgres: Server, pacs: LoopbackPacs, tmp_path: Path) -> Iterator[list[Tree]]:
+    database = postgres.fresh()
+    made = [Tree(tmp_path, name, postgres.url(database), pacs.port) for name in ("north", "south")]
+    yield made
+    for tree in made:
+        if tree.process is not None:
+            tree.stop()
+    postgres.drop(database)
+
+
+@pytest.fixture
+def db(trees: list[Tree]) -> Iterator[Database]:
+    from config.load import load
+    from node.store import place_of
+
+    made = open_database(place_of(load(trees[0].configuration, {})))
+    yield made
+    made.close()
+
+
+def test_studies_split_over_two_nodes_leave_once_though_one_is_lost_for_good(
+    trees: list[Tree], db: Database, pacs: LoopbackPacs, tmp_path: Path, copies: Callable[..., list[Path]]
+) -> None:
+    north, south = trees
+    north.start()
+    until(north.ready, 60.0, north.words)  # it leads, and it sends
+    south.start()
+    until(south.ready, 60.0, south.words)
+
+    def told() -> str:
+        return f"{status(db, tmp_path)}\n{north.words()}\n{south.words()}"
+
+    made = {f"1.2.3.{n}": copies(n, 8) for n in range(6)}
+    for n, files in enumerate(made.values()):
+        if n == 3:
+            until(lambda: bool(pacs.received), 60.0, told)
+            north.kill()
+        halves = [
+            threading.Thread(target=push, args=(files[k::2], (trees, trees[::-1])[k]), name=f"half {k}") for k in (0, 1)
+        ]
+        for half in halves:
+            half.start()
+        for half in halves:
+            half.join()
+    until(
+        lambda: status(db, tmp_path)["studies"] == {"open": 0, "closed": 6} and status(db, tmp_path)["idle"], 90.0, told
+    )
+
+    arrived, everything = Counter(r.sop_instance_uid for r in pacs.received), set[str]()
+    for uid, files in made.items():
+        study = studies.study(db, uid)
+        assert study is not None
+        sent = {str(dcmread(f, stop_before_pixels=True).SOPInstanceUID) for f in files}
+        assert {row.sop_uid for row in studies.images(db, uid)} == sent
+        assert len({c.receiver.rpartition("-")[0] for c in studies.carriers(db, uid)}) == 2 or uid >= "1.2.3.3"
+        (last,) = [j for j in jobs.jobs(db, uid) if j.revision == study.revision]
+        assert last.outcome == "result", told()
+        results = {a.sop_uid for a in jobs.artifacts(db, last)}
+        assert results <= set(arrived), told()
+        everything |= results
+    assert set(arrived) == everything, "nothing else was ever sent"
+    again = [uid for uid in arrived if arrived[uid] > 1]
+    assert len(again) <= 3, "the same objects again: of the one delivery whose end north did not write down any more"
+    assert {(a.code, a.subject) for a in alarms.standing(db)} == {("node-silent", "north")}
+    states = {n["name"]: n["state"] for n in status(db, tmp_path)["nodes"]}
+    assert states == {"north": "silent", "south": "alive"}
