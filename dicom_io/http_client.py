@@ -194,7 +194,7 @@ class _Sockets(httpcore2.NetworkBackend):
                 self.trouble = self._why(made, error, place)
                 continue
             self.trouble = None
-            return _Stream(made, self)
+            return _Stream(made, self, place)
         raise httpcore2.ConnectError
 
     def _secure(self, plain: socket.socket, host: str) -> socket.socket:
@@ -218,8 +218,8 @@ class _Sockets(httpcore2.NetworkBackend):
 class _Stream(httpcore2.NetworkStream):
     """One connection."""
 
-    def __init__(self, connection: socket.socket, sockets: _Sockets) -> None:
-        self._connection, self._sockets = connection, sockets
+    def __init__(self, connection: socket.socket, sockets: _Sockets, place: Mapping[str, Any]) -> None:
+        self._connection, self._sockets, self._place = connection, sockets, place
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         with self._mapped(httpcore2.ReadTimeout, httpcore2.ReadError):
@@ -257,8 +257,5 @@ class _Stream(httpcore2.NetworkStream):
         except OSError as error:
             failure = self._connection.failure if isinstance(self._connection, Secured) else None
             if failure is not None:  # TLS 1.3: a certificate of ours that is refused
-                host, port = self._connection.getpeername()[:2] if self._connection.fileno() >= 0 else ("", 0)
-                self._sockets.trouble = REASONS(
-                    "tls-failed", host=host, port=port, ae_title="DICOMweb", why=why(failure)
-                )
+                self._sockets.trouble = REASONS("tls-failed", **self._place, ae_title="DICOMweb", why=why(failure))
             raise broken from error

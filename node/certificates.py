@@ -18,6 +18,8 @@ def named(settings: Settings) -> Iterator[tuple[str, ServerTls | ClientTls]]:
         yield "dicom.tls", settings.dicom.tls
     if settings.web.tls is not None:
         yield "web.tls", settings.web.tls
+    if settings.web.tls is not None:
+        yield "web.tls", settings.web.tls
     for peer in settings.dicom.peer:
         if peer.tls is not None:
             yield f"tls of {peer.ae_title}", peer.tls
