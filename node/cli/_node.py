@@ -29,7 +29,7 @@ def opened(settings: "Settings") -> Iterator[tuple["Database", "DataFolder"]]:
 
     folder, place = DataFolder(settings.node.data_dir), place_of(settings)
     try:
-        if not exists(place):
+        if not folder.path.is_dir() or not exists(place):
             raise click.UsageError(
                 f"{folder.path}: no node has worked here. Start `pacs-ai-node serve`, or name its configuration with --config."
             )

@@ -54,6 +54,7 @@ def _checks(settings: "Settings") -> Iterator[tuple[str, bool, str]]:
         ("disk", _disk),
         ("names", _names),
         ("index", _index),
+        ("database server", _server),
         ("flushing", _flushing),
         ("pixel decoders", _decoders),
         ("pipelines", _torch),
@@ -114,6 +115,22 @@ def _index(settings: "Settings") -> tuple[bool, str]:
     except (OSError, StoreError) as error:
         return False, str(error)
     return True, "opens"
+
+
+def _server(settings: "Settings") -> tuple[bool, str]:
+    """Look at the database server, where there is one."""
+    import time
+
+    from node.store import StoreError, examine, place_of
+
+    try:
+        found = examine(place_of(settings), time.time)
+    except StoreError as error:
+        return False, str(error)
+    if found is None:
+        return True, "none: the index is a file in the data folder"
+    what, wrong = found
+    return (False, "; ".join(wrong)) if wrong else (True, what)
 
 
 def _flushing(settings: "Settings") -> tuple[bool, str]:

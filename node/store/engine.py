@@ -3,7 +3,7 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +79,11 @@ def exists(place: Place) -> bool:
     """
     if isinstance(place, Path):
         return place.exists()
-    with connected(place) as (database, dialect), database.read() as connection:
-        return bool(dialect.version(connection))
+    with connected(place) as (database, dialect):
+        with database.read() as connection:
+            found = bool(dialect.version(connection))
+        database.close()
+        return found
 
 
 def open_database(place: Place, *, hurried: bool = True) -> Database:
@@ -109,6 +112,24 @@ def open_database(place: Place, *, hurried: bool = True) -> Database:
                 tables.metadata.create_all(connection)
                 dialect.stamp(connection, tables.VERSION)
         return database
+
+
+def examine(place: Place, now: Callable[[], float]) -> tuple[str, list[str]] | None:
+    """Return what the server at `place` is, and what is wrong with it; None: there is none, it is a file.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be reached.
+    """
+    if isinstance(place, Path):
+        return None
+    with connected(place) as (database, dialect):
+        with database.read() as connection:
+            dialect.version(connection)  # or it says why no node can work there
+            found = postgres.examine(connection, now)
+        database.close()
+        return found
 
 
 @contextmanager

@@ -7,6 +7,7 @@ that hangs, or is cut off, must not keep the lock: the server ends its session.
 
 import importlib.util
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +17,8 @@ from node.store.sql import dumps
 
 OLDEST = 140_000
 """Version 14: the oldest that still gets corrections."""
+CLOCKS_S = 2.0
+"""Clocks that are further apart are worth a person's look."""
 NAME, REBUILDING = "pacs-ai-node", "pacs-ai-node-rebuild"
 """What the server calls our sessions; the name of the machine follows."""
 _LOCK = 0x50414353
@@ -154,6 +157,29 @@ def advice(error: sa.exc.DBAPIError) -> str:
         f"cannot be opened ({_line(error.orig)}): is the server there, and do database.url and the password fit it? "
         "The password comes from PACS_AI_NODE__DATABASE__URL, PGPASSWORD, PGPASSFILE or a service file"
     )
+
+
+def examine(c: sa.Connection, now: Callable[[], float]) -> tuple[str, list[str]]:
+    """Return what the server is, and what is wrong with it; `now` is this machine's clock (s since the epoch)."""
+    begin = now()
+    theirs = float(c.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar_one())
+    end = now()
+    apart = theirs - (begin + end) / 2
+    wrong = []
+    if abs(apart) > CLOCKS_S + (end - begin) / 2:
+        way = "ahead of" if apart > 0 else "behind"
+        wrong.append(
+            f"its clock is {abs(apart):.1f} s {way} this machine's: leases and waits go wrong; let NTP set both"
+        )
+    wrong += [
+        f"{setting} is off: a power cut takes what was committed; set it on in postgresql.conf"
+        for setting in ("fsync", "full_page_writes")
+        if c.exec_driver_sql(f"SHOW {setting}").scalar_one() != "on"
+    ]
+    if c.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one():
+        wrong.append("it is a standby, which only reads: name the primary in database.url")
+    found = c.exec_driver_sql("SHOW server_version").scalar_one()
+    return f"PostgreSQL {str(found).partition(' ')[0]}, clocks {abs(apart):.1f} s apart", wrong
 
 
 def _connected(connection: Any, session: dict[str, str]) -> None:  # noqa: ANN401 - the driver's type

@@ -72,10 +72,10 @@ study = sa.Table(
     metadata,
     sa.Column("uid", Text, primary_key=True),
     sa.Column("hash", Text, nullable=False, index=True),
-    sa.Column("accession", Text, nullable=False, index=True),
-    sa.Column("patient_id", Text, nullable=False, index=True),
+    sa.Column("accession", Text, nullable=False),
+    sa.Column("patient_id", Text, nullable=False),
     sa.Column("issuer", Text, nullable=False),
-    sa.Column("date", Text, nullable=False, index=True),
+    sa.Column("date", Text, nullable=False),
     sa.Column("state", Text, nullable=False, index=True),  # open | early | closed
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("dropped", sa.Integer, nullable=False),  # early results of this revision that a late image made void
@@ -85,6 +85,8 @@ study = sa.Table(
     sa.Column("corrected", sa.Integer, nullable=False, default=0),  # how often the source corrected whose study it is
     sa.Column("identity_since", sa.Integer, nullable=False, default=1),  # first revision under the present identity
     sa.Column("patient_since", sa.Integer, nullable=False, default=1),  # first revision under the present patient
+    # from headers, of whatever length: only a hash of them fits into any page of an index
+    *(sa.Index(f"ix_study_{name}", name, postgresql_using="hash") for name in ("accession", "patient_id", "date")),
 )
 
 instance = sa.Table(

@@ -188,3 +188,35 @@ def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:
 
 def test_the_example_is_toml() -> None:
     assert tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))["dicom"]["host"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://node:geheim@db/node",
+        "postgresql+psycopg://node:ge@he/im@db/node",
+        "postgresql+psycopg://node@db/node?password=geheim",
+        "postgresql+psycopg://node@db/node?sslpassword=geheim",
+    ],
+)
+def test_a_password_in_the_file_is_refused_with_the_way_out_and_not_told(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(f'[database]\nurl = "{url}"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="PACS_AI_NODE__DATABASE__URL in the environment") as error:
+        load(file, {"PACS_AI_NODE__DATABASE__URL": "sqlite"})
+    assert "heim" not in str(error.value)
+    assert "im@" not in str(error.value)
+
+
+def test_a_database_with_a_password_comes_from_the_environment_and_is_not_shown() -> None:
+    url = "postgresql+psycopg://node:geheim@db/node"
+    settings = load(None, {"PACS_AI_NODE__DATABASE__URL": url})
+    assert settings.database.url == url
+    assert "geheim" not in repr(settings)
+
+
+@pytest.mark.parametrize("url", ["mysql://node:geheim@db/node", "sqlite:///x", "postgresql://node:geheim@db/node", ""])
+def test_another_database_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="there are: sqlite") as error:
+        load(None, {"PACS_AI_NODE__DATABASE__URL": f'"{url}"'})
+    assert "geheim" not in str(error.value)

@@ -18,7 +18,7 @@ from dicom_io.scu import Peer, store
 from node import show
 from node.installation import DataFolder
 from node.loopback_pacs import LoopbackPacs, Received
-from node.store import open_database, studies
+from node.store import Place, open_database, studies
 from tests.node.desk import Desk, small_ct
 
 HERE = Path(__file__).parent
@@ -74,9 +74,11 @@ class Rig:
         pace: str = "fixed",
         check_study: bool = False,
         elsewhere: tuple[str, int] | None = None,
+        database: str | None = None,
     ) -> None:
         self.folder, self.pacs = folder, pacs
         self.data = DataFolder(folder / "data")
+        self.database: Place = database or self.data.database
         self.configuration = folder / "node.toml"
         text = CONFIGURATION.format(
             data_dir=json.dumps(str(self.data.path)),
@@ -97,6 +99,8 @@ class Rig:
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("PACS_AI_NODE")}
+        if isinstance(self.database, str):
+            kept["PACS_AI_NODE__DATABASE__URL"] = self.database
         return {**kept, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **more}
 
     def start(self, **environment: str) -> dict[str, Any]:
@@ -148,14 +152,14 @@ class Rig:
             assert time.monotonic() < deadline, f"{len(left)} files were not acknowledged: {self.words()}"
 
     def status(self) -> dict[str, Any]:
-        db = open_database(self.data.database)
+        db = open_database(self.database)
         try:
             return show.status(db, self.data, "test")
         finally:
             db.close()
 
     def show(self, uid: str) -> dict[str, Any]:
-        db = open_database(self.data.database)
+        db = open_database(self.database)
         try:
             study = studies.study(db, uid)
             assert study is not None, f"no study: {self.words()}"
