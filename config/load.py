@@ -26,6 +26,7 @@ _PREFIX = "PACS_AI_NODE__"
 _PLACES = (Path("pacs-ai-node.toml"), Path("/etc/pacs-ai-node/config.toml"))
 _NODE_NAME = re.compile(r"[A-Za-z0-9-]*")  # it stands in names of files
 _LARGEST = 1 << 20
+_NAMED = re.compile(r"name:[A-Za-z0-9._:-]{1,253}")
 _PIN = re.compile("sha256:[0-9a-f]{64}")
 _TESTS = {"ge", "le", "not", "missing"}
 _NOT_TAGS = {"CallingAETitle", "CalledAETitle"}
@@ -267,7 +268,8 @@ def _check_peers(settings: Settings, source: str) -> None:
                 says = "is a network: query_port and commit_port need the address of one machine"
                 raise ConfigError(source, f"{at}.host", peer.host, says)
         if peer.certificate:
-            _check_pin(source, f"{at}.certificate", peer.certificate)
+            if not _NAMED.fullmatch(peer.certificate):
+                _check_pin(source, f"{at}.certificate", peer.certificate)
             if own is None or own.verify != "required":
                 says = 'is only asked for with [dicom.tls] and verify = "required"'
                 raise ConfigError(source, f"{at}.certificate", peer.certificate, says)

@@ -44,8 +44,8 @@ class Node:
 class Peer:
     """``[[dicom.peer]]``: one sender; it is known by AE title, address and, where one is named, certificate.
 
-    `host` is an address, a network (``10.20.30.0/24``) or a name. `certificate` is the SHA-256 of the certificate that it
-    must show (``sha256:...``). `rights` are what it may do; two entries for one sender add up. `tls` is for associations
+    `host` is an address, a network (``10.20.30.0/24``) or a name. `certificate` is the one that it must show, by its SHA-256
+    (``sha256:...``), or one of a trusted authority for a name or address (``name:ct1.hospital.example``). `rights` are what it may do; two entries for one sender add up. `tls` is for associations
     that we open to it.
 
     `charset` is what it really writes, where it declares something else. ``sends = "study"`` says that its release of an

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from dicom_io import tls
@@ -62,6 +62,7 @@ class Caller:
     request: bytes
     """The whole A-ASSOCIATE-RQ PDU."""
     certificate: str
+    names: tuple[str, ...] = ()
     place: int = -1
 
     @property
@@ -85,6 +86,7 @@ class _Held:
     until: float
     stage: Stage
     certificate: str = ""
+    names: tuple[str, ...] = ()
     data: bytearray = field(default_factory=bytearray)
     need: int = HEAD.size
 
@@ -318,6 +320,7 @@ class Door:
             raise
         self._epoll.modify(connection, select.EPOLLIN)
         held.certificate = tls.fingerprint(connection.getpeercert(binary_form=True))
+        held.names = tls.names(connection.getpeercert())
         held.stage = "request"
 
     def _read(self, held: _Held) -> None:
@@ -330,7 +333,7 @@ class Door:
             if len(held.data) == HEAD.size == held.need:
                 held.need += self._length(held)
         self._forget(held)
-        caller = Caller(held.connection, held.address, bytes(held.data), held.certificate)
+        caller = Caller(held.connection, held.address, bytes(held.data), held.certificate, held.names)
         self._queue(_Waiting(caller, caller.peer, time.monotonic() + self._listener.patience_s))
 
     @staticmethod
@@ -375,7 +378,7 @@ class Door:
             if place is not None:
                 self._waiting.remove(waiting)
                 caller = waiting.caller
-                self._enter(Caller(caller.connection, caller.address, caller.request, caller.certificate, place))
+                self._enter(replace(caller, place=place))
             elif waiting.until <= now:
                 self._reject(waiting, _LOCAL_LIMIT if waiting.in_time else _CONGESTION)
 

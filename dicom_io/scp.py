@@ -172,7 +172,7 @@ def serve(listener: Listener, handlers: Handlers) -> Server:
 
 def _info(caller: Caller) -> AssociationInfo:
     called, calling = caller.titles
-    return AssociationInfo(secrets.token_hex(8), calling, called, caller.address[0], caller.certificate)
+    return AssociationInfo(secrets.token_hex(8), calling, called, caller.address[0], caller.certificate, caller.names)
 
 
 def _services(handlers: Handlers) -> tuple[list[PresentationContext], list[EventHandlerType]]:

@@ -20,7 +20,8 @@ EventKind = Literal["opened", "released", "aborted", "rejected", "denied"]
 class AssociationInfo:
     """Who is on the other side of one association.
 
-    `id` is unique over restarts; `certificate` is the SHA-256 (hex) of the certificate that it has shown, empty without.
+    `id` is unique over restarts; `certificate` is the SHA-256 (hex) of the certificate that it has shown, empty without, and
+    `names` are those that it stands for.
     """
 
     id: str
@@ -28,6 +29,7 @@ class AssociationInfo:
     called: str
     peer: str
     certificate: str = ""
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context, build_role
 from pynetdicom.transport import AssociationSocket
 
@@ -289,13 +290,13 @@ def associate(
         return association
     _close(ae)
     taken = time.monotonic() - begun
-    answer = association.acceptor.primitive
+    answer = _answer(association)
     trouble = ae.trouble()
     if "accepted" not in seen and trouble is not None and not isinstance(trouble, TimeoutError):
         code = "tls-peer-not-trusted" if isinstance(trouble, ssl.SSLCertVerificationError) else "tls-failed"
         # a certificate is put right by a person, and what waits for that is not lost
         raise NetworkError(REASONS(code, **place, ae_title=peer.ae_title, why=why(trouble)), retryable=True)
-    if association.is_rejected and answer is not None:
+    if answer is not None and answer.result != 0x00:
         said = f"{answer.result_str}, {answer.source_str}, {answer.reason_str}"
         reason = REASONS("association-rejected", **place, ae_title=peer.ae_title, calling=peer.calling, why=said)
         # "permanent" is what every PACS says to a node that is not yet registered: worth another attempt too
@@ -309,6 +310,13 @@ def associate(
     if taken >= timeouts.associate_s:
         raise NetworkError(REASONS("peer-timeout", **place), retryable=True)
     raise NetworkError(REASONS("association-aborted", **place, ae_title=peer.ae_title), retryable=True)
+
+
+def _answer(association: Association) -> A_ASSOCIATE | None:
+    """Return the answer to the request; the library overlooks one that came, with the end of the connection, at once."""
+    waiting = association.dul.to_user_queue
+    answer = association.acceptor.primitive or (None if waiting.empty() else waiting.get())
+    return answer if isinstance(answer, A_ASSOCIATE) else None
 
 
 def _connected(event: Event, seen: set[str], timeout_s: float) -> None:

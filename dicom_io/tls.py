@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -93,6 +93,14 @@ def fingerprint(certificate: bytes | None) -> str:
     return hashlib.sha256(certificate).hexdigest() if certificate else ""
 
 
+def names(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return whom a verified certificate (as `ssl` decodes it) stands for: host names and addresses, else common names."""
+    shown = certificate or {}
+    alternatives = tuple(str(name) for kind, name in shown.get("subjectAltName", ()) if kind in {"DNS", "IP Address"})
+    common = tuple(str(value) for part in shown.get("subject", ()) for key, value in part if key == "commonName")
+    return alternatives or common
+
+
 def server_context(tls: ServerTls) -> ssl.SSLContext:
     """Return a context for accepted connections.
 
@@ -102,6 +110,7 @@ def server_context(tls: ServerTls) -> ssl.SSLContext:
         If a file cannot be used; it names the file.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, tls)
+    context.num_tickets = 0
     if tls.verify == "required":
         context.verify_mode = ssl.CERT_REQUIRED
     return context
@@ -230,7 +239,7 @@ def _context(side: int, tls: ServerTls | ClientTls) -> ssl.SSLContext:
     context = ssl.SSLContext(side)
     context.minimum_version = _VERSIONS[tls.minimum]
     context.set_ciphers(":".join((*SUITES, "@SECLEVEL=2")))  # RSA from 2048 bits, no SHA-1 signatures
-    # tickets would let a peer resume past a revocation list that came in between
+    # who resumes by a ticket is not looked up in the revocation lists again
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     if tls.certificate is not None and tls.key is not None:

@@ -46,7 +46,8 @@ def _is(known: Peer | Destination, who: AssociationInfo, address: Address) -> bo
 
 
 def _shows(peer: Peer, who: AssociationInfo) -> bool:
-    return not peer.certificate or peer.certificate == f"sha256:{who.certificate}"
+    kind, _, wanted = peer.certificate.partition(":")
+    return not wanted or (wanted in who.names if kind == "name" else wanted == who.certificate)
 
 
 def _addresses(host: str) -> Sequence[Address]:

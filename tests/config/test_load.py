@@ -114,6 +114,7 @@ def test_commented_tables_of_the_default_file_load_when_uncommented(tmp_path: Pa
         (PEER.format(more='rights = ["delete"]'), "dicom.peer.0.rights", "store"),
         (PEER.format(more='certificate = "sha256:' + "0" * 64 + '"'), "dicom.peer.0.certificate", "[dicom.tls]"),
         (PEER.format(more='certificate = "sha256:00"'), "dicom.peer.0.certificate", "64"),
+        (PEER.format(more='certificate = "name:"'), "dicom.peer.0.certificate", "64"),
         (PEER.format(more="tls = { }"), "dicom.peer.0.tls", "pin"),
         (PEER.replace("10.1.2.3", "10.1.2.3/24").format(more=""), "dicom.peer.0.host", "host bits"),
         (PEER.replace("10.1.2.3", "10.1.2.0/24").format(more="query_port = 104"), "dicom.peer.0.host", "one machine"),

@@ -213,6 +213,7 @@ PEERS = (
     Peer("CT5", "2001:db8::/32"),
     Peer("PACS", "10.0.0.9", rights=("query",)),
     Peer("CT6", "10.0.0.6", rights=("store",)),
+    Peer("CT7", "10.0.0.7", rights=("store",), certificate="name:ct7.example"),
     Peer("CT6", "10.0.0.6", rights=("query",), certificate=f"sha256:{PIN}"),
 )
 
@@ -236,12 +237,15 @@ PEERS = (
         ("CT5", "2001:db8:1::7", "", {"store", "commit"}),
         ("PACS", "10.0.0.9", "", {"query", "report"}),
         ("CT6", "10.0.0.6", "", {"store"}),
+        ("CT7", "10.0.0.7", PIN, {"store"}),
+        ("CT7", "10.0.0.7", "cd" * 32, None),
         ("CT6", "10.0.0.6", PIN, {"store", "query"}),
     ],
 )
 def test_who_may_do_what(calling: str, address: str, certificate: str, rights: set[str] | None) -> None:
     access = Access(Dicom(peer=PEERS), (ARCHIVE,))
-    found = access.rights(AssociationInfo("1", calling, "PACSAINODE", address, certificate))
+    names = ("ct7.example", "10.0.0.7") if certificate == PIN else ("xct7.example", "example")
+    found = access.rights(AssociationInfo("1", calling, "PACSAINODE", address, certificate, names))
     assert found == (None if rights is None else frozenset(rights))
 
 

@@ -119,6 +119,13 @@ def test_a_peer_must_show_its_own_certificate(kit: Kit, listen: Callable[..., An
     assert refused(node) == {"peer-not-allowed": 1}
 
 
+def test_a_peer_must_show_a_certificate_for_its_name(kit: Kit, listen: Callable[..., Any]) -> None:
+    node = listen(tls=kit.listening(), peer=(Peer("CT1", "127.0.0.1", certificate="name:pacs.hospital.example"),))
+    other = kit.client(certificate=kit.elsewhere.certificate, key=kit.elsewhere.key)
+    assert came_in(node.port, other) == "answered"
+    assert came_in(node.port, kit.client()) == "association-rejected"
+
+
 def storescu(node: Any, *options: str, path: Path) -> int:
     command = [
         "/usr/bin/storescu",

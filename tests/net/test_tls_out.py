@@ -232,6 +232,24 @@ def test_a_file_is_read_again_only_when_it_has_changed(kit: Kit, monkeypatch: py
     assert len(made) == 2
 
 
+def test_two_changes_under_one_stamp_are_both_seen(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system stamps changes in steps; what has just changed may change again within the same one."""
+    made: list[int] = []
+    clock = [1_000_050_000_000]
+    monkeypatch.setattr(
+        tls, "_stamped", lambda files: iter([(1_000_000_000_000, 1_000_000_000_000, 1, 1)] * len(files))
+    )
+    monkeypatch.setattr(tls.time, "time_ns", lambda: clock[0])
+    contexts = tls.Contexts(lambda: made.append(1) or ssl.create_default_context(), (kit.server.key,))  # type: ignore[func-returns-value]
+    contexts()
+    contexts()
+    assert len(made) == 3, "as long as it is new"
+    clock[0] += 200_000_000
+    for _ in range(3):
+        contexts()
+    assert len(made) == 4, "once more when it is settled, and then no more"
+
+
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
