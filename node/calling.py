@@ -5,6 +5,7 @@ lost, with its worker or between two commits, comes again by itself.
 """
 
 import asyncio
+import importlib.util
 import threading
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,7 @@ import structlog
 from config.settings import Settings
 from node import retry
 from node.clock import Guard
-from node.store import Database, calls
+from node.store import Database, StoreError, calls
 from pipeline import registry
 
 if TYPE_CHECKING:
@@ -30,9 +31,19 @@ _TASK = "run"
 
 
 def prepare(db: Database) -> None:
-    """Make the tables of procrastinate, where nodes share a database."""
+    """Make the tables of procrastinate, where nodes share a database.
+
+    Raises
+    ------
+    StoreError
+        If it is not installed.
+    """
     if not db.shared:
         return
+    if importlib.util.find_spec("procrastinate") is None:
+        raise StoreError(
+            "database.url names PostgreSQL, which needs procrastinate: pip install 'pacs-ai-node[cluster]'"
+        )
     from procrastinate.schema import SchemaManager  # noqa: PLC0415 - needed where nodes share a database
 
     version = metadata.version("procrastinate")

@@ -20,7 +20,7 @@ from dicom_io.scu import StoreReport
 from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome
 from node import alarm, breaker, child, retry
-from node.clock import surviving
+from node.clock import made, surviving
 from node.commitment import Archive, Messenger
 from node.due import Due
 from node.failpoint import passing
@@ -340,7 +340,9 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
     """Deliver until SIGTERM or the end of the parent; entry point of a spawned process."""
     stop = child.begin(connection)
     folder = DataFolder(settings.node.data_dir)
-    db = open_database(place_of(settings))
+    db = made("deliverer", lambda: open_database(place_of(settings)), stop)
+    if db is None:
+        return
     seat = seated(db, "send", stop)  # one queue and one breaker per destination: not two who send at a time
     if seat is None:
         return

@@ -1,5 +1,6 @@
 """The data folder: who this installation is, and that only one node works on it."""
 
+import contextlib
 import fcntl
 import os
 import re
@@ -89,12 +90,14 @@ class DataFolder:
             make_folders(self.spool, self.artifacts, self.quarantine, mode=0o700)
             file = self.path / "installation-id"
             if not file.exists():
-                part = self.path / ".installation-id.part"
+                part = self.path / f".installation-id.{uuid.uuid4().hex}.part"
                 with part.open("w", encoding="ascii") as out:
                     out.write(uuid.uuid4().hex)
                     out.flush()
                     os.fsync(out.fileno())
-                part.replace(file)
+                with contextlib.suppress(FileExistsError):  # another node that begins here now was quicker
+                    os.link(part, file)
+                part.unlink()
             sync_folder(self.path)
         except OSError as error:
             text = f"{self.path}: {os.strerror(error.errno or 0)}. Name another folder in node.data_dir, or give this user the right to write it."

@@ -229,10 +229,12 @@ class Spool:
             self._trim()
 
     def _trim(self) -> None:
-        copies = sorted(self.quarantine.glob("*.dcm"))
-        sizes = {path: path.stat().st_size for path in copies}
+        sizes: dict[Path, int] = {}
+        for path in sorted(self.quarantine.glob("*.dcm")):
+            with contextlib.suppress(FileNotFoundError):  # another process does the same
+                sizes[path] = path.stat().st_size
         total = sum(sizes.values())
-        for count, path in zip(range(len(copies), 0, -1), copies, strict=True):
+        for count, path in zip(range(len(sizes), 0, -1), sizes, strict=True):
             if count <= QUARANTINE_FILES and total <= QUARANTINE_BYTES:
                 return
             total -= sizes[path]

@@ -20,6 +20,7 @@ from dicom_io.model import Instance, Series, Study, group
 from dicom_io.read import read_instance
 from dicom_io.reason import Reason
 from node import alarm, calling, child, identity, log, recover, retry
+from node.clock import made
 from node.execute import ExecutionContext, JobOutcome, execute, unfit
 from node.failpoint import passing
 from node.indexer import charsets
@@ -339,7 +340,9 @@ def run_worker(settings: Settings, connection: Connection, boot: float) -> None:
     from pipeline import registry  # noqa: PLC0415 - a pipeline's libraries belong into this process alone
 
     folder = DataFolder(settings.node.data_dir)
-    db = open_database(place_of(settings))
+    db = made("worker", lambda: open_database(place_of(settings)), stop)
+    if db is None:
+        return
     shelf = registry.shelf(settings.pipeline, settings.worker.device)
     worker = Worker(db, folder, settings, recover.owner_of(node_name(settings), boot, os.getpid()), shelf)
     threading.Thread(target=_live, args=(db, worker, settings, stop), daemon=True, name="jobs").start()

@@ -1,6 +1,7 @@
 """Two nodes on one PostgreSQL and one folder, of which one is lost for good in the middle."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from pydicom import dcmread
 
 from node.loopback_pacs import LoopbackPacs
-from node.store import Database, alarms, jobs, open_database, studies
+from node.store import Database, DatabaseFault, alarms, jobs, open_database, studies
 from tests.chaos.trees import Tree, push, status, until
 from tests.stores import Server
 
@@ -90,3 +91,35 @@ def test_studies_split_over_two_nodes_leave_once_though_one_is_lost_for_good(
     assert {(a.code, a.subject) for a in alarms.standing(db)} == {("node-silent", "north")}
     states = {n["name"]: n["state"] for n in status(db, tmp_path)["nodes"]}
     assert states == {"north": "silent", "south": "alive"}
+
+
+def test_while_the_database_is_away_images_are_taken_and_afterwards_everything_goes_on(
+    trees: list[Tree],
+    db: Database,
+    pacs: LoopbackPacs,
+    postgres: Server,
+    tmp_path: Path,
+    copies: Callable[..., list[Path]],
+) -> None:
+    tree = trees[0]
+    tree.start()
+    until(tree.ready, 60.0, tree.words)
+    push(copies(1, 8), [tree])
+    postgres.stop()
+    push(copies(2, 8), [tree])
+    time.sleep(3.0)  # so long that everybody has noticed
+    postgres.start()
+
+    def done() -> bool:
+        try:
+            now = status(db, tmp_path)
+        except DatabaseFault:
+            return False
+        return bool(now["idle"]) and now["studies"]["closed"] == 2
+
+    until(done, 90.0, tree.words)
+    results = [jobs.jobs(db, f"1.2.3.{n}") for n in (1, 2)]
+    assert [[j.outcome for j in found] for found in results] == [["result"], ["result"]]
+    wanted = {a.sop_uid for (job,) in results for a in jobs.artifacts(db, job)}
+    assert {r.sop_instance_uid for r in pacs.received} == wanted
+    assert alarms.standing(db) == ()
