@@ -11,6 +11,7 @@ from pydicom import dcmread
 
 from node.loopback_pacs import LoopbackPacs
 from node.store import Database, DatabaseFault, alarms, jobs, open_database, studies
+from tests.chaos.test_clock import Wall
 from tests.chaos.trees import Tree, push, status, until
 from tests.stores import Server
 
@@ -123,3 +124,30 @@ def test_while_the_database_is_away_images_are_taken_and_afterwards_everything_g
     wanted = {a.sop_uid for (job,) in results for a in jobs.artifacts(db, job)}
     assert {r.sop_instance_uid for r in pacs.received} == wanted
     assert alarms.standing(db) == ()
+
+
+def test_a_node_with_a_wrong_clock_receives_and_does_nothing_else_until_it_is_right(
+    trees: list[Tree], db: Database, pacs: LoopbackPacs, tmp_path: Path, copies: Callable[..., list[Path]]
+) -> None:
+    north, south = trees
+    wall = Wall(tmp_path)
+    wall.set(-3600.0)
+    south.start(**wall.environment)
+    until(south.ready, 60.0, south.words)
+
+    def roles(node: str) -> set[str]:
+        return {p["role"] for p in status(db, tmp_path)["processes"] if p["node"] == node}
+
+    def ringing() -> set[tuple[str, str]]:
+        return {(a.code, a.subject) for a in alarms.standing(db)}
+
+    assert roles("south") == {"supervisor", "receiver"}
+    assert ringing() == {("node-clock", "south")}
+    push(copies(1, 8), [south])
+    assert studies.find(db) == (), "nobody leads"
+    north.start()
+    until(lambda: bool(pacs.received), 90.0, lambda: f"{north.words()}{south.words()}")
+    (study,) = studies.find(db)
+    assert abs(study.opened - time.time()) < 60.0, "stamps of an hour ago are put right"
+    wall.set(0.0)
+    until(lambda: "worker" in roles("south") and not ringing(), 30.0, south.words)
