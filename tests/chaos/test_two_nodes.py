@@ -30,9 +30,11 @@ def trees(postgres: Server, pacs: LoopbackPacs, tmp_path: Path) -> Iterator[list
     database = postgres.fresh()
     made = [Tree(tmp_path, name, postgres.url(database), pacs.port) for name in ("north", "south")]
     yield made
-    for tree in made:
-        if tree.process is not None:
-            tree.stop()
+    begun = [tree for tree in made if tree.process is not None]
+    for tree in begun:
+        tree.process.terminate()  # type: ignore[union-attr]
+    for tree in begun:
+        tree.stop()
     postgres.drop(database)
 
 
