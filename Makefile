@@ -7,14 +7,16 @@ BIN := $(VENV)/bin
 SEED ?= 1
 DEMO ?= demo
 STORM ?= chaos
+FUZZ_S ?= 1800
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test unit sockets conformance chaos-short chaos static audit clean
+.PHONY: help demo test unit sockets conformance chaos-short chaos fuzz static audit clean
 
 help:
 	@echo "make demo        node and a small PACS on this machine, one phantom study end to end, pictures in $(DEMO)/"
 	@echo "make test        all tests (unit, sockets, conformance, chaos-short)"
 	@echo "make chaos       300 kills of a node under load, about 25 minutes; STORM=folder goes on with an interrupted run"
+	@echo "make fuzz        FUZZ_S seconds of fuzzing, all doors for bytes from outside in turn; finds and corpus in fuzz/"
 	@echo "make static      formatter, linter, types"
 	@echo "make audit       pins, licences, secrets, known vulnerabilities of what is installed"
 
@@ -43,6 +45,10 @@ chaos-short: $(BIN)/pacs-ai-node
 chaos: $(BIN)/pacs-ai-node
 	$(BIN)/python -m benchmarks.chaos --studies 200 --kills 300 --seed $(SEED) --resume $(STORM)
 
+fuzz: $(BIN)/pacs-ai-node
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz $(FUZZ_S)
+
 static: $(BIN)/pacs-ai-node
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +59,4 @@ audit: $(BIN)/pacs-ai-node
 	$(BIN)/python .ci/audit.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(STORM) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) $(STORM) fuzz .pytest_cache .mypy_cache .ruff_cache
