@@ -72,8 +72,8 @@ class Caller:
 
     @property
     def titles(self) -> tuple[str, str]:
-        """Return the called and the calling AE title."""
-        both = self.request[TITLES].decode("ascii", "replace")
+        """Return the called and the calling AE title, without what would move the cursor of who reads them."""
+        both = "".join(c if c.isprintable() else "?" for c in self.request[TITLES].decode("ascii", "replace"))
         return both[:16].strip(), both[16:].strip()
 
 

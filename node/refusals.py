@@ -74,7 +74,7 @@ class Refusals:
         if event.reason is None:
             return 1
         who = event.association
-        key, now = (event.reason.code, _shown(who.calling), who.peer), self._now()
+        key, now = (event.reason.code, who.calling, who.peer), self._now()
         with self._lock:
             self._count(key, 1, now)
             if self._timer is None:
@@ -138,8 +138,3 @@ def _rows(path: Path) -> Iterator[Refusal]:
             yield Refusal(str(code), str(calling), str(peer), int(count), float(last))
     except (OSError, ValueError, TypeError):  # gone, or not ours
         return
-
-
-def _shown(text: str) -> str:
-    """Return a title from the wire without what would move a terminal's cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,5 +1,6 @@
 """Each right granted and denied, with other people's senders; and who has which."""
 
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -15,6 +16,7 @@ from pynetdicom.presentation import build_context
 from config.settings import Destination, Dicom, Peer
 from dicom_io import notices, scu
 from dicom_io.contexts import COMMITMENT, COMMITMENT_INSTANCE, PERFORMED_STEP, STUDY_ROOT_FIND, VERIFICATION
+from dicom_io.door import Caller
 from dicom_io.errors import NetworkError
 from dicom_io.notices import Reference
 from dicom_io.rights import RIGHTS, Right
@@ -23,6 +25,7 @@ from dicom_io.scp_types import AssociationInfo, Notice, NoticeAnswer
 from dicom_io.scu_notices import report_commitment, request_commitment
 from node.access import Access
 from node.refusals import refusals
+from tests.chaos.wire import RQ, pdu
 
 pytestmark = pytest.mark.sockets
 
@@ -276,3 +279,11 @@ def test_everything_refused_is_logged_and_counted(
     assert all(code in said for code, _ in counted)
     assert "Nobody" not in said
     assert not node.instances()
+
+
+def test_a_title_moves_nobodys_cursor() -> None:
+    """The door reports callers that it rejects before the library has judged their request."""
+    titles = b"PACSAINODE".ljust(16) + b"CT\x1b[2J\x9b\r\n".ljust(16)
+    with socket.socket() as connection:
+        caller = Caller(connection, ("127.0.0.1", 1), pdu(RQ, bytes((0, 1, 0, 0)) + titles + bytes(32)), "")
+        assert caller.titles == ("PACSAINODE", "CT?[2J???")

@@ -18,6 +18,8 @@ from tests.net.test_send import raw_peer
 
 pytestmark = pytest.mark.sockets
 
+SOON = Timeouts(answer_s=4.0)
+
 
 def test_a_pdu_beyond_all_measure_ends_the_connection() -> None:
     def flood(connection: Any) -> None:
@@ -54,7 +56,7 @@ def archive() -> Iterator[Callable[[int], int]]:
 
 def test_an_answer_beyond_all_measure_is_none(archive: Callable[[int], int]) -> None:
     def ask(size: int) -> list[str]:
-        return [s.patient_id for s in find_study(Peer("127.0.0.1", archive(size), "ARCHIVE", "NODE"), "2.25.1")]
+        return [s.patient_id for s in find_study(Peer("127.0.0.1", archive(size), "ARCHIVE", "NODE"), "2.25.1", SOON)]
 
     assert ask(LIMITS.read.message_bytes // 4) == ["P1"]
     with pytest.raises(NetworkError) as error:

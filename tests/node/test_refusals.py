@@ -22,12 +22,12 @@ def rejected(calling: str, peer: str = "10.0.0.1") -> AssociationEvent:
 def test_callers_are_counted_apart_and_those_without_a_reason_not(tmp_path: Path) -> None:
     times = iter(range(100, 200))
     table = Refusals(tmp_path, "a", lambda: float(next(times)))
-    for event in (rejected("CT1"), rejected("CT1"), rejected("CT1", "10.0.0.2"), rejected("ESC\x1b[2J\x9b")):
+    for event in (rejected("CT1"), rejected("CT1"), rejected("CT1", "10.0.0.2"), rejected("CT2")):
         table.add(event)
     table.add(AssociationEvent("opened", AssociationInfo("2", "CT1", "NODE", "10.0.0.1")))
     table.write()
     assert refusals(tmp_path) == [
-        Refusal("peer-not-allowed", "ESC?[2J?", "10.0.0.1", 1, 103.0),
+        Refusal("peer-not-allowed", "CT2", "10.0.0.1", 1, 103.0),
         Refusal("peer-not-allowed", "CT1", "10.0.0.2", 1, 102.0),
         Refusal("peer-not-allowed", "CT1", "10.0.0.1", 2, 101.0),
     ]

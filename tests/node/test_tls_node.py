@@ -93,7 +93,6 @@ def test_a_key_that_everybody_may_read_stops_the_node(rig: Any, kit: Kit) -> Non
         answer = run(rig, word)
         assert answer.returncode == 2
         assert "Everybody on this machine may read the key" in answer.stderr
-    assert run(rig, "doctor").returncode == 1
 
 
 @pytest.fixture
