@@ -1,6 +1,7 @@
 """The coordinator process: index, look at unfinished studies, close and route what is complete."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,9 +21,9 @@ from node.housekeeping import Housekeeper
 from node.indexer import Indexer
 from node.inquire import Inquirer
 from node.installation import DataFolder, node_name
-from node.nodes import RollCall, seated
+from node.nodes import CommonClock, RollCall, seated
 from node.reasons import REASONS
-from node.store import Database, evidence, nodes, obstacle, open_database, place_of, storage, studies
+from node.store import Database, evidence, obstacle, open_database, place_of, storage, studies
 from node.store import node as node_store
 from node.store.rows import Carrier, Planned, Process, Study
 from node.timekeeper import Timekeeper
@@ -227,6 +228,10 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     db = made("coordinator", lambda: open_database(place_of(settings)), stop)
     if db is None:
         return
+    every, policy = retry.policy()["clock"], retry.policy()["storage"]
+    certificates = Certificates(db, settings, node_name(settings) if db.shared else "")
+    own = Clock({"certificates": (every["certificates_s"], certificates.check)})  # each node has files of its own
+    own.start()
     seat = seated(db, "lead", stop)
     if seat is None:
         return
@@ -234,7 +239,7 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     rollcall = RollCall(db, housekeeper.spool, settings.node.silent_s, settings.worker.attempts)
 
     def begin() -> Coordinator:
-        timekeeper = Timekeeper(db, nodes.clock(db), leads=seat.held)
+        timekeeper = Timekeeper(db, CommonClock(db) if db.shared else time.time, leads=seat.held)
         # who takes over does not know since when senders have found nobody
         since = timekeeper.now() if db.shared else boot
         return Coordinator(
@@ -246,7 +251,6 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     coordinator = made("coordinator", begin, stop)
     if coordinator is None:
         return
-    every, policy = retry.policy()["clock"], retry.policy()["storage"]
     timekeeper, caller = coordinator.timekeeper, Caller(db)
 
     def timed(do: Callable[[float], object]) -> Callable[[], None]:
@@ -266,7 +270,6 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
         "watermarks": (policy["watch_s"], housekeeper.watch),
         "tidying": (policy["tidy_s"], tidy),
         "leases": (every["leases_s"], timed(lambda now: recover.expired(db, now, settings.worker.attempts))),
-        "certificates": (every["certificates_s"], Certificates(db, settings, node_name(settings) if db.shared else "").check),
         "nodes": (retry.policy()["nodes"]["beat_s"], lambda: rollcall.call(timekeeper.now())),
         "overdue": (
             retry.policy()["overdue"]["every_s"],
@@ -280,7 +283,8 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     ticks.start()
     coordinator.inquirer.start(stop)
     stop.wait()
-    ticks.shutdown()
+    for clock in (ticks, own):
+        clock.shutdown()
     housekeeper.close()
     caller.close()
     if seat.held():

@@ -4,6 +4,7 @@ A heart-beat is a row that changes. Whether it still does is judged by the stead
 time of day, set wrong or set right, kills a node.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -81,6 +82,32 @@ class Heart:
         guard = Guard("heart")
         while not self._stop.wait(float(self._policy["beat_s"])):
             guard.done(self.beat)
+
+
+class CommonClock:
+    """The clock of a database that nodes share; it is asked now and then, and in between this machine's steady one goes on.
+
+    Parameters
+    ----------
+    db : Database
+        Whose clock.
+    steady : Callable[[], float]
+        A clock that nobody sets (s).
+    """
+
+    def __init__(self, db: Database, steady: Callable[[], float] = time.monotonic) -> None:
+        self._db, self._steady = db, steady
+        self._every_s = float(retry.policy()["nodes"]["ask_s"])
+        self._asked, self._ahead = -math.inf, 0.0
+
+    def __call__(self) -> float:
+        """Return what it shows (s since the epoch)."""
+        before = self._steady()
+        if before - self._asked >= self._every_s:
+            seen = nodes.present(self._db)
+            self._asked = self._steady()
+            self._ahead = seen - (before + self._asked) / 2
+        return self._steady() + self._ahead
 
 
 class RollCall:

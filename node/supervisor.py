@@ -166,6 +166,7 @@ class Supervisor:
     def _revived(self) -> None:
         """Write the processes down again: the others had taken this node for dead."""
         now = time.time()
+        store.process_started(self._db, self._row(os.getpid(), "supervisor", self._boot))
         for child in self._children:
             process = child.process
             if process is not None:

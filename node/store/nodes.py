@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 
 import sqlalchemy as sa
 
@@ -23,11 +22,6 @@ def present(db: Database) -> float:
     """Return what the database's clock shows (s since the epoch): the one clock that all nodes can look at."""
     with db.read() as c:
         return _present(c)
-
-
-def clock(db: Database) -> Callable[[], float]:
-    """Return the clock that waits are measured by: where nodes share a database, that of the database."""
-    return partial(present, db) if db.shared else time.time
 
 
 def beat(db: Database, name: str, since: float, clock: Callable[[], float] = time.time) -> tuple[Node, bool]:

@@ -12,7 +12,7 @@ import pytest
 from node import recover
 from node.coordinator import Coordinator
 from node.installation import DataFolder, DataFolderError
-from node.nodes import Heart, RollCall
+from node.nodes import CommonClock, Heart, RollCall
 from node.spool import Spool
 from node.store import Database, alarms, events, jobs, nodes, open_database, place_of, studies
 from node.store import node as store
@@ -194,3 +194,15 @@ def test_a_seat_is_taken_once_and_free_when_its_session_ends(postgres: Server) -
         seat.close()
     db.close()
     postgres.drop(name)
+
+
+def test_the_common_clock_is_that_of_the_database(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    steady, shown = Steady(), [5000.0]
+    asked: list[Database] = []
+    monkeypatch.setattr(nodes, "present", lambda of: (asked.append(of), shown[0])[1])
+    clock = CommonClock(db, steady)
+    assert clock() == 5000.0
+    shown[0], steady.now = 8600.0, steady.now + 0.5
+    assert (clock(), len(asked)) == (5000.5, 1), "not asked again yet"
+    steady.now += 0.5
+    assert clock() == 8600.0, "it was set by an hour"
