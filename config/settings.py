@@ -69,13 +69,25 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Dicom:
-    """``[dicom]``: the listener. Port 0 takes any free port; with `tls` it takes nothing else."""
+    """``[dicom]``: the listener. Port 0 takes any free port; with `tls` it takes nothing else.
+
+    `receivers` processes share the port, and all limits of associations hold over them together; a peer is an address and
+    a calling AE title. A request beyond a limit waits a second for its turn before it is rejected for now. An object
+    larger than `max_object_mb` (0: any size) is answered 0xA700. A connection that asks for no association for
+    `request_s`, and an association that is silent for `idle_s`, is closed.
+    """
 
     __pydantic_config__: ClassVar = _STRICT
     ae_titles: Annotated[tuple[AETitle, ...], Len(1)] = ("PACSAINODE",)
     host: str = "127.0.0.1"
     port: Port = 11112
-    max_associations: Annotated[int, Ge(1)] = 64
+    receivers: Annotated[int, Ge(1), Le(16)] = 2
+    max_associations: Annotated[int, Ge(1), Le(1024)] = 64
+    max_associations_per_peer: Annotated[int, Ge(1)] = 32
+    associations_per_second: Annotated[float, Ge(0.0)] = 100.0
+    max_object_mb: Annotated[int, Ge(0)] = 8192
+    request_s: Annotated[float, Ge(0.1)] = 10.0
+    idle_s: Annotated[float, Ge(1.0)] = 30.0
     tls: ServerTls | None = None
     peer: tuple[Peer, ...] = ()
 

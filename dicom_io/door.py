@@ -42,7 +42,7 @@ _CONGESTION, _LOCAL_LIMIT = (2, 3, 1), (2, 3, 2)
 _ACCEPTS_AT_ONCE: Final = 64
 _LINGER_S: Final = 1.0
 """So long the peer may take to close a connection that is over; what it still says is not heard."""
-_LEAVE_TO_OTHERS_S: Final = 0.003
+_LEAVE_TO_OTHERS_S: Final = 0.01
 """A process that has more to do than another leaves a connection to it for so long."""
 _WAITING: Final = 128
 """Requests that wait for a place."""

@@ -6,11 +6,15 @@ try again, but they never both keep it. No lock is held, so a process that is ki
 processes clears its row (`Slots.clear`).
 """
 
+import ctypes
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+Table = list[int] | ctypes.Array[ctypes.c_uint64]
+"""Memory of one process, or shared memory."""
 
 _LOAD = 0
 """First cell of a row: how many connections the process holds, and one; 0: it accepts none."""
@@ -34,7 +38,7 @@ class Slots:
 
     Parameters
     ----------
-    table : MutableSequence[int]
+    table : Table
         `table_size` cells, 0 at first; shared by all processes.
     in_all, per_peer : int
         How many associations there may be, over all processes.
@@ -42,7 +46,7 @@ class Slots:
         Which process this is.
     """
 
-    table: MutableSequence[int]
+    table: Table
     in_all: int
     per_peer: int
     row: int = 0

@@ -1,5 +1,6 @@
 """The coordinator process: index, look at unfinished studies, close and route what is complete."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from node.timekeeper import Timekeeper
 
 _log = structlog.get_logger()
 
+_NICE = 5
+"""What arrives goes before what is made of it: receivers and senders wait for nobody, the index catches up."""
 _ODD_S = 30.0
 """A study whose decision failed is looked at again after so long."""
 
@@ -224,6 +227,7 @@ class Coordinator:
 def run_coordinator(settings: Settings, connection: Connection, boot: float) -> None:
     """Coordinate until SIGTERM or the end of the parent; entry point of a spawned process."""
     stop = child.begin(connection)
+    os.nice(_NICE)
     folder = DataFolder(settings.node.data_dir)
     db = made("coordinator", lambda: open_database(place_of(settings)), stop)
     if db is None:

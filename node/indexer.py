@@ -22,7 +22,7 @@ from node import alarm, identity, log, route, spool
 from node.installation import DataFolder
 from node.notices import noticed
 from node.reasons import REASONS
-from node.spool import journals, read_journal
+from node.spool import journals, predecessor, read_journal
 from node.store import Database, DatabaseFault, corrections
 from node.store import index as store
 from node.store.alarms import Rung
@@ -98,6 +98,8 @@ class Indexer:
         self._changes: list[Change] = []
         self._heard: set[tuple[str, str]] = set()
         self._said: set[tuple[str, str, str]] = set()
+        self._waits = False
+        """Whether a journal was left at an object whose predecessor has not been read."""
         self.behind = True
         """Whether there may have been more to index than `advance` did."""
 
@@ -105,27 +107,51 @@ class Indexer:
         """Index some megabytes of what is new, a journal to its end before the next; return how many bytes that were.
 
         The order is that of writing: whoever reads a correction before what it corrects takes the wrong one for the last.
+        Receivers that work at the same time write each a journal of its own; of one instance the numbers of its entries
+        tell the order, and a journal is read on when the others have come as far.
         """
         read, self.behind = 0, True
-        for path in journals(self._folder.path):
-            while step := self._follow(path):
-                read += step
-                if read >= spool.READ_BYTES:
-                    return read
+        paths, patient = journals(self._folder.path), True
+        while paths:
+            before, waiting = read, []
+            for path in paths:
+                self._waits = False
+                while step := self._follow(path, patient=patient):
+                    read += step
+                    if read >= spool.READ_BYTES:
+                        return read
+                if self._waits:
+                    waiting.append(path)
+            # what nobody has written down was never acknowledged, or came at the very same time
+            paths, patient = waiting, read > before
         self.behind = False
         return read
+
+    def _early(self, record: Mapping[str, Any], seen: set[str]) -> bool:
+        """Say whether the object that came before this one under its UID has not been read yet."""
+        if record["kind"] not in _OBJECTS:
+            return False
+        entry = str(record.get("entry"))
+        seen.add(entry)
+        before = predecessor(entry)
+        if before is None or before in seen:
+            return False
+        sop = _storable(str(record.get("sop")))
+        self._waits = all(v.entry != before for v in corrections.versions(self._db, [sop]).get(sop, ()))
+        return self._waits
 
     def changed(self) -> list[Change]:
         """Return what has been indexed since this was last asked."""
         changes, self._changes = self._changes, []
         return changes
 
-    def _follow(self, path: Path) -> int:
+    def _follow(self, path: Path, *, patient: bool) -> int:
         offset = self._offsets.get(path.name, 0)
         try:
             if path.stat().st_size <= offset:
                 return 0
-            records, after = read_journal(path, offset)
+            seen: set[str] = set()
+            records, after = read_journal(path, offset, (lambda r: self._early(r, seen)) if patient else None)
         except FileNotFoundError:  # retention was quicker: everything in it had gone
             return 0
         if after == offset:
@@ -133,7 +159,7 @@ class Indexer:
         rung = self._index(path, (offset, after), records)
         if rung is None:
             self._offsets = store.offsets(self._db)
-            return self._follow(path)
+            return self._follow(path, patient=patient)
         for bell in rung:
             if bell.raised:
                 alarm.tell(bell.code, bell.study)

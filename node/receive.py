@@ -1,6 +1,7 @@
 """The receiver process: the listener wired to intake, notices and the allow-list."""
 
 import os
+import socket
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from config.settings import Settings
 from dicom_io import tls
 from dicom_io.errors import TlsError
 from dicom_io.scp import Handlers, Listener, Server, serve
+from dicom_io.slots import Slots
 from node import child
 from node.access import Access
 from node.intake import Intake
@@ -50,8 +52,15 @@ class Receiver:
         self._access = Access(settings.dicom, archives(settings))
         self._server: Server | None = None
 
-    def start(self) -> Server:
+    def start(self, listening: socket.socket | None = None, slots: Slots | None = None) -> Server:
         """Listen.
+
+        Parameters
+        ----------
+        listening : socket.socket or None
+            Listens for several receivers already.
+        slots : Slots or None
+            The places that they share.
 
         Raises
         ------
@@ -67,6 +76,13 @@ class Receiver:
             dicom.port,
             self.spool.incoming,
             dicom.max_associations,
+            network_timeout_s=dicom.idle_s,
+            request_timeout_s=dicom.request_s,
+            max_associations_per_peer=dicom.max_associations_per_peer,
+            associations_per_second=dicom.associations_per_second,
+            max_object_bytes=dicom.max_object_mb << 20,
+            listening=listening,
+            slots=slots,
             tls=None if dicom.tls is None else tls.server(dicom.tls, _renewed),
         )
         handlers = Handlers(
@@ -97,8 +113,12 @@ def _renewed(error: TlsError | None) -> None:
         _log.error("tls.not-renewed", reason=error.reason.code)
 
 
-def run_receiver(settings: Settings, connection: Connection) -> None:
+def run_receiver(
+    settings: Settings, connection: Connection, listening: socket.socket | None = None, slots: Slots | None = None
+) -> None:
     """Receive until SIGTERM, or until the other end of `connection` is gone.
+
+    With `listening` and `slots` it is one of several on that socket.
 
     Entry point of a spawned process. Sends ``{"event": "ready", "host", "port", "ae_titles", "pid"}`` once it listens,
     or ``{"event": "failed", "error"}`` and ends with exit code 2 if it cannot.
@@ -106,7 +126,7 @@ def run_receiver(settings: Settings, connection: Connection) -> None:
     stop = child.begin(connection)
     try:
         receiver = Receiver(settings)
-        server = receiver.start()
+        server = receiver.start(listening, slots)
     except (OSError, TlsError) as error:
         place = f"{settings.dicom.host}:{settings.dicom.port}"
         why = error.reason.text["en"] if isinstance(error, TlsError) else error.strerror or error

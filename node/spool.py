@@ -46,6 +46,7 @@ HELD_S = 5.0
 QUARANTINE_FILES, QUARANTINE_BYTES = 1000, 2 << 30
 
 _CRC = b', "crc": '
+_VERSION = re.compile(r"-(\d+)\.dcm$")
 _STAMP = re.compile(r"(\d{8}T\d{12})Z-")
 _STAMPED = "%Y%m%dT%H%M%S%f"
 
@@ -361,11 +362,18 @@ class JournalWriter:
             self._fd = -1
 
 
-def read_journal(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+def read_journal(
+    path: Path, offset: int = 0, stop: Callable[[dict[str, Any]], bool] | None = None
+) -> tuple[list[dict[str, Any]], int]:
     """Read whole records from `offset` on, some megabytes at a time.
 
     A last line without its end is left for the next call. A whole line that is no record is passed over: a torn write of a
     machine that lost power was never acknowledged, and for what a damaged disk took, see `node.rebuild`.
+
+    Parameters
+    ----------
+    stop : Callable[[dict], bool] or None
+        Reading ends before the first record of which it says so.
 
     Returns
     -------
@@ -380,7 +388,22 @@ def read_journal(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int
     end = data.rfind(b"\n") + 1
     if not end and len(data) == READ_BYTES:  # no line is so long: what a disk gave back instead of one
         end = len(data)
-    return list(_records(data[:end].split(b"\n"))), offset + end
+    records: list[dict[str, Any]] = []
+    at = offset
+    for line in data[:end].splitlines(keepends=True):
+        for record in _records([line]):
+            if stop is not None and stop(record):
+                return records, at
+            records.append(record)
+        at += len(line)
+    return records, at
+
+
+def predecessor(entry: str) -> str | None:
+    """Return the entry that was given before `entry` to another object under the same UID; None: it was the first."""
+    found = _VERSION.search(entry)
+    number = int(found[1]) if found else 0
+    return f"{entry[: found.start(1)]}{number - 1}.dcm" if found and number else None
 
 
 def journals(data_dir: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """`serve`: a supervisor and its spawned children. It holds the lock, starts, watches and stops; the work is theirs."""
 
+import ctypes
 import errno
 import importlib
 import importlib.util
@@ -13,15 +14,17 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TextIO
 
 import structlog
 
-from config.settings import Settings, Web
+from config.settings import Dicom, Settings, Web
+from dicom_io.door import listening_socket
 from dicom_io.errors import TlsError
+from dicom_io.slots import Slots, table_size
 from dicom_io.tls import server_context
 from node import calling, log, recover, retry
 from node.child import heard
@@ -59,6 +62,8 @@ class _Child:
     started: float = 0.0
     failures: int = 0
     start_at: float | None = field(default=0.0)
+    gone: Callable[[], None] = lambda: None
+    """What it had taken is given back when it has ended."""
 
 
 class Supervisor:
@@ -74,12 +79,21 @@ class Supervisor:
         Where the ready line goes.
     level : int
         What is not as grave does not go to the log, that of the children neither.
+    listening : socket.socket
+        Where all receivers listen. It is this process's, too: what knocks while one is started again, waits or finds
+        another.
     web : socket.socket or None
         Where the web process listens; None: there is none.
     """
 
     def __init__(
-        self, settings: Settings, db: Database, out: TextIO, level: int = logging.INFO, web: socket.socket | None = None
+        self,
+        settings: Settings,
+        db: Database,
+        out: TextIO,
+        level: int,
+        listening: socket.socket,
+        web: socket.socket | None = None,
     ) -> None:
         self._settings, self._db, self._out, self._level = settings, db, out, level
         self._boot, self._name = time.time(), node_name(settings)
@@ -89,14 +103,24 @@ class Supervisor:
         self._ready = False
         self._guard = Guard("supervisor")
         self._owed: list[Callable[[], object]] = []
-        self._receiver = _Child("receiver", "node.receive:run_receiver")
+        self._listening = listening
+        receivers = self._receivers(settings.dicom)
+        self._receiver = receivers[0]
         workers = [_Child("worker", "node.worker:run_worker", (self._boot,)) for _ in range(settings.worker.slots)]
         coordinator = _Child("coordinator", "node.coordinator:run_coordinator", (self._boot,))
-        self._children = [self._receiver, coordinator, *workers, _Child("deliverer", "node.deliver:run_deliverer")]
+        self._children = [*receivers, coordinator, *workers, _Child("deliverer", "node.deliver:run_deliverer")]
         self._web = web
         if web is not None:
             self._children.append(_Child("web", "node.web.app:run_web", (web,)))
         self._heart = Heart(db, self._name, self._boot, self._revived) if db.shared else None
+
+    def _receivers(self, dicom: Dicom) -> list[_Child]:
+        """Return the receivers, each with its row of the table of associations."""
+        table = _spawn.RawArray(ctypes.c_uint64, table_size(dicom.receivers, dicom.max_associations))
+        slots = Slots(table, dicom.max_associations, dicom.max_associations_per_peer)
+        rows = [slots.of(row) for row in range(dicom.receivers)]
+        entry = "node.receive:run_receiver"
+        return [_Child("receiver", entry, (self._listening, own), gone=own.clear) for own in rows]
 
     def run(self) -> int:
         """Serve until told to stop; return the exit code."""
@@ -128,7 +152,7 @@ class Supervisor:
         self._interrupted = number == signal.SIGINT
 
     def _bind(self) -> None:
-        """Start the receiver; the others follow once it listens."""
+        """Start a receiver; the others follow once it listens."""
         deadline = time.monotonic() + _BIND_S
         while not self._ready and not self._stop:
             if self._receiver.process is None:
@@ -138,7 +162,7 @@ class Supervisor:
                 continue
             self._reap(self._receiver)
             if time.monotonic() > deadline:
-                raise ServeError(f"{message['error']}. Stop what listens there, or choose another dicom.port.")
+                raise ServeError(f"{message['error']}.")
 
     def _round(self) -> None:
         """Start what is to be started, then wait for something to end."""
@@ -185,8 +209,6 @@ class Supervisor:
             return {"event": "failed", "error": "the receiver ended before it listened"} if not self._ready else None
         if message["event"] == "ready" and not self._ready:
             self._ready = True
-            # a receiver that is started again must be found where the first one was
-            self._settings = replace(self._settings, dicom=replace(self._settings.dicom, port=message["port"]))
             line = {**message, "pid": multiprocessing.current_process().pid}
             if self._web is not None:
                 host, port = self._web.getsockname()[:2]
@@ -232,6 +254,7 @@ class Supervisor:
             self._note(lambda: recover.worker_ended(self._db, owner, time.time(), limit, planned=False))
         process.close()
         child.process = None
+        child.gone()
         self._forget(child)
 
     def _note(self, write: Callable[[], object]) -> None:
@@ -256,6 +279,7 @@ class Supervisor:
 
     def _end(self) -> None:
         """Stop every child: all at once, and for good after the time is up."""
+        self._listening.close()  # nobody is to wait for a receiver that does not come
         alive = [c.process for c in self._children if c.process is not None]
         for process in alive:
             process.terminate()
@@ -291,16 +315,29 @@ def _web_socket(web: Web) -> socket.socket | None:
             server_context(web.tls)
     except (TokenError, TlsError) as error:
         raise ServeError(f"{error}.") from error
+    address = (web.host, web.port)
+
+    def listen() -> socket.socket:
+        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server(address, family=family, backlog=128)
+
+    return _bound(listen, address, "web.port")
+
+
+def _bound(listen: Callable[[], socket.socket], address: tuple[str, int], key: str) -> socket.socket:
+    """Listen, also where the port is still held by a node that was killed."""
     deadline = time.monotonic() + _BIND_S
     while True:
         try:
-            family = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0][0]
-            return socket.create_server((web.host, web.port), family=family, backlog=128)
+            return listen()
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-                place = f"{web.host}:{web.port}"
-                raise ServeError(f"cannot listen on {place}: {error.strerror}. Choose another web.port.") from error
-            time.sleep(0.2)
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            raise ServeError(
+                f"cannot listen on {address[0]}:{address[1]}: {error.strerror or error}. "
+                f"Stop what listens there, or choose another {key}."
+            ) from error
 
 
 def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INFO) -> int:
@@ -320,12 +357,15 @@ def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INF
     folder.prepare()
     lock = folder.lock_for(node_name(settings), shared=settings.database.url != "sqlite")
     web = _web_socket(settings.web)
+    dicom = (settings.dicom.host, settings.dicom.port)
+    listening = _bound(lambda: listening_socket(*dicom), dicom, "dicom.port")
     db = open_database(place_of(settings))
     try:
-        return Supervisor(settings, db, out, level, web).run()
+        return Supervisor(settings, db, out, level, listening, web).run()
     finally:
         db.close()
-        if web is not None:
-            web.close()
+        for bound in (listening, web):
+            if bound is not None:
+                bound.close()
         # the locks end with the descriptors, and those with this process
         del lock

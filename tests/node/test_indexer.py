@@ -422,3 +422,31 @@ def test_a_header_that_nobody_can_read_is_not_quoted_in_the_log(
     said = "".join(capsys.readouterr())
     assert "index.odd-header" in said
     assert "SECRET" not in said
+
+
+@pytest.mark.parametrize("how", ["live", "rebuild"])
+def test_of_two_receivers_the_later_ones_journal_may_stand_first(
+    desk: Desk, slices: list[Path], tmp_path: Path, how: str
+) -> None:
+    """A correction that the first receiver took, of what the second had taken: the entries of an instance tell which came last."""
+    tick = unindexed(desk)
+    desk.note("association-open", association="x", calling="CT2", called="NODE", peer="127.0.0.1")
+    first = desk.journal
+    desk.now += 1.0
+    desk.journal = JournalWriter(
+        desk.spool.journals, lambda: datetime.fromtimestamp(desk.now, UTC), node="other-receiver"
+    )
+    desk.receive(slices)
+    desk.journal.close()
+    desk.journal = first
+    desk.now += 1.0
+    desk.receive(changed(slices, tmp_path / "right", renamed))
+    assert [r["kind"] for r in read_journal(journals(desk.folder.path)[0])[0]].count("conflict") == len(slices)
+    if how == "live":
+        tick(desk.now)
+    else:
+        rebuilt(desk)
+    assert [row[0] for row in rows(desk, "SELECT DISTINCT state FROM version WHERE entry LIKE '%-1.dcm'")] == ["used"]
+    assert [row[0] for row in rows(desk, "SELECT DISTINCT state FROM version WHERE entry LIKE '%-0.dcm'")] == [
+        "corrected"
+    ]
