@@ -14,7 +14,7 @@ import pytest
 from pydicom import dcmread
 
 from config.settings import Destination, Node, Settings, Storage, Web
-from dicom_io import dicomweb
+from dicom_io import dicomweb, http_client
 from dicom_io.errors import NetworkError
 from dicom_io.http_client import Service
 from dicom_io.read import digest_dataset
@@ -288,6 +288,14 @@ def test_whatever_a_server_does_the_sender_is_back_in_time_and_sends_again(
     assert codes <= {"http-unanswered", "stow-answer-unclear"}
     with pytest.raises(NetworkError):
         dicomweb.find_study(enemy.service, "2.25.900", SHORT)
+
+
+@pytest.mark.unit
+def test_an_answer_is_not_read_beyond_its_limit() -> None:
+    pieces = itertools.repeat(bytes(1 << 20))
+    assert http_client._bounded(pieces) is None
+    assert next(pieces)
+    assert http_client._bounded(iter([b"a", b"b"])) == b"ab"
 
 
 @pytest.mark.sockets

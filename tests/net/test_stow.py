@@ -189,6 +189,13 @@ def test_file_meta_information_beyond_all_measure_costs_no_memory(web: Callable[
     assert (said.status, said.reasons(OTHER)) == (409, [0xC000, 0xC000])
 
 
+def test_the_head_of_a_file_is_not_waited_for_in_memory(tmp_path: Path) -> None:
+    arrival = Arrival(tmp_path)
+    arrival.write(bytes(128) + b"DICM\x02\0\0\0UL\x04\0" + b"\xff\xff\xff\x7f" + bytes(1 << 20))
+    assert (arrival.data_offset, arrival._head) == (0, None)
+    arrival.discard()
+
+
 @pytest.mark.parametrize(
     ("content", "body", "status", "code"),
     [
