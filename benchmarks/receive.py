@@ -1,6 +1,7 @@
 """How fast the node receives, beside dcmtk's storescp and Orthanc, in one run: same sender, same disk.
 
     python -m benchmarks.receive [--runs 3] [--senders 1 4 8] [--only ct|dx]
+    python -m benchmarks.receive --memory --idle --latency --flood
 
 Each sender is a dcmtk storescu process with 300 CT slices of 0.5 MB, or 20 radiographs of 18 MB; the time is from the start
 of the first sender to the end of the last. Receivers take turns, each run on a fresh folder with a fresh process.
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from benchmarks import receivers
+from benchmarks import receive_more, receivers
 from benchmarks.receivers import Running
 
 Start = Callable[[Path], AbstractContextManager[Running]]
@@ -35,7 +36,21 @@ def main() -> None:
     parser.add_argument("--only", choices=[*map(str.lower, OBJECTS)])
     parser.add_argument("--receivers", nargs="+", choices=RECEIVERS, default=list(RECEIVERS))
     parser.add_argument("--folder", type=Path, help="on the disk that is to be measured")
+    more = {
+        "memory": receive_more.memory,
+        "idle": receive_more.idle,
+        "latency": receive_more.latency,
+        "flood": receive_more.flood,
+    }
+    for name in more:
+        parser.add_argument(f"--{name}", action="store_true", help="instead of rates")
     asked = parser.parse_args()
+    chosen = [measure for name, measure in more.items() if getattr(asked, name)]
+    for measure in chosen:
+        with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+            measure(Path(name))
+    if chosen:
+        return
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         for modality, (count, size_mb) in OBJECTS.items():
             if asked.only in (None, modality.lower()):

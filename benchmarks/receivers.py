@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 TITLE = "RECEIVER"
 CT, DX = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.1.1"
 _DCMTK = Path("/usr/bin")  # pynetdicom installs scripts of these names, too
+_PROCESSES = 5
+"""Of a node: supervisor, receivers, coordinator, worker, deliverer; more than this when all have been started."""
 _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
 _CONFIGURATION = """\
 [node]
@@ -88,9 +91,11 @@ def _sockets(pid: int) -> Iterator[str]:
                 yield link[8:-1]
 
 
-def write_objects(folder: Path, count: int, *, modality: str = "CT", senders: int = 1) -> list[Path]:
+def write_objects(
+    folder: Path, count: int, *, modality: str = "CT", senders: int = 1, shape: tuple[int, int] | None = None
+) -> list[Path]:
     """Write `count` objects for each sender into folders of their own: CT slices of 0.5 MB or radiographs of 18 MB."""
-    shape = (512, 512) if modality == "CT" else (3000, 3000)
+    shape = shape or ((512, 512) if modality == "CT" else (3000, 3000))
     pixels = np.random.default_rng(1).integers(0, 4096, shape, dtype=np.uint16).tobytes()
     folders = []
     for sender in range(senders):
@@ -102,6 +107,20 @@ def write_objects(folder: Path, count: int, *, modality: str = "CT", senders: in
             dataset.save_as(place / f"{number:05d}.dcm", enforce_file_format=True)
         folders.append(place)
     return folders
+
+
+def write_large(path: Path, gigabytes: float) -> None:
+    """Write one multi-frame object of this size."""
+    frame = 512 * 512 * 2
+    frames = int(gigabytes * 1e9 / frame)
+    dataset = described("CT", "9", 0, (512, 512))
+    dataset.NumberOfFrames = frames
+    dataset.save_as(path, enforce_file_format=True)
+    block = np.random.default_rng(1).integers(0, 4096, frame // 2, dtype=np.uint16).tobytes()
+    with path.open("ab") as file:
+        file.write(b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<L", frames * frame))
+        for _ in range(frames):
+            file.write(block)
 
 
 def described(modality: str, study: str, number: int, shape: tuple[int, int]) -> Dataset:
@@ -140,6 +159,7 @@ def node(folder: Path, dicom: str = "", more: str = "") -> Iterator[Running]:
             until(lambda: b'"ready"' in log.read_bytes(), 60)
             line = next(line for line in log.read_bytes().splitlines() if line.startswith(b"{") and b'"ready"' in line)
             running = Running(json.loads(line)["port"], process.pid, log)
+            until(lambda: len(running.tree()) > _PROCESSES, 60)
             settled(running)
             yield running
 
