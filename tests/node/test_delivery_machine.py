@@ -368,6 +368,6 @@ def _begins_anew(row: Delivery) -> bool:
 @pytest.mark.unit
 def test_deliveries(back_end: str) -> None:
     run_state_machine_as_test(Deliveries, settings=settings(
-        max_examples=25 if back_end == "sqlite" else 10, stateful_step_count=25, deadline=None,
+        max_examples=25 if back_end == "sqlite" else 6, stateful_step_count=25, deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
     ))  # fmt: skip

@@ -184,6 +184,7 @@ def one_digit(content: bytes) -> bytes:
     return content[:at] + (b"0" if content[at : at + 1] != b"0" else b"1") + content[at + 1 :]
 
 
+@pytest.mark.parametrize("back_end", ["sqlite"], indirect=True)  # about journals
 @pytest.mark.parametrize("damage", [torn, garbage, nul_tail, nul_middle, cut_in_utf8, doubled, one_digit])
 def test_a_damaged_journal_loses_nothing(
     desk: Desk, slices: list[Path], uid: str, damage: Callable[[bytes], bytes]
@@ -357,6 +358,7 @@ def received(slices: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tu
     return desk, content, before
 
 
+@pytest.mark.parametrize("back_end", ["sqlite"], indirect=True)  # about journals
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_happens_to_a_journal_no_instance_is_lost_or_invented(
