@@ -1,23 +1,35 @@
 """Nodes that speak TLS with one another, and alarms about their certificates."""
 
+import contextlib
 import json
+import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
-from config.settings import Dicom, Node, Settings
+from config.settings import RIS, Destination, Dicom, Node, Settings
 from config.settings import Peer as Sender
+from dicom_io.contexts import PERFORMED_STEP
 from dicom_io.errors import NetworkError
+from dicom_io.notices import Reference, encode, part10
 from dicom_io.scu import Peer, echo, store
+from dicom_io.scu_notices import relay_step, report_commitment
 from dicom_io.status import Outcome
 from node.certificates import Certificates
+from node.commitment import Archive, _address
+from node.inquire import Inquirer, ask
 from node.receive import Receiver
+from node.ris import Relayer
 from node.spool import journals, read_journal
 from node.store import Database, alarms, open_database
+from node.store.commitments import Transaction
+from node.transport import Network, peer_of
 from tests.net.authority import DAY, Kit, replaced
 from tests.node.desk import Desk
 
@@ -132,3 +144,45 @@ def test_nodes_of_one_database_do_not_quieten_one_another(db: Database, kit: Kit
     assert standing() == [f"{node}: {kit.expired.certificate}" for node in ("here", "there")]
     Certificates(db, Settings(), "here").check()
     assert standing() == [f"there: {kit.expired.certificate}"], "of files that are not named any more nothing rings"
+
+
+def test_whatever_we_open_to_a_place_with_tls_begins_with_a_handshake(db: Database, kit: Kit, tmp_path: Path) -> None:
+    """Results, questions, commitment, its reports, steps and counts: not one byte leaves in plain."""
+    first: list[bytes] = []
+    some = [Reference("1.2.840.10008.5.1.4.1.1.2", "2.25.1")]
+    step = tmp_path / "step.dcm"
+    step.write_bytes(part10(PERFORMED_STEP, "2.25.7", "1.2.840.10008.1.2", encode(Dataset(), "1.2.840.10008.1.2")))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        there = {"host": "127.0.0.1", "port": port, "ae_title": "PEER", "tls": kit.client()}
+        destination, ris = Destination("pacs", **there), RIS("ris", **there)
+        sender = Sender("CT1", "127.0.0.1", query_port=port, commit_port=port, tls=kit.client())
+        network = Network(peer_of(destination, "NODE"))
+        source = Inquirer(db, Settings(dicom=Dicom(peer=(sender,))), lambda _study: None).sources["CT1"]
+        calls: dict[str, Callable[[], Any]] = {
+            "store": lambda: list(network.store([step])),
+            "query": lambda: network.find_study("2.25.1"),
+            "proof": lambda: network.find_instances("2.25.1", "2.25.2", ["2.25.3"]),
+            "commitment": lambda: Archive(db, tmp_path, destination, "NODE").request("2.25.9", some),
+            "report": lambda: report_commitment(
+                _address(sender, Transaction("2.25.9", "pacs", called="NODE")), "2.25.9", some, {}
+            ),
+            "step": lambda: relay_step(Relayer(db, tmp_path, ris, "NODE")._peer, "mpps-create", "2.25.7", step),
+            "count": lambda: ask(source._peer, "2.25.1"),
+        }
+        for name, call in calls.items():
+            answering = threading.Thread(target=hear, args=(server, first))
+            answering.start()
+            with contextlib.suppress(NetworkError):
+                call()
+            answering.join(20)
+            assert len(first) == 1, name
+            assert first.pop() == b"\x16", name
+
+
+def hear(server: socket.socket, first: list[bytes]) -> None:
+    """Accept once, note the first byte and hang up."""
+    server.settimeout(15.0)
+    connection, _ = server.accept()
+    with connection:
+        first.append(connection.recv(1))
