@@ -3,7 +3,6 @@
 import ctypes
 import errno
 import importlib
-import importlib.util
 import json
 import logging
 import multiprocessing
@@ -35,6 +34,7 @@ from node.store import Database, open_database, place_of
 from node.store import node as store
 from node.store.rows import Process
 from node.timekeeper import Timekeeper
+from node.web import missing
 from node.web.auth import Clients, TokenError
 
 _log = structlog.get_logger()
@@ -306,9 +306,6 @@ def _web_socket(web: Web) -> socket.socket | None:
     """Listen for the web process: connections wait while it is started again, and find it where it was."""
     if web.port is None:
         return None
-    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ServeError(f"[web] needs {' and '.join(missing)}: pip install 'pacs-ai-node[web]', or remove web.port.")
     try:
         Clients(web)
         if web.tls is not None:
@@ -356,6 +353,8 @@ def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INF
     folder = DataFolder(settings.node.data_dir)
     folder.prepare()
     lock = folder.lock_for(node_name(settings), shared=settings.database.url != "sqlite")
+    if absent := missing(settings):
+        raise ServeError(f"{absent}.")
     web = _web_socket(settings.web)
     dicom = (settings.dicom.host, settings.dicom.port)
     listening = _bound(lambda: listening_socket(*dicom), dicom, "dicom.port")

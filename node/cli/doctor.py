@@ -58,6 +58,7 @@ def _checks(settings: "Settings") -> Iterator[tuple[str, bool, str]]:
         ("flushing", _flushing),
         ("pixel decoders", _decoders),
         ("pipelines", _torch),
+        ("web", _web),
     ):
         ok, says = check(settings)
         yield name, ok, says
@@ -172,6 +173,21 @@ def _tls(settings: "Settings") -> Iterator[tuple[str, bool, str]]:
     for place, tls in named(settings):
         found = [f"{reason.text['en']} {reason.hint['en']}" for _, reason in complaints(tls, datetime.now(UTC))]
         yield place, not found, " ".join(found) or "can be used"
+
+
+def _web(settings: "Settings") -> tuple[bool, str]:
+    from node.web import missing
+    from node.web.auth import Clients, TokenError
+
+    if absent := missing(settings):
+        return False, absent
+    if settings.web.port is None:
+        return True, "STOW-RS is off (no web.port)"
+    try:
+        Clients(settings.web)
+    except TokenError as error:
+        return False, str(error)
+    return True, f"STOW-RS on {settings.web.host}:{settings.web.port}{settings.web.base}"
 
 
 def _importable(name: str) -> bool:

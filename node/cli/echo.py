@@ -23,6 +23,7 @@ def command(dest: str, config_file: Path | None, *, as_json: bool, quiet: bool, 
     proven (proof = "find"). Exit code 1: it does not answer, or fails on a query that the configuration wants asked.
     """
     from node.cli._words import words
+    from node.web import missing
 
     del verbose
     settings = settings_of(config_file)
@@ -31,6 +32,8 @@ def command(dest: str, config_file: Path | None, *, as_json: bool, quiet: bool, 
         raise click.UsageError(
             f"no such destination: {dest}; there are: {', '.join(d.name for d in settings.destination) or 'none'}"
         )
+    if place.kind == "stow" and (absent := missing(settings)):
+        raise click.UsageError(absent)
     document = {"schema": "pacs-ai-node/echo/1", "destination": dest, **_asked(settings, place)}
     if as_json:
         print_json(document)

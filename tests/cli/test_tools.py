@@ -36,7 +36,8 @@ def test_doctor_looks_at_everything_the_node_needs(tmp_path: Path) -> None:
     code, document = answer("doctor", PACS_AI_NODE__NODE__DATA_DIR=str(tmp_path))
     rows = {row["check"]: row for row in document["checks"]}
     assert set(rows) == {
-        "data folder", "disk", "names", "index", "database server", "flushing", "pixel decoders", "pipelines", "Chinese font"
+        "data folder", "disk", "names", "index", "database server", "flushing", "pixel decoders", "pipelines", "web",
+        "Chinese font",
     }  # fmt: skip
     assert rows["pixel decoders"]["ok"]
     assert rows["pipelines"]["ok"]

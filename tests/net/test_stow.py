@@ -18,14 +18,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from config.settings import Node, Settings, Storage, Web, WebClient
+from config.settings import Destination, Node, Settings, Storage, Web, WebClient
 from dicom_io.arrival import Arrival
 from dicom_io.read import digest_dataset
 from node.intake import Intake
 from node.spool import journals, read_journal
 from node.store import node, open_database, studies
 from node.watermarks import write_state
-from node.web import app
+from node.web import app, missing
 from node.web.auth import Clients, TokenError
 
 pytestmark = pytest.mark.sockets
@@ -388,6 +388,16 @@ def test_a_token_that_everybody_may_read_stops_the_start(tmp_path: Path) -> None
     secret.chmod(0o644)
     with pytest.raises(TokenError, match="chmod"):
         Clients(Web(client=(WebClient("A", token_file=secret),)), {})
+
+
+@pytest.mark.unit
+def test_what_is_not_installed_is_named_and_asked_for_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    serving, sending = Settings(web=Web(port=0)), Settings(destination=(Destination("a", kind="stow", url="http://x"),))
+    assert (missing(Settings()), missing(serving), missing(sending)) == ("", "", "")
+    monkeypatch.setattr("node.web.find_spec", lambda _name: None)
+    assert missing(Settings()) == ""
+    assert "starlette and uvicorn: pip install 'pacs-ai-node[web]'" in missing(serving)
+    assert "httpcore2" in missing(sending)
 
 
 OPEN = f"Content-Type: {RELATED}\r\nContent-Length: 5000\r\n\r\n--limit\r\n"
