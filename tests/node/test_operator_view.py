@@ -3,8 +3,10 @@
 import errno
 import io
 import json
+import logging
 import multiprocessing
 import os
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -257,7 +259,8 @@ def test_what_cannot_be_made_now_is_made_later(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_supervisor_owes_what_a_full_disk_does_not_take(db: Database) -> None:
-    supervisor = Supervisor(Settings(), db, io.StringIO())
+    with socket.socket() as listening:
+        supervisor = Supervisor(Settings(), db, io.StringIO(), logging.INFO, listening)
     store.process_started(db, Process.of("n", 7, "receiver", 1.0))
     full = failing(FULL, FULL, None)
     with capture_logs() as logs:
