@@ -18,14 +18,16 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.sop_class import CTImageStorage, Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_io import scu_query
 from dicom_io.errors import NetworkError
 from dicom_io.read import digest_dataset
-from dicom_io.scu import Peer, Timeouts, _guard, echo, store
+from dicom_io.scu import Peer, Timeouts, _answer, _guard, echo, store
 from dicom_io.scu_query import find_instances, find_series, find_study
 from dicom_io.status import Outcome
 from node.loopback_pacs import LoopbackPacs, received
@@ -205,6 +207,16 @@ def test_a_peer_that_never_answers_costs_one_time_out(write_slice: Callable[...,
         over.set()
     assert [report.outcome for report in reports] == [Outcome.RETRY] * 5
     assert taken < 8
+
+
+def test_a_rejection_that_comes_at_once_is_read_as_one() -> None:
+    """The library looks whether it is connected only when the answer has come and the connection is over."""
+    association = Association(AE("NODE"), "requestor")
+    assert _answer(association) is None
+    rejection = A_ASSOCIATE()
+    rejection.result = 0x01
+    association.dul.to_user_queue.put(rejection)
+    assert _answer(association) is rejection
 
 
 def nothing(_connection: socket.socket) -> None:

@@ -110,6 +110,33 @@ def test_suites_without_forward_secrecy_are_not_spoken(kit: Kit, listen: Callabl
                 assert secured.compression() is None
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_who_was_here_before_is_looked_up_again(
+    tmp_path: Path, listen: Callable[..., Any], version: ssl.TLSVersion
+) -> None:
+    """A session that could be resumed would outlive the revocation of its certificate."""
+    authority = Authority(tmp_path / "pki", "Own")
+    server, leaving = authority.issue("server"), authority.issue("leaving")
+    crl = authority.revoke("own")
+    node = listen(tls=tls.ServerTls(server.certificate, server.key, authority.path, crl))
+    context = tls.client_context(ClientTls(authority.path, None, leaving.certificate, leaving.key))
+    context.minimum_version = context.maximum_version = version
+
+    def visit(session: ssl.SSLSession | None) -> ssl.SSLSession | None:
+        plain = socket.create_connection(("127.0.0.1", node.port))
+        with context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as secured:
+            secured.sendall(bytes(20))  # no request: it is answered by an abort
+            assert secured.recv(100)
+            return secured.session
+
+    session = visit(None)
+    assert session is None or not session.has_ticket
+    visit(session)
+    replaced(crl, authority.revoke("own-2", leaving).read_bytes())
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        visit(session)
+
+
 def test_a_peer_must_show_its_own_certificate(kit: Kit, listen: Callable[..., Any]) -> None:
     """One of the right authority is not enough where a pin is named."""
     node = listen(tls=kit.listening(), peer=(Peer("CT1", "127.0.0.1", certificate=kit.node.pin),))
