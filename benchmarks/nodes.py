@@ -1,6 +1,6 @@
 """Several nodes on one PostgreSQL and one folder: jobs per minute with 1, 2 and 4 workers, with and without the loss of a node.
 
-    python -m benchmarks.nodes [--studies 100] [--seconds 0.5] [--workers 1 2 4]
+    python -m benchmarks.nodes [--studies 100] [--seconds 2.0] [--workers 1 2 4]
 
 Two `serve` trees share a throw-away PostgreSQL, a folder and a small PACS. Every study comes half to one node and half to the
 other. The pipeline is the quick one of the tests, which takes `--seconds` longer, so that what is measured is the way to a
@@ -104,7 +104,7 @@ def run(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as place:
