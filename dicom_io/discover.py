@@ -151,7 +151,7 @@ def _unpack(archive: Path, display: str, scratch: Path) -> Iterator[Found]:
             yield Found(archive, display, None, REASONS("archive-too-large"))
             return
         with zipfile.ZipFile(archive) as opened:
-            members = sorted((m for m in opened.infolist() if not m.is_dir()), key=lambda m: m.filename)
+            members = sorted((m for m in opened.infolist() if not m.filename.endswith("/")), key=lambda m: m.filename)
             if len(members) > LIMITS.archive.entries:
                 yield Found(archive, display, None, REASONS("archive-too-large"))
                 return

@@ -4,12 +4,17 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import structlog
+
 from config.settings import Settings
 from dicom_io import tls_check
+from dicom_io.errors import TlsError
 from dicom_io.reason import Reason
 from dicom_io.tls import ClientTls, ServerTls
 from node import alarm
 from node.store import Database, alarms
+
+_log = structlog.get_logger()
 
 
 def named(settings: Settings) -> Iterator[tuple[str, ServerTls | ClientTls]]:
@@ -59,3 +64,11 @@ class Certificates:
                 alarm.quieten(self._db, standing.code, standing.subject, now)
         for (_, subject), reason in found.items():
             alarm.ring(self._db, reason, subject, now)
+
+
+def renewed(error: TlsError | None) -> None:
+    """Tell that files of a listener have changed; those that cannot be used ring too."""
+    if error is None:
+        _log.info("tls.renewed")
+    else:
+        _log.error("tls.not-renewed", reason=error.reason.code)

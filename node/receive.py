@@ -7,8 +7,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 
-import structlog
-
 from config.settings import Settings
 from dicom_io import tls
 from dicom_io.errors import TlsError
@@ -16,10 +14,9 @@ from dicom_io.scp import Handlers, Listener, Server, serve
 from dicom_io.slots import Slots
 from node import child
 from node.access import Access
+from node.certificates import renewed
 from node.intake import Intake
 from node.notices import Notices, archives, requesters
-
-_log = structlog.get_logger()
 
 DRAIN_S = 5.0
 """After SIGTERM transfers may run on for so long; the listener needs up to 2 s more."""
@@ -83,7 +80,7 @@ class Receiver:
             max_object_bytes=dicom.max_object_mb << 20,
             listening=listening,
             slots=slots,
-            tls=None if dicom.tls is None else tls.server(dicom.tls, _renewed),
+            tls=None if dicom.tls is None else tls.server(dicom.tls, renewed),
         )
         handlers = Handlers(
             intake.stored,
@@ -103,14 +100,6 @@ class Receiver:
         if self._server is not None:
             self._server.stop(grace_s)
         self._intake.close()
-
-
-def _renewed(error: TlsError | None) -> None:
-    """Tell that files of TLS have changed; those that cannot be used ring too, see `node.certificates`."""
-    if error is None:
-        _log.info("tls.renewed")
-    else:
-        _log.error("tls.not-renewed", reason=error.reason.code)
 
 
 def run_receiver(

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +26,11 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from config.settings import Settings
-from dicom_io import stow
+from dicom_io import stow, tls
 from dicom_io.multipart import media_type
-from dicom_io.tls import fingerprint, server_context
+from dicom_io.tls import ServerTls
 from node import child
+from node.certificates import renewed
 from node.installation import DataFolder
 from node.intake import Intake
 from node.log import study_hash
@@ -240,7 +242,7 @@ class Protocol(H11Protocol):
         super().connection_made(transport)
         shown = transport.get_extra_info("ssl_object")
         if shown is not None:
-            self.app_state = {"certificate": fingerprint(shown.getpeercert(binary_form=True))}
+            self.app_state = {"certificate": tls.fingerprint(shown.getpeercert(binary_form=True))}
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
@@ -272,7 +274,7 @@ def server_of(settings: Settings, intake: Intake, clients: Clients) -> uvicorn.S
     Its own log is silent: `Service` says what happened.
     """
     service = Service(settings, intake, clients)
-    tls = settings.web.tls
+    own = settings.web.tls
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     config = uvicorn.Config(
@@ -290,9 +292,21 @@ def server_of(settings: Settings, intake: Intake, clients: Clients) -> uvicorn.S
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(DRAIN_S),
     )
-    if tls is not None:
-        config.ssl_context_factory = lambda _config, _default: server_context(tls)
+    if own is not None:
+        config.ssl_context_factory = lambda _config, _default: _renewing(own)
     return uvicorn.Server(config)
+
+
+def _renewing(own: ServerTls) -> ssl.SSLContext:
+    """Return a context that takes new files from the next connection on."""
+    contexts = tls.server(own, renewed)
+    first = contexts()
+
+    def renew(shown: ssl.SSLObject, _name: object, _first: object) -> None:
+        shown.context = contexts()
+
+    first.sni_callback = renew  # called by every handshake, whether a name is asked for or not
+    return first
 
 
 def run_web(settings: Settings, connection: Connection, listening: socket.socket) -> None:

@@ -284,6 +284,16 @@ def test_folders_are_walked_in_sorted_order(
     assert list(scratch.iterdir()) == []
 
 
+def test_a_zip_member_without_a_name_ends_nothing(slice_file: Path, tmp_path: Path, scratch: Path) -> None:
+    archive = tmp_path / "odd.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("NAMELESS", slice_file.read_bytes())
+        made.writestr("named", slice_file.read_bytes())
+    archive.write_bytes(archive.read_bytes().replace(b"NAMELESS", b"\0AMELESS"))  # zipfile reads to the zero
+    found = list(discover([archive], scratch))
+    assert [f.instance is not None for f in found] == [True, True]
+
+
 def test_a_zip_file_is_read_without_trusting_its_names(slice_file: Path, tmp_path: Path, scratch: Path) -> None:
     archive, inner = tmp_path / "study.zip", io.BytesIO()
     with zipfile.ZipFile(inner, "w") as made:

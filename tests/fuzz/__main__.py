@@ -4,6 +4,7 @@ What is found stands in ``fuzz/<target>/``: the corpus, and a file ``crash-...``
 input that did what it must not. Such an input becomes a test, and is mended at its root.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -40,24 +41,29 @@ def main() -> int:
     seconds, names = int(sys.argv[1]), sys.argv[2:]
     if names[:1] == ["--one"]:
         one_target(names[1], seconds)
-    if not names:
-        from tests.fuzz.targets import TARGETS
+    # not at the top: what is to be instrumented must not be imported before
+    from tests.fuzz.material import MEMORY, scratch_of
+    from tests.fuzz.targets import TARGETS
 
-        names = list(TARGETS)
+    names = names or list(TARGETS)
     failed = []
     for name in names:
         begun = time.monotonic()
         command = [sys.executable, "-m", "tests.fuzz", str(max(1, seconds // len(names))), "--one", name]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
-        runs = next((line.split()[-1] for line in done.stderr.splitlines() if "number_of_executed_units" in line), "?")
-        memory = next((line.split()[-1] for line in done.stderr.splitlines() if "peak_rss_mb" in line), "?")
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as child:
+            told = child.communicate()[1]
+        for left in MEMORY.glob(scratch_of(child.pid) + "*"):  # libFuzzer ends its process without a farewell
+            shutil.rmtree(left, ignore_errors=True)
+        lines = [line for line in told.splitlines() if not line.startswith("INFO: Instrumenting")]
+        runs = next((line.split()[-1] for line in lines if "number_of_executed_units" in line), "?")
+        memory = next((line.split()[-1] for line in lines if "peak_rss_mb" in line), "?")
         print(
-            f"{name:14} {runs:>9} inputs in {time.monotonic() - begun:5.0f} s, {memory} MB, exit code {done.returncode}",
+            f"{name:14} {runs:>9} inputs in {time.monotonic() - begun:5.0f} s, {memory} MB, exit code {child.returncode}",
             flush=True,
         )
-        if done.returncode:
+        if child.returncode:
             failed.append(name)
-            print(done.stderr[-4000:], flush=True)
+            print("\n".join(lines[-60:]), flush=True)
     return len(failed)
 
 

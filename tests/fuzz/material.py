@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import random
 import shutil
 import tempfile
@@ -29,18 +30,24 @@ SYNTAXES = (
 )
 
 
+MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())  # noqa: S108 - a mkdtemp in it
+
+
+def scratch_of(pid: int) -> str:
+    """Return how the name of a process's scratch folder begins."""
+    return f"fuzz-{pid}-"
+
+
 class Folder:
     """A scratch folder of this process, in memory where there is one."""
 
     def __init__(self) -> None:
-        memory = Path("/dev/shm")  # noqa: S108 - a mkdtemp in it
         self._made: Path | None = None
-        self._parent = memory if memory.is_dir() else None
 
     @property
     def path(self) -> Path:
         if self._made is None:
-            self._made = Path(tempfile.mkdtemp(prefix="fuzz-", dir=self._parent))
+            self._made = Path(tempfile.mkdtemp(prefix=scratch_of(os.getpid()), dir=MEMORY))
         return self._made
 
     def put(self, name: str, data: bytes) -> Path:

@@ -104,7 +104,8 @@ def zips() -> list[bytes]:
             archive.writestr("../../two.dcm", file(ImplicitVRLittleEndian, nested=False))
             archive.writestr("empty/", b"")
             archive.writestr("zeros", bytes(100_000))
-        made.append(out.getvalue())
+            archive.writestr("NAMELESS", b"zipfile reads a name to its zero")
+        made.append(out.getvalue().replace(b"NAMELESS", b"\0AMELESS"))
     return made
 
 

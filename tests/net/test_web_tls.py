@@ -95,3 +95,20 @@ def test_a_token_over_tls_needs_no_certificate(
         assert send(url, write_slice(), tls, token_env="SHOWN") == (Outcome.DELIVERED, None)
         monkeypatch.setenv("SHOWN", TOKEN + "x")
         assert send(url, write_slice(), tls, token_env="SHOWN") == (Outcome.RETRY, "http-not-authorised")
+
+
+def test_new_files_are_used_from_the_next_connection_on_and_broken_ones_are_not(
+    authority: Authority, tmp_path: Path, write_slice: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = authority.issue("node"), authority.issue("renewed")
+    own = ServerTls(first.certificate, first.key, verify="none")
+    monkeypatch.setenv("SHOWN", TOKEN)
+    good = (Outcome.DELIVERED, None)
+    with serving(tmp_path / "data", tls=own, client=(WebClient("A", token_env="TOKEN"),)) as url:
+        assert send(url, write_slice(), ClientTls(pin=first.pin), token_env="SHOWN") == good
+        assert send(url, write_slice(), ClientTls(pin=second.pin), token_env="SHOWN")[1] == "tls-peer-not-trusted"
+        for old, new in ((first.certificate, second.certificate), (first.key, second.key)):
+            old.write_bytes(new.read_bytes())
+        assert send(url, write_slice(), ClientTls(pin=second.pin), token_env="SHOWN") == good
+        first.certificate.write_text("half a file")
+        assert send(url, write_slice(), ClientTls(pin=second.pin), token_env="SHOWN") == good
