@@ -98,6 +98,8 @@ class Indexer:
         self._changes: list[Change] = []
         self._heard: set[tuple[str, str]] = set()
         self._said: set[tuple[str, str, str]] = set()
+        self._ours: set[str] = set()
+        """Objects of ours among those that are being indexed."""
         self._waits = False
         """Whether a journal was left at an object whose predecessor has not been read."""
         self.behind = True
@@ -172,9 +174,9 @@ class Indexer:
         """Put `records` into the index; one that does not fit there is left out and told."""
         receiver = path.stem.partition("Z-")[2]
         while True:
-            known = corrections.versions(
-                self._db, (_storable(str(r.get("sop"))) for r in records if r["kind"] in _OBJECTS)
-            )
+            uids = {_storable(str(r.get("sop"))) for r in records if r["kind"] in _OBJECTS}
+            known = corrections.versions(self._db, uids)
+            self._ours = store.artifacts(self._own, uids)
             made = [(r, c) for r in records if (c := self._change(r, receiver, known)) is not None]
             ahead = self._ahead(receiver.rpartition("-")[0])
             changes = [replace(change, at=change.at - ahead) if ahead else change for _, change in made]
@@ -334,7 +336,7 @@ class Indexer:
         return x
 
     def _role(self, header: Any, record: Mapping[str, Any], modality: str) -> Role:  # noqa: ANN401 - a pydicom Dataset
-        if authored_by(header, self._installation_id) or store.is_artifact(self._own, record["sop"]):
+        if authored_by(header, self._installation_id) or _storable(str(record["sop"])) in self._ours:
             return "authored"
         return "image" if route.is_image(record["sop_class"], modality, self._rules) else "other"
 

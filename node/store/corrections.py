@@ -37,6 +37,11 @@ def versions(db: Database, sop_uids: Iterable[str]) -> dict[str, tuple[Version, 
     return found
 
 
+_LOST_RINGS = sa.select(t.alarm.c.code).where(
+    t.alarm.c.code.in_((DAMAGED, MISSING)), t.alarm.c.subject == sa.bindparam("study"), t.alarm.c.cleared.is_(None)
+)
+
+
 def is_new(c: sa.Connection, x: Arrived) -> bool:
     """Say whether these bytes have not come before under this UID, or came as something that could not be read."""
     row = c.execute(sa.select(_v.state, _v.removed).where(_v.sop_uid == x.sop_uid, _v.digest == x.digest)).first()
@@ -101,6 +106,9 @@ def lost(c: sa.Connection, x: Arrived, hashed: Callable[[str], str]) -> list[Run
 
 def healed(c: sa.Connection, study_uid: str, at: float, hashed: Callable[[str], str]) -> list[Rung]:
     """Clear the alarms about lost files of a study when none is lost any more."""
+    standing = c.execute(_LOST_RINGS, {"study": study_uid}).scalars().all()
+    if not standing:  # as a rule: asked for every image
+        return []
     gone = sa.select(_i.id).where(_i.study_uid == study_uid, _i.removed.is_not(None))
     if c.execute(gone.limit(1)).first() is not None:
         return []

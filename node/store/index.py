@@ -1,6 +1,6 @@
 """From journal records to rows: the only way instances, associations and studies come into the database."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,8 @@ from node.store.engine import Database, unfit
 from node.store.events import tell
 from node.store.rows import Arrived, AssociationEnded, AssociationOpened, Change, Noticed, Removed, Repeated
 from node.store.sql import insert
+
+_AT_ONCE = 500
 
 
 class UnfitError(Exception):
@@ -38,12 +40,15 @@ def offsets(db: Database) -> dict[str, int]:
         return {row.file: row.offset for row in c.execute(sa.select(t.journal))}
 
 
-def is_artifact(db: Database, sop_uid: str) -> bool:
-    """Say whether this installation's database knows `sop_uid` as one of its own objects."""
+def artifacts(db: Database, sop_uids: Iterable[str]) -> set[str]:
+    """Return those of `sop_uids` that this installation's database knows as its own objects."""
+    wanted = sorted(set(sop_uids))
+    found: set[str] = set()
     with db.read() as c:
-        return (
-            c.execute(sa.select(t.artifact.c.name).where(t.artifact.c.sop_uid == sop_uid).limit(1)).first() is not None
-        )
+        for n in range(0, len(wanted), _AT_ONCE):
+            some = t.artifact.c.sop_uid.in_(wanted[n : n + _AT_ONCE])
+            found.update(c.execute(sa.select(t.artifact.c.sop_uid).where(some)).scalars())
+    return found
 
 
 def index(

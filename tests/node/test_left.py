@@ -81,7 +81,7 @@ def test_a_card_that_a_result_has_replaced_is_removed_too_when_the_patient_was_w
     assert [(r["sop_instance_uid"], r["left_at"]) for r in job["replaced"]] == [(card, ["pacs"])]
     words = Words("en", datetime.fromtimestamp(desk.now, UTC), UTC)
     assert any(card in line and "left at pacs, replaced" in line for line in _study.tell(shown, words))
-    assert index.is_artifact(desk.db, card), "if the PACS sends it back, it is ours"
+    assert index.artifacts(desk.db, [card]) == {card}, "if the PACS sends it back, it is ours"
     (delivery,) = shown["deliveries"]
     assert {o["sop_instance_uid"] for o in delivery["objects"]} == result
     desk.receive(changed(slices, tmp_path / "right", renamed))
