@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from dicom_io.scp_types import AssociationInfo
 pytestmark = pytest.mark.sockets
 
 VERIFICATION = "1.2.840.10008.1.1"
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
 
 class Calls:
@@ -140,6 +142,37 @@ def test_an_association_that_ends_well_is_told_once(
     opened, released = calls.events
     assert opened.association == released.association
     assert (opened.association.calling, opened.association.peer) == ("SENDER", "127.0.0.1")
+
+
+def test_a_query_can_be_cancelled_while_it_is_answered(tmp_path: Path, calls: Calls) -> None:
+    """The one thread of an association looks at the connection between two matches."""
+    given = []
+
+    def on_find(_identifier: Dataset) -> Iterator[Dataset]:
+        for number in range(500):
+            given.append(number)
+            match = Dataset()
+            match.QueryRetrieveLevel, match.StudyInstanceUID = "STUDY", f"2.25.{number}"
+            time.sleep(0.005)
+            yield match
+
+    handlers = Handlers(calls.on_stored, calls.on_association, calls.on_refused, calls.allowed, on_find=on_find)
+    server = serve(Listener(("PACSAINODE",), "127.0.0.1", 0, tmp_path), handlers)
+    try:
+        association = AE("SENDER").associate("127.0.0.1", server.port, [build_context(STUDY_ROOT_FIND)], "PACSAINODE")
+        query = Dataset()
+        query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", ""
+        statuses = []
+        for status, _ in association.send_c_find(query, STUDY_ROOT_FIND, msg_id=7):
+            statuses.append(status.Status)
+            if len(statuses) == 3:
+                association.send_c_cancel(7, association.accepted_contexts[0].context_id)
+        assert statuses[-1] == 0xFE00
+        assert len(given) < 500
+        assert next(iter(association.send_c_find(query, STUDY_ROOT_FIND, msg_id=8)))[0].Status == 0xFF00
+        association.abort()
+    finally:
+        server.stop(0.1)
 
 
 def test_stopping_ends_open_associations_and_frees_the_port(
