@@ -20,6 +20,7 @@ from config.settings import Dicom, Node, Settings
 from dicom_io import files
 from node import log, receive, spool
 from node.child import heard
+from node.installation import DataFolder
 from node.spool import JournalWriter
 
 LATER_S = 0.4
@@ -175,6 +176,8 @@ def _serve_real(folder: Path) -> None:
 
 
 def _serve_spoiled(folder: Path, name: str) -> None:
+    if name == "no link":
+        DataFolder(folder).prepare()  # a folder gets its identity by a link, too
     with SPOILED[name][1]():
         receiver = receive.Receiver(settings(folder))
         _say(name=name, port=receiver.start().port)
