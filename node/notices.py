@@ -88,7 +88,7 @@ class Notices:
         OSError
             If it could not be made durable; nothing may be acknowledged.
         """
-        with self._lock:  # a step is one row of events; notices are rare
+        with self._lock, self._spool.noticing():  # a step is one row of events; notices are rare
             answer = self._judged(notice)
         passing("receive.before_response")
         about = {"notice": notice.kind, "association": notice.association.id, "calling": notice.association.calling}
@@ -134,12 +134,15 @@ class Notices:
             )
         digest = hashlib.sha256(notice.encoded).hexdigest()
         if digest != step.digest:  # else its answer was lost: nothing changes
-            number = step.sets
-            while self._is_another(notice, set_stem(notice.uid, number)):  # was linked, and could not be journalled
-                number += 1
-            self._keep(notice, set_stem(notice.uid, number))
+            name = set_stem(notice.uid, step.sets)
+            try:
+                self._keep(notice, name)
+            except OSError:
+                if self._path(name).exists():  # linked, and could not be journalled: what is refused never counts
+                    self._remember(notice.uid, replace(step, sets=step.sets + 1))
+                raise
             status = read_step(notice.dataset).status or step.status
-            self._remember(notice.uid, _Known(status, number + 1, digest))
+            self._remember(notice.uid, _Known(status, step.sets + 1, digest))
         return NoticeAnswer(NoticeStatus.SUCCESS)
 
     def _request(self, notice: Notice) -> NoticeAnswer:
@@ -153,19 +156,20 @@ class Notices:
         return NoticeAnswer(NoticeStatus.SUCCESS)
 
     def _known(self, notice: Notice, given: str = "") -> _Known | None:
-        """Return what is known of a step, from its files if this process has not met it yet.
+        """Return what is known of a step: what this process remembers, and the files that others have added since.
 
         Files can stand there without a record, if a process died between the two: they are recorded (again), with
         whoever talks about the step now as the sender.
         """
         step = self._steps.get(notice.uid)
-        if step is not None or given:
+        if given:
             return step
-        if not self._path(stem(notice.uid, "mpps-create")).exists():
-            return None
-        sync_folder(self._spool.root / "notices")  # whoever linked them may have died before that
-        self._record(notice, "mpps-create", stem(notice.uid, "mpps-create") + "-0.dcm")
-        step = _Known("IN PROGRESS")
+        if step is None:
+            if not self._path(stem(notice.uid, "mpps-create")).exists():
+                return None
+            sync_folder(self._spool.root / "notices")  # whoever linked them may have died before that
+            self._record(notice, "mpps-create", stem(notice.uid, "mpps-create") + "-0.dcm")
+            step = _Known("IN PROGRESS")
         while (path := self._path(set_stem(notice.uid, step.sets))).exists():
             self._record(notice, "mpps-set", set_stem(notice.uid, step.sets) + "-0.dcm")
             step = _Known(_status(path) or step.status, step.sets + 1, hashlib.sha256(data_of(path)).hexdigest())

@@ -194,21 +194,20 @@ class Spool:
         BlockingIOError
             If the others do not let go in time.
         """
-        # a file that can be written: NFS refuses the lock of a folder
-        descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + HELD_S
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.002)
+        with _locked(self.root / "lock", fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
             yield
-        finally:
-            os.close(descriptor)  # and with it the lock
+
+    @contextlib.contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Keep other receivers, of all nodes, from judging a notice at the same time.
+
+        Raises
+        ------
+        BlockingIOError
+            As `held`.
+        """
+        with _locked(self.root / "lock-notices", fcntl.LOCK_EX):
+            yield
 
     def refuse(self, refused: RefusedObject, now: datetime) -> None:
         """Keep a copy of an object that is answered with a failure; the oldest copies give way."""
@@ -241,6 +240,25 @@ class Spool:
             total -= sizes[path]
             path.unlink(missing_ok=True)
             path.with_suffix(".json").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    """Hold the lock `path`, a file that can be written: NFS refuses the lock of a folder."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + HELD_S
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.002)
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
 
 
 @dataclass(slots=True)

@@ -146,8 +146,13 @@ class Place:
             destination=(destination,),
             commitment=Commitment(archive),
         )
+        self.settings = settings
         self.running = [Receiver(settings, new_uid=lambda: "2.25.4242")]
         return self.running[0].start().port
+
+    def start_another(self) -> int:
+        self.running.append(Receiver(self.settings))
+        return self.running[-1].start().port
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -287,6 +292,20 @@ def test_what_was_linked_and_not_journalled_is_journalled_by_the_next_process(pl
     with modality(place.start()) as peer:
         assert peer.create("2.25.9", created("2.25.1")).Status == 0x0111
     assert [r["entry"] for r in place.records] == [r["entry"] for r in before]
+
+
+def test_several_receivers_know_the_same_of_a_step(place: Place) -> None:
+    first = place.start()
+    second = place.start_another()
+    with modality(first) as one, modality(second) as two:
+        assert one.create("2.25.9", created("2.25.1")).Status == 0x0000
+        assert two.create("2.25.9", created("2.25.1")).Status == 0x0111
+        assert two.set("2.25.9", item(PerformedProcedureStepDescription="chest")).Status == 0x0000
+        assert one.set("2.25.9", ended("COMPLETED", "2.25.5", "2.25.6")).Status == 0x0000
+        for late in (one, two):
+            assert late.set("2.25.9", ended("DISCONTINUED")).ErrorID == 0xA506
+    entries = list(dict.fromkeys(r["entry"].split("-", 1)[1] for r in place.records))
+    assert sorted(entries) == ["mpps-create-0.dcm", "mpps-set-0000-0.dcm", "mpps-set-0001-0.dcm"]
 
 
 def test_a_step_of_several_studies_leaves_open_which_image_is_whose(place: Place) -> None:
