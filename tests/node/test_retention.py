@@ -414,6 +414,7 @@ def test_journals_go_when_everything_in_them_has_gone(desk: Desk, slices: list[P
     assert desk.show(uid)["instances"] == 4
 
 
+@pytest.mark.parametrize("back_end", ["sqlite"], indirect=True)  # about a file that is lost
 def test_what_remains_can_be_rebuilt(desk: Desk, slices: list[Path], uid: str, tmp_path: Path) -> None:
     desk.receive(slices)
     finish(desk, uid)
