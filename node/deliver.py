@@ -245,7 +245,7 @@ class Courier:
             fates[artifact.sop_uid] = Fate(Outcome.DEAD, reason.code, reason)
             self._remember(delivery, artifact, None, reason, accepted=False)
             ready.remove(artifact)
-        identity: Identity = "off"
+        identity: Identity | None = "off" if ready else None  # what was sent before was asked about before
         if ready and self._destination.check_study:
             asked = self._ask(delivery, study, self._root / ready[0].path, chance)
             if isinstance(asked, Verdict):

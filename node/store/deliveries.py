@@ -16,10 +16,9 @@ from node.store.sql import insert
 _d, _s = t.delivery.c, t.sent.c
 
 FRESH: Mapping[str, Any] = {
-    "attempts": 0, "last_error": None, "ended": None, "identity": None, "proof": None, "proof_next": None,
-    "proof_attempts": 0,
+    "attempts": 0, "last_error": None, "ended": None, "proof": None, "proof_next": None, "proof_attempts": 0,
 }  # fmt: skip
-"""What a delivery that begins anew knows of its past."""
+"""What a delivery that begins anew knows of its past; whether its destination was asked whose study it is stays."""
 _GONE = ("sending", "delivered", "confirmed", "quarantined", "cancelled", "dead")
 """A delivery in one of these states went its way, or waits for a person: a carried result is not queued beside it."""
 _WAITS = sa.or_(_d.state == "waiting", sa.and_(_d.state == "held", _d.next_attempt.is_not(None)))

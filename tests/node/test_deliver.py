@@ -230,6 +230,21 @@ def test_the_destination_is_asked_whose_study_it_is(ready: Any, tmp_path: Path, 
         assert sender.step()
         assert state_of(db, seen.uid) == ("delivered", 1, None)
 
+        # its job is tried again and ends with the same objects: nothing is sent, and what was asked stands
+        done = jobs.jobs(db, seen.uid)[0]
+        (artifacts, before) = (jobs.artifacts(db, done), len(pacs.received))
+        with db.write() as c:
+            c.exec_driver_sql("UPDATE job SET state = 'dead', outcome = 'failed'")
+        assert operator.retry(db, 6.0, job_id=done.id) == 1
+        again = jobs.claim(db, done.id, "w", 7.0, 30.0)
+        assert again is not None
+        result: dict[str, Any] = {"state": "done", "outcome": "result", "reason": None, "document": {}}
+        assert jobs.finish(db, again, "w", 8.0, artifacts=artifacts, send_to=["pacs"], **result)
+        assert sender.step()
+        assert len(pacs.received) == before
+        (row,) = deliveries.deliveries(db, seen.uid)
+        assert (row.state, row.identity) == ("delivered", "checked")
+
 
 def due_now(db: Database) -> None:
     with db.write() as c:
