@@ -129,10 +129,12 @@ def find_instances(
 def echo(service: Service, timeouts: Timeouts = _TIMEOUTS) -> float:
     """Ask for a study that nobody has; return how long the answer took (seconds).
 
+    Where queries are not offered, a store request without any object shows whether anything is stored at this URL.
+
     Raises
     ------
     NetworkError
-        If no answer came, or one that lets nobody in.
+        If no answer came, or one that lets nobody in; `http-not-there` if nothing is stored here.
     """
     begun = time.perf_counter()
     try:
@@ -140,6 +142,14 @@ def echo(service: Service, timeouts: Timeouts = _TIMEOUTS) -> float:
     except NetworkError as error:
         if error.reason.code not in ("query-not-offered", "query-failed"):
             raise
+        if error.reason.code == "query-not-offered":
+            with Session(service, timeouts) as session:
+                kind = f'multipart/related; type="application/dicom"; boundary={secrets.token_hex(16)}'
+                answer = session.request("POST", "/studies", {"Content-Type": kind, "Accept": JSON}, iter(()))
+                code = judge_http(answer.status).code
+                if code in ("http-not-there", "http-not-authorised"):
+                    reason = REASONS(code, status=answer.status, url=session.shown)
+                    raise NetworkError(reason, retryable=True) from None
     return time.perf_counter() - begun
 
 

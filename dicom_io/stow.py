@@ -111,20 +111,23 @@ def accepted(accept: str) -> str | None:
     """Return the media type for the answer to a request with this Accept header, or None if it wants none of ours."""
     best: tuple[float, str] | None = None
     for mine, names in _OFFERED:
-        quality = max((_quality(item, names) for item in accept.split(",")), default=0.0) if accept.strip() else 1.0
+        said = [_quality(item, names) for item in accept.split(",")]
+        _, quality = max(said) if accept.strip() else (0, 1.0)
         if quality > (best[0] if best else 0.0):
             best = quality, mine
     return best[1] if best else None
 
 
-def _quality(item: str, names: tuple[str, ...]) -> float:
+def _quality(item: str, names: tuple[str, ...]) -> tuple[int, float]:
+    """Return how closely an item names one of `names`, and its weight: the closest counts (RFC 9110 section 12.5.1)."""
     kind = media_type(item.replace("*/*", "any/any").replace("application/*", "application/any"))
     if kind is None or kind.name not in (*names, "any/any", "application/any"):
-        return 0.0
+        return 0, 0.0
+    closeness = 3 if kind.name in names else 2 if kind.name == "application/any" else 1
     try:
-        return float(kind.parameters.get("q", "1"))
+        return closeness, float(kind.parameters.get("q", "1"))
     except ValueError:
-        return 0.0
+        return closeness, 0.0
 
 
 def http_status(results: Sequence[Stored]) -> int:

@@ -8,7 +8,7 @@ import errno
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,8 @@ from node.watermarks import Limits, NotAcceptingError
 
 LATE_RECORDS = 1000
 """Records of associations that are kept in memory while the journal cannot be written."""
+REFUSED_TOLD = 3
+"""So many refused objects of an association have a line in the log each; of the others one says how many they were."""
 STUDIES_UNDERWAY, UNDERWAY_S = 1000, 600.0
 """How many studies are remembered as underway, and for how long after their last object (s)."""
 
@@ -59,6 +61,8 @@ class Intake:
         self.trouble = Trouble(self._log)
         self._underway = Underway()
         self._late: deque[dict[str, Any]] = deque(maxlen=LATE_RECORDS)
+        self._refused: Counter[str] = Counter()
+        """Objects refused, by association that has not ended."""
         self._refusals = Refusals(folder.spool, node_name(settings))
         self._journal = JournalWriter(self.spool.journals, now, node=self.spool.node)
 
@@ -105,13 +109,15 @@ class Intake:
 
     def refused(self, refused: RefusedObject) -> None:
         """Keep a copy of an object that is answered with a failure."""
-        self._log.warning(
-            "receive.refused",
-            association=refused.association.id,
-            calling=refused.association.calling,
-            status=f"0x{refused.status:04X}",
-            reason=refused.reason.code,
-        )
+        self._refused[refused.association.id] += 1
+        if self._refused[refused.association.id] <= REFUSED_TOLD:
+            self._log.warning(
+                "receive.refused",
+                association=refused.association.id,
+                calling=refused.association.calling,
+                status=f"0x{refused.status:04X}",
+                reason=refused.reason.code,
+            )
         self.spool.refuse(refused, self._now())
 
     def association(self, event: AssociationEvent) -> None:
@@ -125,6 +131,8 @@ class Intake:
         reason = {"reason": event.reason.code, "times": times} if event.reason else {}
         if times:
             self._log.info(f"association.{event.kind}", association=who.id, **facts, **reason)
+        if event.kind in ("released", "aborted") and (more := self._refused.pop(who.id, 0) - REFUSED_TOLD) > 0:
+            self._log.warning("receive.refused", association=who.id, calling=who.calling, more=more)
         if event.kind in _JOURNALLED:
             record = {"kind": _JOURNALLED[event.kind], "association": who.id, **facts, "utc": utc(self._now())}
             if event.refused:
@@ -134,6 +142,10 @@ class Intake:
             except OSError as error:  # nothing is acknowledged before it is written after all
                 self._late.append(record)
                 self.trouble.met(who.id, error)
+
+    def turned_away(self, event: AssociationEvent) -> int:
+        """Count what was refused and has no association; return how many there are to be told of now."""
+        return self._refusals.add(event)
 
     def append(self, record: dict[str, Any]) -> int:
         """Write a record, and before it those of associations that could not be written in their time.

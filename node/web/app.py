@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
@@ -23,11 +24,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from config.settings import Settings
 from dicom_io import stow, tls
 from dicom_io.multipart import media_type
+from dicom_io.reason import Reason
+from dicom_io.reasons import REASONS as NETWORK
+from dicom_io.scp_types import AssociationEvent
 from dicom_io.tls import ServerTls
 from node import child
 from node.certificates import renewed
@@ -37,11 +40,10 @@ from node.log import study_hash
 from node.reasons import REASONS
 from node.watermarks import NotAcceptingError
 from node.web.auth import Caller, Clients, RefusedError
+from node.web.door import Protocol, Server
 from node.web.stow import Transaction, new_association, summary
 
 HEADER_BYTES: Final = 16_384
-HEADER_S: Final = 10.0
-"""The head of a request must be there within this, and within this after the connection."""
 RETRY_AFTER_S: Final = 60
 SLOWEST: Final = 32_768.0
 """A body that comes slower than this (bytes a second, beyond `web.idle_s`) is not waited for."""
@@ -82,6 +84,7 @@ class Service:
                 Route(f"{base}/studies/{{study}}", self.store, methods=["POST"]),
             ]
         )
+        self.app.router.redirect_slashes = False  # a redirection would name a host that the sender has named
 
     async def health(self, _request: Request) -> Response:
         """Say that the process answers, and nothing else."""
@@ -95,17 +98,29 @@ class Service:
         try:
             response = await self._store(request, body, told)
         except RefusedError as refused:
-            await body.drain()
-            told["reason"] = refused.reason.code
+            told.update(reason=refused.reason.code, times=self._counted(refused, told))
             response = _refusal(refused)
+            if not _crowded(request):
+                await body.drain()
+            if not (told["times"] or told.get("stored")):  # told of a short time ago
+                return response
         level = "info" if response.status_code < 400 else "warning"
         getattr(self._log, level)(
             "web.stored", **told, status=response.status_code, seconds=round(time.monotonic() - begun, 3)
         )
         return response
 
+    def _counted(self, refused: RefusedError, told: dict[str, Any]) -> int:
+        """Count a request that was turned away; return how many there are to be told of."""
+        if refused.reason.code == "web-broken-off":  # nobody has turned it away
+            return 1
+        who = new_association(told.get("client", ""), told["peer"], "")
+        return self._intake.turned_away(AssociationEvent("rejected", who, refused.reason))
+
     async def _store(self, request: Request, body: "_Body", told: dict[str, Any]) -> Response:
         headers = request.headers
+        if _crowded(request):
+            raise RefusedError(503, REASONS("web-crowded"))
         certificate = getattr(request.state, "certificate", "")
         caller = Caller(
             _peer(request),
@@ -124,7 +139,10 @@ class Service:
         kind = stow.accepted(headers.get("accept", ""))
         if kind is None:
             raise RefusedError(406, REASONS("web-not-acceptable"))
-        content = media_type(headers.get("content-type", ""))
+        named = headers.get("content-type", "")
+        content = media_type(named)
+        if content is None and named.lower().startswith("multipart/related"):
+            raise RefusedError(400, NETWORK("multipart-broken", where="boundary"))
         if content is None or headers.get("content-encoding", "identity").lower() != "identity":
             raise RefusedError(415, REASONS("web-media-type"))
         self._check_length(headers.get("content-length"), chunked="transfer-encoding" in headers)
@@ -135,7 +153,9 @@ class Service:
             self._check_room()
             who = new_association(client, caller.peer, certificate)
             told["association"] = who.id
-            made = await self._run(partial(Transaction, self._intake, self._web, content, who, study))
+            until = time.monotonic() + self._web.request_s
+            go_on = partial(_go_on, getattr(request.state, "gone", bool), until)
+            made = await self._run(partial(Transaction, self._intake, self._web, content, who, study, go_on))
             try:
                 await self._receive(body, made)
             except BaseException:
@@ -190,6 +210,18 @@ def _peer(request: Request) -> str:
     return request.client.host if request.client else "0.0.0.0"  # noqa: S104 - nobody: refused
 
 
+def _crowded(request: Request) -> bool:
+    return bool(getattr(request.state, "crowded", False))
+
+
+def _go_on(gone: Callable[[], bool], until: float) -> None:
+    """Raise `RefusedError` where nobody waits for an answer any more, or has waited long enough."""
+    if gone():
+        raise RefusedError(400, REASONS("web-broken-off"))
+    if time.monotonic() > until:
+        raise RefusedError(408, REASONS("web-too-slow"))
+
+
 def _refusal(refused: RefusedError) -> Response:
     headers = {"connection": "close"}
     if refused.status == 503:
@@ -232,42 +264,6 @@ class _Body:
                 dropped += len(await self.piece(left))
 
 
-class Protocol(H11Protocol):
-    """HTTP/1.1 that does not wait for ever for the head of a request, and says which certificate was shown."""
-
-    _head: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin a connection."""
-        super().connection_made(transport)
-        shown = transport.get_extra_info("ssl_object")
-        if shown is not None:
-            self.app_state = {"certificate": tls.fingerprint(shown.getpeercert(binary_form=True))}
-        self._wait_for_head()
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes; those of a head must become a whole one in time."""
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_waiting()
-        else:
-            self._wait_for_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End a connection."""
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _wait_for_head(self) -> None:
-        if self._head is None:
-            self._head = self.loop.call_later(HEADER_S, self.transport.abort)
-
-    def _stop_waiting(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
-
-
 def server_of(settings: Settings, intake: Intake, clients: Clients) -> uvicorn.Server:
     """Return a server that has not begun.
 
@@ -288,13 +284,17 @@ def server_of(settings: Settings, intake: Intake, clients: Clients) -> uvicorn.S
         server_header=False,
         date_header=True,
         h11_max_incomplete_event_size=HEADER_BYTES,
-        limit_concurrency=8 * settings.web.max_requests + 64,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(DRAIN_S),
     )
     if own is not None:
         config.ssl_context_factory = lambda _config, _default: _renewing(own)
-    return uvicorn.Server(config)
+
+    def told(peer: str, reason: Reason) -> None:
+        intake.association(AssociationEvent("rejected", new_association("", peer, ""), reason))
+
+    most = settings.web.max_requests
+    return Server(config, (4 * most + 32, 16 * most + 128), told)
 
 
 def _renewing(own: ServerTls) -> ssl.SSLContext:

@@ -23,7 +23,11 @@ from node.web.auth import RefusedError
 CALLED = "STOW-RS"
 """The called title of what came over the web."""
 _DICOM = "application/dicom"
+BAD_IN_A_ROW = 100
+"""After so many refused objects one after the other nothing good is expected of a request."""
 _BINARY = ("", "binary", "8bit", "7bit")
+
+_NOT_BAD = (Answer.SUCCESS, Answer.OUT_OF_RESOURCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Transaction:
         Who sends.
     study : str
         The only study that its objects may belong to; empty: any.
+    go_on : Callable[[], None]
+        Asked before each object; raises `RefusedError` where the request is to end.
 
     Raises
     ------
@@ -57,13 +63,23 @@ class Transaction:
         415 for another kind of body, 400 without a usable boundary.
     """
 
-    def __init__(self, intake: Intake, limits: Web, content: MediaType, who: AssociationInfo, study: str) -> None:
-        self._intake, self._limits, self._study = intake, limits, study
+    def __init__(
+        self,
+        intake: Intake,
+        limits: Web,
+        content: MediaType,
+        who: AssociationInfo,
+        study: str,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._intake, self._limits, self._study, self._go_on = intake, limits, study, go_on
         self._lock = threading.Lock()
         self.who = who
         self.results: list[Stored] = []
         self.bytes = 0
         self._object: Incoming | None = None
+        self._begun = False
+        """Whether there is an object of which nothing has become yet."""
         self._taker = _Intake(intake.stored, intake.refused, lambda who, error: intake.trouble.met(who.id, error))
         self._reader: Reader | None = None
         if content.name == "multipart/related":
@@ -83,7 +99,7 @@ class Transaction:
         Raises
         ------
         RefusedError
-            400, 413 or 415.
+            400, 408, 413 or 415.
         """
         with self._lock:
             self._feed(piece)
@@ -125,11 +141,10 @@ class Transaction:
     def abort(self) -> None:
         """Give up: the request broke off, or was refused. What was stored stays stored."""
         with self._lock:  # what is being stored comes to its end first
-            underway = self._object is not None
             if self._object is not None:
                 self._object.discard()
                 self._object = None
-            self._ended("aborted", underway)
+            self._ended("aborted", self._begun)
 
     def _ended(self, kind: EventKind, underway: int = 0) -> None:
         refused = underway + sum(r.status != Answer.SUCCESS for r in self.results)
@@ -139,6 +154,11 @@ class Transaction:
 
     def begin(self, headers: Mapping[str, str]) -> None:
         """Begin an object."""
+        self._begun = True
+        self._go_on()
+        last = self.results[-BAD_IN_A_ROW:]
+        if len(last) == BAD_IN_A_ROW and not any(r.status in _NOT_BAD for r in last):
+            raise RefusedError(400, REASONS("web-all-refused", count=BAD_IN_A_ROW))
         content = media_type(headers.get("content-type", _DICOM))
         plain = headers.get("content-transfer-encoding", "").lower() in _BINARY and "content-encoding" not in headers
         if content is None or content.name != _DICOM or not plain:
@@ -162,7 +182,7 @@ class Transaction:
                 self.results.append(self._object.finish(self.who, self._study, self._taker))
             finally:
                 self._object.discard()
-                self._object = None
+                self._object, self._begun = None, False
 
 
 def new_association(client: str, peer: str, certificate: str) -> AssociationInfo:

@@ -1,5 +1,6 @@
 """STOW-RS out: against our own STOW-RS in, and against servers that drop, drip, redirect, lie and answer rubbish."""
 
+import contextlib
 import itertools
 import json
 import socket
@@ -355,6 +356,12 @@ def test_queries_take_only_what_was_asked_for_and_know_what_is_not_offered(enemy
         with pytest.raises(NetworkError) as error:
             dicomweb.find_study(enemy.service, "2.25.900", SHORT)
         assert error.value.reason.code == code
+    for status, why in ((404, "http-not-there"), (405, "http-not-there"), (401, "http-not-authorised"), (400, "")):
+        enemy.act = lambda handler, _body, status=status: answer(  # type: ignore[misc]
+            handler, 404 if handler.command == "GET" else status
+        )
+        with pytest.raises(NetworkError, match=why) if why else contextlib.nullcontext():
+            dicomweb.echo(enemy.service, SHORT)
     enemy.act = lambda handler, _body: answer(handler, 200, b"<html>")
     with pytest.raises(NetworkError, match="query-failed"):
         dicomweb.find_instances(enemy.service, "1", "2", ["3"], SHORT)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ import pytest
 from config.settings import Destination, Node, Settings, Storage, Web, WebClient
 from dicom_io.arrival import Arrival
 from dicom_io.read import digest_dataset
+from dicom_io.stow import Incoming, Stored
 from node.intake import Intake
+from node.refusals import refusals
 from node.spool import journals, read_journal
 from node.store import node, open_database, studies
 from node.watermarks import write_state
-from node.web import app, missing
+from node.web import app, door, missing
 from node.web.auth import Clients, TokenError
 
 pytestmark = pytest.mark.sockets
@@ -39,7 +41,7 @@ class Here:
 
     def __init__(self, data_dir: Path, web: Web, storage: Storage, environ: dict[str, str]) -> None:
         settings = Settings(node=Node(data_dir=data_dir), web=web, storage=storage)
-        self.data_dir, self.intake = data_dir, Intake(settings)
+        self.data_dir, self.intake, self.web = data_dir, Intake(settings), web
         self.server = app.server_of(settings, self.intake, Clients(web, environ))
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
@@ -51,6 +53,10 @@ class Here:
         self.thread.join(15)
         assert not self.thread.is_alive()
         self.intake.close()
+
+    def allow(self, request_s: float) -> None:
+        """Give requests another time from now on."""
+        object.__setattr__(self.web, "request_s", request_s)
 
     def post(self, body: Any, path: str = "/dicom-web/studies", content: str = RELATED, **headers: str) -> "Said":
         connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -205,6 +211,7 @@ def test_the_head_of_a_file_is_not_waited_for_in_memory(tmp_path: Path) -> None:
         ('multipart/related; type="application/dicom"', b"x", 400, "multipart-broken"),
         ('multipart/related; type="application/dicom+json"; boundary=limit', related(b"{}"), 415, "web-media-type"),
         ('multipart/related; type="application/dicom+xml"; boundary=limit', related(b"<x/>"), 415, "web-media-type"),
+        (f"{RELATED}; boundary=other", related(b"x"), 400, "multipart-broken"),
         ("multipart/form-data; boundary=limit", related(b"x"), 415, "web-media-type"),
         ("application/json", b"{}", 415, "web-media-type"),
         (RELATED, related(b"x", kind="image/jpeg"), 415, "web-media-type"),
@@ -227,6 +234,10 @@ def test_paths_answers_and_sizes_that_are_not_taken(web: Callable[..., Here], wr
     assert here.post(file, "/dicom-web/studies/1.2;rm", content="application/dicom").code == "web-study-uid"
     assert here.post(file, content="application/dicom", Accept="text/html").status == 406
     assert here.post(file, content="application/dicom", Accept="text/html, */*;q=0.1").status == 200
+    xml = here.post(file, content="application/dicom", Accept="application/dicom+json;q=0, */*")
+    assert xml.headers["content-type"] == "application/dicom+xml"
+    slash = here.post(file, "/dicom-web/studies/", content="application/dicom", Host="elsewhere.example")
+    assert (slash.status, slash.headers.get("location")) == (404, None)
     assert here.post(file, content="application/dicom", Content_Encoding="gzip").status == 415
     large = here.post(related(file, file + bytes(1 << 20)))
     assert (large.status, large.code) == (413, "web-too-large")
@@ -286,7 +297,7 @@ def test_a_request_that_breaks_off_is_an_aborted_association(
 def test_who_drips_is_not_waited_for_and_others_get_in(
     web: Callable[..., Here], write_slice: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "HEADER_S", 0.6)
+    monkeypatch.setattr(door, "HEADER_S", 0.6)
     here = web(idle_s=1.0, max_requests=2)
     post = f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: {RELATED}\r\nTransfer-Encoding: chunked\r\n\r\n"
     begun = time.monotonic()
@@ -298,7 +309,8 @@ def test_who_drips_is_not_waited_for_and_others_get_in(
     assert here.post(related(write_slice().read_bytes())).status == 200
     assert time.monotonic() - begun < 1.0
     for raw in silent:
-        assert raw.recv(1) == b""
+        with suppress(ConnectionResetError):
+            assert raw.recv(1) == b""
         raw.close()
     assert time.monotonic() - begun < 3.0
     answer = b""
@@ -328,6 +340,40 @@ def test_no_more_requests_at_a_time_than_are_allowed_and_heads_are_small(
     until(lambda: "association-aborted" in here.kinds)
     until(lambda: here.post(related(write_slice().read_bytes())).status == 200)
     assert here.post(b"", X_Much="x" * 20_000).status == 400
+
+
+def test_many_bad_parts_end_a_request_early_and_are_told_of_in_few_lines(
+    web: Callable[..., Here], capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = web()
+    begun = time.monotonic()
+    said = here.post(related(*[b"x"] * 10_000))
+    assert (said.status, said.code) == (400, "web-all-refused")
+    assert time.monotonic() - begun < 5.0
+    assert here.records[-1]["refused"] == 101
+    told = capsys.readouterr()
+    assert 0 < (told.out + told.err).count("receive.refused") < 10
+
+
+def test_neither_a_sender_that_has_gone_nor_one_without_time_left_holds_a_place(
+    web: Callable[..., Here], until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_self: Incoming, *_: Any) -> Stored:
+        time.sleep(0.02)  # a part that takes its time
+        return Stored(0, "1.2", "1.3")
+
+    monkeypatch.setattr(Incoming, "finish", slow)
+    here = web(request_s=1.0)
+    body = related(*[b"x"] * 5000)
+    assert here.post(body).code == "web-too-slow"
+    here.allow(3600.0)
+    head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: {RELATED}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", here.port)) as raw:
+        raw.sendall(head.encode() + body)
+        until(lambda: here.kinds.count("association-open") == 2)
+    gone = time.monotonic()
+    until(lambda: here.kinds.count("association-aborted") == 2)
+    assert time.monotonic() - gone < 1.0
 
 
 TOKEN, OTHER_TOKEN = "of-the-first-client-a-token", "of-another-client-a-token"
@@ -362,6 +408,10 @@ def test_only_who_shows_a_token_from_the_right_place_may_store(
         assert here.post(body, Authorization=f"Bearer {token}").code == "web-not-allowed"
     assert len(here.records) == 3
     told = capsys.readouterr()
+    here.intake.close()
+    counted = {(r.code, r.calling, r.count) for r in refusals(here.data_dir / "spool")}
+    assert counted == {("web-not-known", "", 4), ("web-not-allowed", "", 2)}
+    assert (told.out + told.err).count("web-not-known") == 1, "one caller is told of once a minute"
     assert not any(token in told.out + told.err for token in (TOKEN, OTHER_TOKEN))
     assert TOKEN.encode() not in repr(vars(here.server.config.app)).encode()
 

@@ -1,7 +1,10 @@
 """DICOMweb over TLS, both ways: certificates and tokens decide who gets in, and whom we send to."""
 
+import contextlib
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,8 @@ from dicom_io.scu import StoreReport, Timeouts
 from dicom_io.status import Outcome
 from dicom_io.tls import ClientTls, ServerTls
 from node.intake import Intake
-from node.web import app
+from node.refusals import refusals
+from node.web import app, door
 from node.web.auth import Clients
 from tests.net.authority import Authority, Pair
 
@@ -112,3 +116,29 @@ def test_new_files_are_used_from_the_next_connection_on_and_broken_ones_are_not(
         assert send(url, write_slice(), ClientTls(pin=second.pin), token_env="SHOWN") == good
         first.certificate.write_text("half a file")
         assert send(url, write_slice(), ClientTls(pin=second.pin), token_env="SHOWN") == good
+
+
+def test_connections_that_say_nothing_keep_no_sender_out(
+    authority: Authority, tmp_path: Path, write_slice: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With half of them before and half of them after their handshake; all are shown out in time."""
+    monkeypatch.setattr(door, "HEADER_S", 3.0)
+    ours = authority.issue("node")
+    own = ServerTls(ours.certificate, ours.key, verify="none")
+    monkeypatch.setenv("SHOWN", TOKEN)
+    idle: list[socket.socket] = []
+    trusting = ssl._create_unverified_context()  # noqa: S323 - whoever is there
+    with serving(tmp_path / "data", tls=own, client=(WebClient("A", token_env="TOKEN"),)) as url:
+        place = ("127.0.0.1", int(url.split(":")[2].split("/")[0]))
+        for number in range(200):
+            made = socket.create_connection(place, timeout=10)
+            idle.append(trusting.wrap_socket(made) if number % 2 else made)
+        begun = time.monotonic()
+        assert send(url, write_slice(), ClientTls(authority.path), token_env="SHOWN") == (Outcome.DELIVERED, None)
+        assert time.monotonic() - begun < 2.0
+        for one in idle:
+            one.settimeout(max(0.1, begun + 6.0 - time.monotonic()))
+            with contextlib.suppress(ConnectionResetError, ssl.SSLError):
+                assert one.recv(1) == b""
+            one.close()
+    assert {r.code for r in refusals(tmp_path / "data" / "spool")} == {"web-crowded"}
