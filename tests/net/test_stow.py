@@ -342,6 +342,20 @@ def test_no_more_requests_at_a_time_than_are_allowed_and_heads_are_small(
     assert here.post(b"", X_Much="x" * 20_000).status == 400
 
 
+def test_who_finds_no_place_for_a_connection_is_told_when_to_come_again(
+    web: Callable[..., Here], until: Callable[..., None]
+) -> None:
+    here = web(max_requests=1)
+    with ExitStack() as closing:
+        for _ in range(36):  # 32 and 4 for each of max_requests
+            raw = closing.enter_context(socket.create_connection(("127.0.0.1", here.port)))
+            raw.sendall(f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\n{OPEN}".encode())
+        connections = here.server.server_state.connections
+        until(lambda: sum(not one.idle for one in connections) == 36)
+        said = here.post(b"")
+    assert (said.status, said.code, said.headers["retry-after"]) == (503, "web-crowded", "60")
+
+
 def test_many_bad_parts_end_a_request_early_and_are_told_of_in_few_lines(
     web: Callable[..., Here], capsys: pytest.CaptureFixture[str]
 ) -> None:
