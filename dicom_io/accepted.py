@@ -6,6 +6,7 @@ PS3.7 annex D.3.3 (negotiation); PS3.8 section 7 (services), 9.2 (state machine)
 """
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -22,7 +23,8 @@ from dicom_io.arrival import Arrival
 from dicom_io.commands import command_pdu, file_head, write_store_response
 from dicom_io.door import Caller
 from dicom_io.messages import InvalidMessageError, Messages, Store
-from dicom_io.rights import Right
+from dicom_io.reasons import REASONS
+from dicom_io.request import UnreadableRequestError, readable
 from dicom_io.scp_types import AssociationEvent, AssociationInfo, EventKind, Listener
 from dicom_io.upper import CLOSED, DATA_TF, INVALID_PDU, LARGEST_PDU, OPEN, UpperLayer
 
@@ -45,8 +47,8 @@ class House:
         Told how associations end.
     room : Callable[[], None] or None
         See `Handlers`.
-    leave : Callable[[Accepted], None]
-        Told at the very end of an association.
+    leave : Callable[[Accepted, socket.socket | None], None]
+        Told at the very end of an association, with the connection if the peer is to close it.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class House:
         store: Callable[["Accepted", Store], int],
         on_association: Callable[[AssociationEvent], None],
         room: Callable[[], None] | None,
-        leave: Callable[["Accepted"], None],
+        leave: Callable[["Accepted", socket.socket | None], None],
     ) -> None:
         self.ae, self.listener, self.address, self.contexts = ae, listener, address, contexts
         self.store, self.on_association, self.room, self.leave = store, on_association, room, leave
@@ -91,12 +93,13 @@ class Accepted(Association):
         super().__init__(house.ae, "acceptor")
         self.place = caller.place
         self.info = info
-        self.rights: frozenset[Right] = frozenset()
+        self.rights = caller.rights
         self.refused = 0
         """Objects that were not answered with success."""
         self.last = time.monotonic()
         """When something was last served."""
         self.ending = False
+        self._why = ""
         self._opened = self._ended = False
         caller.connection.settimeout(house.listener.network_timeout_s)
         self._upper = UpperLayer(self, caller.connection)
@@ -120,9 +123,9 @@ class Accepted(Association):
 
     def run_reactor(self) -> None:
         """Negotiate, serve and end; the library's thread runs this."""
+        left: socket.socket | None = None
         try:
-            self._upper.take(self._request)
-            asked = self._upper.receive_pdu()
+            asked = self._asked()
             if isinstance(asked, A_ASSOCIATE):
                 self.requestor.primitive = asked
                 evt.trigger(self, evt.EVT_REQUESTED, {})
@@ -133,10 +136,31 @@ class Accepted(Association):
         except Exception:  # noqa: BLE001 - what hostile items and messages do inside the library ends their association
             self._upper.happened(INVALID_PDU)
         finally:
-            self._upper.finish()
+            left = self._upper.finish()
             self.end("aborted")
             self._messages.drop()
-            self._house.leave(self)
+            self._house.leave(self, left)
+
+    def _asked(self) -> object:
+        """Return the request as the library reads it; None where nobody can, which is told."""
+        try:
+            self._upper.take(readable(self._request))
+            asked = self._upper.receive_pdu()
+            # the library rejects another version by itself
+            unread = "item" if self._request[6:8] == b"\0\1" else "version"
+            why = "" if isinstance(asked, A_ASSOCIATE) else unread
+        except UnreadableRequestError as unreadable:
+            asked, why = None, unreadable.why
+            self._upper.happened(INVALID_PDU)
+        if why:
+            reason = REASONS("association-request-unreadable", peer=self.info.peer, calling=self.info.calling, why=why)
+            with contextlib.suppress(Exception):  # a handler's failure must not keep the peer waiting
+                self._house.on_association(AssociationEvent("rejected", self.info, reason, why=why))
+        return asked
+
+    def ended_by(self, why: str) -> None:
+        """Note why it ends: the first that happens is the reason."""
+        self._why = self._why or why
 
     def _run_reactor(self) -> None:
         while self._upper.is_alive() and not self.is_aborted:
@@ -163,6 +187,7 @@ class Accepted(Association):
         try:
             kind, length = self._upper.next_head(limit if wait_s is None else wait_s)
         except TimeoutError:
+            self.ended_by("idle")
             self.abort()
             return
         except OSError:
@@ -177,12 +202,16 @@ class Accepted(Association):
                 self._upper.take_rest(kind, length, limit)
         except InvalidMessageError:
             self._upper.happened(INVALID_PDU)
+        except TimeoutError:
+            self.ended_by("slow")
+            self._lost()
         except OSError:
             self._lost()
 
     def _lost(self) -> None:
         """Nothing more comes: because we are to stop, or because the peer is gone."""
         if self.ending:
+            self.ended_by("stopping")
             self.abort()
         else:
             self._upper.happened(CLOSED)
@@ -265,15 +294,17 @@ class Accepted(Association):
         try:
             self._house.on_association(AssociationEvent("opened", self.info))
         except Exception:  # noqa: BLE001 - whatever a handler raises
+            self.ended_by("unrecorded")
             self.abort()
 
     def end(self, kind: EventKind) -> None:
         """Report its end once."""
         report, self._ended = self.is_open, True
+        why = self._why or "stopping" if kind == "aborted" else ""
         if report:
             with contextlib.suppress(Exception):  # a handler's failure must not reach the library
                 refused = self.refused + self._messages.unfinished  # what has begun to come is not taken either
-                self._house.on_association(AssociationEvent(kind, self.info, refused=refused))
+                self._house.on_association(AssociationEvent(kind, self.info, refused=refused, why=why))
 
     def stop_soon(self) -> None:
         """Abort after what is being served; called from another thread."""

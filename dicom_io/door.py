@@ -1,8 +1,9 @@
 """The door: connections wait here, without a thread, until they have asked for an association and there is a place.
 
 One thread watches the listening socket and everybody who has not yet said what he wants. Who says nothing is shown out
-after a while, the oldest first when it gets crowded; who asks for an association waits for a place as long as `patience_s`,
-those of peers that have the fewest before the others, and is then rejected for now.
+after a while, the oldest of the busiest address first when it gets crowded; who may not come in is rejected here, without a
+place or a thread. Who may waits for a place as long as `patience_s`, those of peers that have the fewest before the
+others, and is then rejected for now. Connections that are over wait here for the peer to close them.
 
 References
 ----------
@@ -17,7 +18,7 @@ import ssl
 import struct
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
@@ -25,6 +26,8 @@ from typing import Final, Literal
 from dicom_io import tls
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
+from dicom_io.request import titles
+from dicom_io.rights import Right
 from dicom_io.scp_types import Listener
 from dicom_io.slots import Pace, Slots, peer_key
 
@@ -32,8 +35,6 @@ REQUEST_BYTES: Final = 256 << 10
 """Longest association request: 128 contexts with every transfer syntax there is take half of it."""
 HEAD: Final = struct.Struct(">BxL")
 """Type and length of a PDU."""
-TITLES: Final = slice(10, 42)
-"""Where an association request has the called and the calling AE title, 16 characters each."""
 _REQUEST: Final = 0x01
 ABORT: Final = bytes((7, 0, 0, 0, 0, 4, 0, 0, 0, 0))
 """A-ABORT of the service user (PS3.8 table 9-26), as AA-1 has it."""
@@ -63,6 +64,8 @@ class Caller:
     """The whole A-ASSOCIATE-RQ PDU."""
     certificate: str
     names: tuple[str, ...] = ()
+    rights: frozenset[Right] = frozenset()
+    """What it may do; set where it was judged."""
     place: int = -1
 
     @property
@@ -73,8 +76,17 @@ class Caller:
     @property
     def titles(self) -> tuple[str, str]:
         """Return the called and the calling AE title, without what would move the cursor of who reads them."""
-        both = "".join(c if c.isprintable() else "?" for c in self.request[TITLES].decode("ascii", "replace"))
-        return both[:16].strip(), both[16:].strip()
+        return titles(self.request)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a caller may not come in; `why` is result, source and reason of the A-ASSOCIATE-RJ (PS3.8 table 9-21)."""
+
+    why: tuple[int, int, int]
+    reason: Reason
+    detail: str = ""
+    """What could not be read, a code."""
 
 
 @dataclass(slots=True)
@@ -118,10 +130,12 @@ class Door:
         Where to listen and within which bounds.
     slots : Slots
         Places for associations.
+    judge : Callable[[Caller], frozenset[Right] | Rejection]
+        Says what a caller may do, or why it may not come in, before it has a place. Must not block.
     enter : Callable[[Caller], None]
         Called with each caller that has a place; gives it back by `leave`. Must not block.
-    rejected : Callable[[Caller, Reason], None]
-        Told of each that was rejected here. Must not block.
+    rejected : Callable[[Caller, Reason, str], None]
+        Told of each that was rejected here, and of the detail. Must not block.
 
     Raises
     ------
@@ -133,17 +147,19 @@ class Door:
         self,
         listener: Listener,
         slots: Slots,
+        judge: Callable[[Caller], frozenset[Right] | Rejection],
         enter: Callable[[Caller], None],
-        rejected: Callable[[Caller, Reason], None],
+        rejected: Callable[[Caller, Reason, str], None],
     ) -> None:
-        self._listener, self._slots, self._enter, self._rejected = listener, slots, enter, rejected
+        self._listener, self._slots, self._judge, self._enter, self._rejected = listener, slots, judge, enter, rejected
         self._socket = listener.listening or listening_socket(listener.host, listener.port)
         self._socket.setblocking(False)
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._pace = Pace(listener.associations_per_second)
         self._held: dict[int, _Held] = {}
         self._waiting: list[_Waiting] = []
-        self._associations = 0
+        self._over: deque[socket.socket] = deque()
+        """Connections whose associations have ended; other threads put them in."""
         self._reader, self._waker = socket.socketpair()
         for end in (self._reader, self._waker):
             end.setblocking(False)
@@ -173,6 +189,20 @@ class Door:
         self._slots.give_back(place)
         self._wake()
 
+    def see_out(self, connection: socket.socket) -> None:
+        """Wait for the peer to close a connection after the last word; called from any thread."""
+        if not self._stopping:
+            self._over.append(connection)
+            self._wake()
+            return
+        until = time.monotonic() + _LINGER_S
+        with contextlib.suppress(OSError), connection:
+            connection.shutdown(socket.SHUT_WR)
+            while (left := until - time.monotonic()) > 0:
+                connection.settimeout(left)
+                if not connection.recv(65536):
+                    break
+
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # it is awake, or gone
             self._waker.send(b"\0")
@@ -188,6 +218,7 @@ class Door:
                 self._reader,
                 self._waker,
                 *(held.connection for held in self._held.values()),
+                *self._over,
             ):
                 connection.close()
             for waiting in self._waiting:
@@ -204,6 +235,8 @@ class Door:
                     self._reader.recv(4096)
             elif descriptor in self._held:
                 self._serve(self._held[descriptor])
+        while self._over:
+            self._linger(_Held(self._over.popleft(), ("", 0), 0.0, "leaving"))
         now = time.monotonic()
         if not self._listens and now >= self._accept_at:
             self._welcome(even_if_busy=True)
@@ -245,7 +278,7 @@ class Door:
                 if not self._held:
                     self._listen(yes=False)
                     return
-                self._show_out(next(iter(self._held.values())))
+                self._make_room()
                 continue
             self._hold(connection, address)
         self._listen(yes=True)
@@ -259,7 +292,7 @@ class Door:
 
     def _hold(self, connection: socket.socket, address: tuple[str, int]) -> None:
         while len(self._held) >= self._listener.max_half_open:
-            self._show_out(next(iter(self._held.values())))
+            self._make_room()
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stage: Stage = "request"
@@ -275,6 +308,14 @@ class Door:
         self._held[connection.fileno()] = held
         self._epoll.register(connection, select.EPOLLIN)
         self._serve(held)
+
+    def _make_room(self) -> None:
+        """Show out one that has had its answer, else the oldest of the address that holds most."""
+        leaving = next((h for h in self._held.values() if h.stage == "leaving"), None)
+        if leaving is None:
+            ((most, _),) = Counter(h.address[0] for h in self._held.values()).most_common(1)
+            leaving = next(h for h in self._held.values() if h.address[0] == most)
+        self._show_out(leaving)
 
     def _forget(self, held: _Held) -> None:
         descriptor = held.connection.fileno()
@@ -316,7 +357,7 @@ class Door:
             raise
         except OSError as error:
             caller = Caller(connection, held.address, b"", "")
-            self._rejected(caller, REASONS("tls-caller-failed", peer=held.address[0], why=tls.why(error)))
+            self._rejected(caller, REASONS("tls-caller-failed", peer=held.address[0], why=tls.why(error)), "")
             raise
         self._epoll.modify(connection, select.EPOLLIN)
         held.certificate = tls.fingerprint(connection.getpeercert(binary_form=True))
@@ -334,6 +375,11 @@ class Door:
                 held.need += self._length(held)
         self._forget(held)
         caller = Caller(held.connection, held.address, bytes(held.data), held.certificate, held.names)
+        judged = self._judge(caller)
+        if isinstance(judged, Rejection):
+            self._turn_away(caller, judged)
+            return
+        caller = replace(caller, rights=judged)
         self._queue(_Waiting(caller, caller.peer, time.monotonic() + self._listener.patience_s))
 
     @staticmethod
@@ -352,6 +398,15 @@ class Door:
             held.connection.setblocking(False)
             if answer:
                 held.connection.send(answer)
+        except OSError:
+            self._show_out(held)
+            return
+        self._linger(held)
+
+    def _linger(self, held: _Held) -> None:
+        """Wait for the peer to close; what it still says is not heard."""
+        try:
+            held.connection.setblocking(False)
             held.connection.shutdown(socket.SHUT_WR)
         except OSError:
             self._show_out(held)
@@ -365,9 +420,11 @@ class Door:
     # places
 
     def _queue(self, waiting: _Waiting) -> None:
-        if len(self._waiting) >= _WAITING:  # the peer that waits with most has to go first
-            (most, _), *_ = Counter(w.peer for w in self._waiting).most_common(1)
-            self._reject(next(w for w in self._waiting if w.peer == most), _CONGESTION)
+        if len(self._waiting) >= _WAITING:  # of the address that waits with most
+            ((address, _),) = Counter(w.caller.address[0] for w in self._waiting).most_common(1)
+            there = [w for w in self._waiting if w.caller.address[0] == address]
+            ((peer, _),) = Counter(w.peer for w in there).most_common(1)
+            self._reject(next(w for w in there if w.peer == peer), _CONGESTION)
         self._waiting.append(waiting)
 
     def _let_in(self, now: float) -> None:
@@ -389,10 +446,13 @@ class Door:
 
     def _reject(self, waiting: _Waiting, why: tuple[int, int, int]) -> None:
         self._waiting.remove(waiting)
-        caller = waiting.caller
-        self._rejected(caller, REASONS("too-many-associations" if why == _LOCAL_LIMIT else "too-many-at-once"))
+        reason = REASONS("too-many-associations" if why == _LOCAL_LIMIT else "too-many-at-once")
+        self._turn_away(waiting.caller, Rejection(why, reason))
+
+    def _turn_away(self, caller: Caller, rejection: Rejection) -> None:
+        self._rejected(caller, rejection.reason, rejection.detail)
         held = _Held(caller.connection, caller.address, 0.0, "leaving")
-        self._answer(held, bytes((3, 0, 0, 0, 0, 4, 0, *why)))
+        self._answer(held, bytes((3, 0, 0, 0, 0, 4, 0, *rejection.why)))
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -13,6 +13,7 @@ PS3.4 annex B (storage), annex C (query); PS3.7 annex D.3.3 (negotiation); PS3.8
 
 import contextlib
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,10 +30,12 @@ from pynetdicom.transport import AddressInformation
 from dicom_io.accepted import Accepted, House
 from dicom_io.admit import Asked, admit
 from dicom_io.contexts import PDU_BYTES, STILL_IMAGE_SYNTAXES, STUDY_ROOT_FIND, VERIFICATION, choose_syntax
-from dicom_io.door import Caller, Door
+from dicom_io.door import Caller, Door, Rejection
 from dicom_io.messages import Store
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
+from dicom_io.request import has_title
+from dicom_io.rights import Right
 from dicom_io.scp_notices import propose_roles, serve_notices
 from dicom_io.scp_rights import deny
 from dicom_io.scp_types import (
@@ -75,19 +78,16 @@ class Server:
     """
 
     def __init__(self, listener: Listener, handlers: Handlers, ae: AE) -> None:
-        self._on_association = handlers.on_association
+        self._on_association, self._allowed = handlers.on_association, handlers.allowed
+        self._titles = frozenset(t.strip() for t in listener.ae_titles)
         self._open: set[Accepted] = set()
         self._lock = threading.Lock()
         slots = listener.slots or Slots.alone(listener.max_associations, listener.max_associations_per_peer)
-        self._door = Door(listener, slots, self._enter, self._turned_away)
+        self._door = Door(listener, slots, self._judge, self._enter, self._turned_away)
         self.host, self.port = self._door.address
         contexts, bound = _services(handlers)
         bound += [
-            (
-                evt.EVT_REQUESTED,
-                _requested,
-                [handlers, frozenset(t.strip() for t in listener.ae_titles)],
-            ),
+            (evt.EVT_REQUESTED, _requested, [handlers]),
             (evt.EVT_ESTABLISHED, _established),
             (evt.EVT_RELEASED, _ended, ["released"]),
             (evt.EVT_ABORTED, _ended, ["aborted"]),
@@ -139,14 +139,30 @@ class Server:
             caller.connection.close()
             self._door.leave(caller.place)
 
-    def _leave(self, association: Accepted) -> None:
+    def _leave(self, association: Accepted, left: socket.socket | None) -> None:
         with self._lock:
             self._open.discard(association)
         self._door.leave(association.place)
+        if left is not None:
+            self._door.see_out(left)
 
-    def _turned_away(self, caller: Caller, reason: Reason) -> None:
+    def _judge(self, caller: Caller) -> frozenset[Right] | Rejection:
+        """Say what a caller may do, or why it may not come in."""
+        info = _info(caller)
+        who = {"calling": info.calling, "peer": info.peer}
+        if not has_title(caller.request):
+            return Rejection(_REJECT_CALLING, REASONS("association-request-unreadable", **who, why="title"), "title")
+        if info.called not in self._titles:
+            return Rejection(_REJECT_CALLED, REASONS("called-title-unknown", called=info.called))
+        try:
+            rights = self._allowed(info)
+        except Exception:  # noqa: BLE001 - who cannot be looked up is not allowed
+            rights = None
+        return Rejection(_REJECT_CALLING, REASONS("peer-not-allowed", **who)) if rights is None else rights
+
+    def _turned_away(self, caller: Caller, reason: Reason, why: str = "") -> None:
         with contextlib.suppress(Exception):  # a handler's failure must not end the door
-            self._on_association(AssociationEvent("rejected", _info(caller), reason))
+            self._on_association(AssociationEvent("rejected", _info(caller), reason, why=why))
 
 
 def serve(listener: Listener, handlers: Handlers) -> Server:
@@ -193,24 +209,12 @@ def _services(handlers: Handlers) -> tuple[list[PresentationContext], list[Event
     return contexts, bound
 
 
-def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None:
-    """Accept or reject an association request, and choose transfer syntaxes for it."""
+def _requested(event: Event, handlers: Handlers) -> None:
+    """Take out of a request what its sender has no right to, and choose transfer syntaxes for the rest."""
     association = cast("Accepted", event.assoc)
     request = cast("A_ASSOCIATE", association.requestor.primitive)
     info = association.info
-    try:
-        rights = handlers.allowed(info)
-    except Exception:  # noqa: BLE001 - who cannot be looked up is not allowed
-        rights = None
-    if info.called not in titles:
-        _reject(association, handlers, _REJECT_CALLED, REASONS("called-title-unknown", called=info.called))
-        return
-    if rights is None:
-        who = {"calling": info.calling, "peer": info.peer}
-        _reject(association, handlers, _REJECT_CALLING, REASONS("peer-not-allowed", **who))
-        return
-    association.rights = rights
-    if lacking := deny(request, rights):
+    if lacking := deny(request, association.rights):
         reason = REASONS("right-missing", calling=info.calling, peer=info.peer, rights=", ".join(lacking))
         with contextlib.suppress(Exception):  # a handler's failure must not keep the peer waiting
             handlers.on_association(AssociationEvent("denied", info, reason))
@@ -218,12 +222,6 @@ def _requested(event: Event, handlers: Handlers, titles: frozenset[str]) -> None
     for context in request.presentation_context_definition_list:
         chosen = choose_syntax([str(uid) for uid in context.transfer_syntax])
         context.transfer_syntax = [UID(chosen), *(uid for uid in context.transfer_syntax if uid != chosen)]
-
-
-def _reject(association: Accepted, handlers: Handlers, why: tuple[int, int, int], reason: Reason) -> None:
-    association.acse.send_reject(*why)
-    with contextlib.suppress(Exception):  # a handler's failure must not keep the peer waiting
-        handlers.on_association(AssociationEvent("rejected", association.info, reason))
 
 
 def _established(event: Event) -> None:

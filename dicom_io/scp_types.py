@@ -36,13 +36,16 @@ class AssociationInfo:
 class AssociationEvent:
     """Something happened to an association; one that was rejected, or denied a service, carries the reason.
 
-    `refused` counts the objects of an association that has ended whose C-STORE was not answered with success.
+    `refused` counts the objects of an association that has ended whose C-STORE was not answered with success; `why` is what
+    ended one that was aborted: ``peer``, ``lost`` (the connection), ``idle``, ``slow`` (a PDU did not come in time),
+    ``invalid-pdu``, ``stopping``, ``unrecorded`` (its opening could not be written down); or what in a request could not be read (`dicom_io.request`).
     """
 
     kind: EventKind
     association: AssociationInfo
     reason: Reason | None = None
     refused: int = 0
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """What the listener calls, each from the thread of the association concerned.
+    """What the listener calls, each but `allowed` from the thread of the association concerned.
 
     Parameters
     ----------
@@ -186,7 +189,7 @@ class Handlers:
     on_refused : Callable[[RefusedObject], None]
         May keep a copy of an object that is answered with a failure.
     allowed : Callable[[AssociationInfo], frozenset[Right] | None]
-        What who calls may do; None: not open an association.
+        What who calls may do; None: not open an association. Asked before a thread is started: must not block.
     on_find : Callable[[Dataset], Iterable[Dataset]] or None
         Answers Study Root queries with matching identifiers; None: the service is not offered.
     on_notice : Callable[[Notice], NoticeAnswer] or None

@@ -27,10 +27,10 @@ from dicom_io.inlet import Inlet
 DATA_TF: Final = 0x04
 OPEN, RELEASING, OVER, IDLE = "Sta6", "Sta8", "Sta13", "Sta1"
 INVALID_PDU, CLOSED = "Evt19", "Evt17"
+_ENDS: Final = {INVALID_PDU: "invalid-pdu", CLOSED: "lost", "Evt16": "peer"}
+"""Why an association ends; see `AssociationEvent`."""
 LARGEST_PDU: Final = 16 << 20
 """A P-DATA-TF PDU longer than this (bytes) is none; up to it we are generous to who ignores the length we announced."""
-_LINGER_S: Final = 1.0
-"""So long the peer may take to close the connection after a release or an abort."""
 
 
 class UpperLayer(DULServiceProvider):
@@ -39,7 +39,7 @@ class UpperLayer(DULServiceProvider):
     Parameters
     ----------
     association : Association
-        Whose it is.
+        Whose it is; has `step`, which reads on, and `ended_by`, which is told why it ends.
     connection : socket.socket
         With a time-out that bounds every wait.
     """
@@ -133,6 +133,8 @@ class UpperLayer(DULServiceProvider):
 
     def happened(self, event: str) -> None:
         """Drive the state machine by an event of PS3.8 table 9-10."""
+        if event in _ENDS:
+            cast("Any", self.assoc).ended_by(_ENDS[event])
         self.event_queue.put(event)
         self._drive()
 
@@ -156,21 +158,18 @@ class UpperLayer(DULServiceProvider):
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self.connection, socket.SHUT_RD)  # below TLS, which another thread is using
 
-    def finish(self) -> None:
-        """End the connection. The peer closes it (Sta13, ARTIM); what it still says until then is not heard."""
-        if self.state == OVER:
-            with contextlib.suppress(OSError):
-                self.connection.shutdown(socket.SHUT_WR)
-                until = time.monotonic() + _LINGER_S
-                while (left := until - time.monotonic()) > 0:
-                    self.connection.settimeout(left)
-                    if not self.connection.recv(1 << 16):
-                        break
+    def finish(self) -> socket.socket | None:
+        """End; return the connection if it is for the peer to close (Sta13, ARTIM)."""
+        left = self.connection if self.state == OVER else None
+        if left is not None:
+            cast("AssociationSocket", self.socket).socket = None  # the state machine closes what it holds
         if self.state != IDLE:
             self.happened(CLOSED)
         self.kill_dul()
-        self._shut()
+        if left is None:
+            self._shut()
         self.inlet.close()
+        return left
 
     def _shut(self) -> None:
         self.connection.close()

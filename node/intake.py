@@ -130,13 +130,16 @@ class Intake:
         facts: dict[str, Any] = {"calling": who.calling, "called": who.called, "peer": who.peer}
         reason = {"reason": event.reason.code, "times": times} if event.reason else {}
         if times:
-            self._log.info(f"association.{event.kind}", association=who.id, **facts, **reason)
+            why = {"why": event.why} if event.why else {}
+            self._log.info(f"association.{event.kind}", association=who.id, **facts, **reason, **why)
         if event.kind in ("released", "aborted") and (more := self._refused.pop(who.id, 0) - REFUSED_TOLD) > 0:
             self._log.warning("receive.refused", association=who.id, calling=who.calling, more=more)
         if event.kind in _JOURNALLED:
             record = {"kind": _JOURNALLED[event.kind], "association": who.id, **facts, "utc": utc(self._now())}
             if event.refused:
                 record["refused"] = event.refused
+            if event.why:
+                record["why"] = event.why
             try:
                 self.append(record)
             except OSError as error:  # nothing is acknowledged before it is written after all

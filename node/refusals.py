@@ -19,6 +19,8 @@ from node.installation import process_name
 from node.spool import alive
 
 FOLDER = "refusals"
+TITLES, TITLES_S = 16, 3600.0
+"""Titles of one address that are counted and told apart within so long (s); of more only the address is known."""
 ROWS = 200
 """Callers that one process counts apart; those of which nothing was heard for longest become one, without a name."""
 FORGET_S = 7 * 86400.0
@@ -32,7 +34,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One caller and one reason; empty `calling` and `peer` stand for many."""
+    """One caller and one reason; an empty `calling` stands for many titles, an empty `peer` for many callers."""
 
     code: str
     calling: str
@@ -76,6 +78,7 @@ class Refusals:
         who = event.association
         key, now = (event.reason.code, who.calling, who.peer), self._now()
         with self._lock:
+            key = self._row_of(key, now)
             self._count(key, 1, now)
             if self._timer is None:
                 self._timer = threading.Timer(_EVERY_S, self.write)
@@ -100,6 +103,15 @@ class Refusals:
                 part = self._path.with_suffix(".part")
                 part.write_text(json.dumps(rows), encoding="utf-8")
                 part.replace(self._path)
+
+    def _row_of(self, key: Key, now: float) -> Key:
+        """Return the key under which `key` is counted: a caller that takes one title after the other is one caller."""
+        code, _, peer = key
+        if key in self._rows:
+            return key
+        rows = self._rows.items()
+        others = sum(k[0] == code and k[2] == peer and abs(now - last) < TITLES_S for k, (_, last) in rows)
+        return key if others < TITLES else (code, "", peer)
 
     def _count(self, key: Key, count: int, last: float) -> None:
         before, _ = self._rows.pop(key, (0, 0.0))

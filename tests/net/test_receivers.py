@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,8 @@ def test_a_real_sender_gets_in_beside_half_open_connections_and_tiny_association
         for connection in half_open[:40]:
             connection.sendall(scanner.request()[:50])
         assert seconds_to_store(port, paths[0]) < 2.0
-        assert half_open[0].recv(1) == b"", "the oldest has to go when it gets crowded"
+        with suppress(ConnectionResetError):  # what it said last was not read
+            assert half_open[0].recv(1) == b"", "the oldest has to go when it gets crowded"
         stop = threading.Event()
         counts: list[int] = []
 

@@ -8,7 +8,7 @@ import pytest
 
 from dicom_io.reason import Reason
 from dicom_io.scp_types import AssociationEvent, AssociationInfo
-from node.refusals import FOLDER, FORGET_S, ROWS, Refusal, Refusals, refusals
+from node.refusals import FOLDER, FORGET_S, ROWS, TITLES, Refusal, Refusals, refusals
 
 pytestmark = pytest.mark.unit
 
@@ -36,7 +36,7 @@ def test_callers_are_counted_apart_and_those_without_a_reason_not(tmp_path: Path
 def test_a_flood_of_names_is_bounded_and_loses_no_count(tmp_path: Path) -> None:
     table = Refusals(tmp_path, "a")
     for number in range(5 * ROWS):
-        table.add(rejected(f"N{number}"))
+        table.add(rejected(f"N{number}", f"10.0.{number >> 8}.{number & 255}"))
     table.add(rejected("LAST"))
     table.write()
     rows = refusals(tmp_path)
@@ -72,3 +72,14 @@ def test_one_caller_is_told_of_once_a_minute_with_how_often_it_was(tmp_path: Pat
     clock[0] -= 500.0
     assert table.add(rejected("CT1")) == 2, "a clock that was set back silences nobody"
     assert table.add(AssociationEvent("opened", AssociationInfo("2", "CT1", "NODE", "10.0.0.1"))) == 1
+
+
+def test_one_address_with_many_titles_is_one_caller_and_one_line(tmp_path: Path) -> None:
+    table = Refusals(tmp_path, "a", lambda: 1000.0)
+    lines = [table.add(rejected(f"N{number}")) for number in range(1000)]
+    assert sum(times > 0 for times in lines) == TITLES + 1
+    assert table.add(rejected("N3", "10.0.0.2")) == 1, "another address"
+    table.write()
+    counted = {(r.calling, r.peer): r.count for r in refusals(tmp_path)}
+    assert counted["", "10.0.0.1"] == 1000 - TITLES
+    assert len(counted) == TITLES + 2
