@@ -63,6 +63,7 @@ class Messages(DIMSEServiceProvider):
         super().__init__(association)
         self._command = bytearray()
         self._context = 0
+        """Of the command that is coming in."""
         self._store: Store | None = None
         """The object that is coming in."""
         self.serving = False
@@ -121,6 +122,9 @@ class Messages(DIMSEServiceProvider):
         if control & _COMMAND:
             if self._store is not None or self.message is not None:
                 raise InvalidMessageError  # a command in the middle of a data set
+            if self._command and context != self._context:
+                raise InvalidMessageError  # a command on two contexts
+            self._context = context
             self._command += piece
             if len(self._command) > LIMITS.read.command_bytes:
                 raise InvalidMessageError
@@ -139,15 +143,17 @@ class Messages(DIMSEServiceProvider):
     def _last(self, context: int, control: int) -> None:
         """Go on behind the last fragment of a command or of a data set."""
         if control & _COMMAND:
+            if self._command and context != self._context:
+                raise InvalidMessageError
             command = bytes(self._command)
             self._command.clear()
             self._begin(context, command)
-        elif self._store is not None:
+        elif self._store is not None and context == self._store.context_id:
             self._stored()
-        elif self.message is not None:
+        elif self.message is not None and context == self.message.context_id:
             self._received()
         else:
-            raise InvalidMessageError
+            raise InvalidMessageError  # a data set without a command, or on another context
 
     def _begin(self, context: int, command: bytes) -> None:
         if context not in self.assoc._accepted_cx:  # noqa: SLF001 - the library's table of what was agreed

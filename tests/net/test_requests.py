@@ -18,7 +18,7 @@ from node.access import Access
 from node.receive import Receiver
 from node.refusals import refusals
 from node.spool import journals, read_journal
-from tests.chaos.wire import ABORT, AC, DATA, RJ, RQ, pdu, pdv, read_pdu
+from tests.chaos.wire import ABORT, AC, DATA, RJ, RQ, command, pdu, pdv, read_pdu
 
 pytestmark = pytest.mark.sockets
 
@@ -29,6 +29,15 @@ CT, EXPLICIT, VERIFICATION, IMPLICIT = (
     "1.2.840.10008.1.2",
 )
 LEAVE = pdu(ABORT, bytes(4))
+ECHO = command(AffectedSOPClassUID=VERIFICATION, CommandField=0x30, MessageID=1, CommandDataSetType=0x0101)
+STORE = command(
+    AffectedSOPClassUID=CT,
+    CommandField=1,
+    MessageID=1,
+    Priority=0,
+    CommandDataSetType=1,
+    AffectedSOPInstanceUID="2.25.1",
+)
 
 
 def item(kind: int, body: bytes) -> bytes:
@@ -184,6 +193,22 @@ def test_an_aborted_association_says_what_aborted_it(tmp_path: Path, until: Call
     assert whys() == ["invalid-pdu", "invalid-pdu", "peer", "lost", "idle", "slow", "stopping"]
     for connection in kept:
         connection.close()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (pdv(1, 1, ECHO[:20]), pdv(3, 3, ECHO[20:])),
+        (pdv(1, 3, STORE), pdv(3, 2, b"")),
+    ],
+    ids=["command", "data set"],
+)
+def test_a_message_stays_on_its_context(tmp_path: Path, values: tuple[bytes, ...]) -> None:
+    with receiving(tmp_path) as (port, _), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request(contexts=context(1, CT) + context(3, CT)))
+        assert read_pdu(connection)[0] == AC
+        connection.sendall(pdu(DATA, b"".join(values)))
+        assert read_pdu(connection)[:1] == bytes((ABORT,))
 
 
 def test_names_are_looked_up_beside_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
