@@ -5,12 +5,15 @@ It decides nothing about studies. What is stored here may be acknowledged; the i
 
 import contextlib
 import errno
+import hashlib
 import math
+import os
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -29,8 +32,8 @@ LATE_RECORDS = 1000
 """Records of associations that are kept in memory while the journal cannot be written."""
 REFUSED_TOLD = 3
 """So many refused objects of an association have a line in the log each; of the others one says how many they were."""
-STUDIES_UNDERWAY, UNDERWAY_S = 1000, 600.0
-"""How many studies are remembered as underway, and for how long after their last object (s)."""
+UNDERWAY_S, UNDERWAY_TOLD_S = 600.0, 10.0
+"""How long a study is underway after its last object, and how often a process writes down that it is (s)."""
 
 _JOURNALLED = {
     "opened": "association-open",
@@ -59,7 +62,7 @@ class Intake:
         self.spool = Spool(folder.path, Limits.of(settings.storage), settings.node.name)
         self.spool.clean()
         self.trouble = Trouble(self._log)
-        self._underway = Underway()
+        self._underway = Underway(self.spool.underway)
         self._late: deque[dict[str, Any]] = deque(maxlen=LATE_RECORDS)
         self._refused: Counter[str] = Counter()
         """Objects refused, by association that has not ended."""
@@ -199,22 +202,43 @@ class Trouble:
 
 
 class Underway:
-    """Studies that have begun to arrive: the rest of one is taken even while new ones are not."""
+    """Studies that have begun to arrive: the rest of one is taken even while new ones are not.
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._lock = threading.Lock()
-        self._seen: OrderedDict[str, float] = OrderedDict()
+    All receivers of a data folder share it: the time of a file is when an object of a study was stored last. There is a
+    fixed number of files, so that nobody has to remove any; two studies that share one are taken for one.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the files.
+    now : Callable[[], float]
+        The clock (s since the epoch).
+    """
+
+    def __init__(self, folder: Path, now: Callable[[], float] = time.time) -> None:
+        self._folder, self._now = folder, now
+        self._told: dict[str, float] = {}
+        """When this process last wrote it down."""
 
     def add(self, study: str) -> None:
-        """Remember that an object of `study` was stored."""
-        with self._lock:
-            self._seen[study] = self._now()
-            self._seen.move_to_end(study)
-            if len(self._seen) > STUDIES_UNDERWAY:
-                self._seen.popitem(last=False)
+        """Remember that an object of `study` was stored; a disk that does not take that is no reason to refuse it."""
+        name, now = self._name(study), self._now()
+        if 0.0 <= now - self._told.get(name, -math.inf) < UNDERWAY_TOLD_S:
+            return
+        with contextlib.suppress(OSError):
+            path = self._folder / name
+            path.touch(0o600)
+            os.utime(path, (now, now))
+            self._told[name] = now
 
     def has(self, study: str) -> bool:
         """Say whether an object of `study` was stored a short time ago."""
-        with self._lock:
-            return self._now() - self._seen.get(study, -math.inf) < UNDERWAY_S
+        try:
+            last = (self._folder / self._name(study)).stat().st_mtime
+        except OSError:
+            return False
+        return abs(self._now() - last) < UNDERWAY_S
+
+    @staticmethod
+    def _name(study: str) -> str:
+        return hashlib.sha256(study.encode()).hexdigest()[:3]

@@ -95,11 +95,12 @@ class Spool:
         self.incoming = self.root / "incoming" / self.node
         self.journals = self.root / "journal"
         self.quarantine = data_dir / "quarantine" / "received"
+        self.underway = self.root / "underway"
         notices = self.root / "notices"
         self._known: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
         entries = (self.root / f"{n:02x}" for n in range(256))
-        make_folders(self.incoming, self.journals, notices, self.quarantine, *entries, mode=0o700)
+        make_folders(self.incoming, self.journals, notices, self.underway, self.quarantine, *entries, mode=0o700)
         self.gate = Gate(self.root, limits or Limits.of(Storage()))
 
     def clean(self) -> int:

@@ -138,5 +138,6 @@ def test_the_jobs_of_a_node_that_is_lost_for_good_go_to_another_at_once(office: 
     office.lead_until(lambda: office.job(taken).state == "done")
     assert (office.job(taken).attempts, office.job(taken).losses) == (1, 1), "the node's loss is not the study's fault"
     if office.db.shared:
+        office.lead_until(lambda: calls.count(office.db) == 1)  # the call of who did it has ended
         sql(office.db, "UPDATE procrastinate.procrastinate_workers SET last_heartbeat = now() - interval '1 h'")
         assert office.caller.sweep() == 1, "the call that the lost worker had taken"

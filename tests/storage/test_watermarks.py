@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from config.settings import Storage
 from node import watermarks
+from node.intake import UNDERWAY_S, Underway
 from node.watermarks import Gate, Limits, Measured, NotAcceptingError, decide, read_state, write_state
 
 pytestmark = pytest.mark.unit
@@ -114,3 +115,20 @@ def test_a_gate_begins_with_what_was_written_down(tmp_path: Path, monkeypatch: p
     assert Gate(tmp_path, LIMITS).closed() == {"disk"}
     write_state(tmp_path, ())
     assert Gate(tmp_path, LIMITS).closed() == frozenset()
+
+
+def test_a_study_that_has_begun_is_known_to_every_receiver(tmp_path: Path) -> None:
+    now = [1000.0]
+    one, other = (Underway(tmp_path, lambda: now[0]) for _ in range(2))
+    assert not other.has("1.2.3")
+    one.add("1.2.3")
+    assert one.has("1.2.3")
+    assert other.has("1.2.3")
+    assert not other.has("1.2.4")
+    now[0] += UNDERWAY_S - 1.0
+    one.add("1.2.3")
+    now[0] += UNDERWAY_S - 1.0
+    assert other.has("1.2.3"), "since its last object"
+    now[0] += 1.0
+    assert not other.has("1.2.3")
+    Underway(tmp_path / "nowhere").add("1.2.3")
