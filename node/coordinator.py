@@ -22,7 +22,7 @@ from node.housekeeping import Housekeeper
 from node.indexer import Indexer
 from node.inquire import Inquirer
 from node.installation import DataFolder, node_name
-from node.nodes import CommonClock, RollCall, seated
+from node.nodes import CommonClock, RollCall, beating, seated
 from node.reasons import REASONS
 from node.store import Database, evidence, obstacle, open_database, place_of, storage, studies
 from node.store import node as node_store
@@ -236,7 +236,7 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
     certificates = Certificates(db, settings, node_name(settings) if db.shared else "")
     own = Clock({"certificates": (every["certificates_s"], certificates.check)})  # each node has files of its own
     own.start()
-    seat = seated(db, "lead", stop)
+    seat = seated(db, "lead", stop, settings)
     if seat is None:
         return
     housekeeper = Housekeeper(db, folder, settings)
@@ -270,7 +270,7 @@ def run_coordinator(settings: Settings, connection: Connection, boot: float) -> 
         housekeeper.tidy(by_age=checked.done(timekeeper.check) and timekeeper.steady())
 
     ticks = Clock({
-        "studies": (every["index_s"], coordinator.tick),
+        "studies": (every["index_s"], beating(seat, coordinator.tick)),
         "watermarks": (policy["watch_s"], housekeeper.watch),
         "tidying": (policy["tidy_s"], tidy),
         "leases": (every["leases_s"], timed(lambda now: recover.expired(db, now, settings.worker.attempts))),

@@ -25,7 +25,7 @@ from node.commitment import Archive, Messenger
 from node.due import Due
 from node.failpoint import passing
 from node.installation import DataFolder
-from node.nodes import seated
+from node.nodes import beating, seated
 from node.proof import Prover
 from node.reasons import REASONS
 from node.ris import Relayer
@@ -138,6 +138,8 @@ class Courier:
         Where to.
     calling : str
         Our AE title.
+    owner : str or None
+        Who sends, of several nodes.
     transport : Transport or None
         How to speak to it; None: DICOM.
     now : Callable[[], float]
@@ -147,10 +149,11 @@ class Courier:
     """
 
     def __init__(
-        self, db: Database, root: Path, destination: Destination, calling: str, *, transport: Transport | None = None,
-        now: Callable[[], float] = time.time, chance: Callable[[], float] = random.random,
+        self, db: Database, root: Path, destination: Destination, calling: str, *, owner: str | None = None,
+        transport: Transport | None = None, now: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
-        self._db, self._root, self._destination = db, root, destination
+        self._db, self._root, self._destination, self._owner = db, root, destination, owner
         self._transport = transport or transport_of(destination, calling)
         self._now, self._chance = now, chance
         self._asked: dict[int, int] = {}
@@ -161,13 +164,13 @@ class Courier:
         """Try the most urgent delivery that is due; False if none is, or if the destination is left alone."""
         name, now = self._destination.name, self._now()
         if self.unsettled:
-            deliveries.interrupted(self._db, now, name)
+            deliveries.interrupted(self._db, now, name, owner=self._owner)
             self.unsettled = False
         before = breakers.breaker(self._db, name) or breaker.closed(name, now)
         if not breaker.may(before, now) or name not in deliveries.due(self._db, now):
             return False
         probe = before.state != "closed"
-        delivery = deliveries.take(self._db, name, now, probe=probe)
+        delivery = deliveries.take(self._db, name, now, probe=probe, owner=self._owner)
         if delivery is None:
             return False
         self.unsettled = True
@@ -224,7 +227,7 @@ class Courier:
         study = studies.study(self._db, delivery.study_uid)
         told: dict[str, Any] = {"study": study and study.hash, "job": delivery.job_id}
         code = None if reason is None else reason.code
-        if not settled:  # cancelled, or queued anew, while it was being sent
+        if not settled:  # cancelled, queued anew, or given to another node, while it was being sent
             _log.info("delivery.overtaken", destination=delivery.destination, **told)
             return
         tell = getattr(_log, _LEVELS.get(verdict.state, "info"))
@@ -275,7 +278,7 @@ class Courier:
                 delivery, artifact, report.status, fate.reason, accepted=fate.outcome is not Outcome.DEAD
             )
             passing("deliver.object")
-            if not kept:  # cancelled meanwhile
+            if not kept:  # cancelled, or given to another node, meanwhile
                 return
 
     def _remember(
@@ -343,16 +346,16 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
     db = made("deliverer", lambda: open_database(place_of(settings)), stop)
     if db is None:
         return
-    seat = seated(db, "send", stop)  # one queue and one breaker per destination: not two who send at a time
+    seat = seated(db, "send", stop, settings)  # one queue and one breaker per destination: not two who send at a time
     if seat is None:
         return
-    deliveries.interrupted(db, time.time())
+    deliveries.interrupted(db, time.time(), owner=seat.owner)
     calling = settings.dicom.ae_titles[0]
     threads: list[threading.Thread] = []
     steps: list[tuple[str, str, Callable[[], bool]]] = []
     owed, doubtful = Due(partial(deliveries.due, db)), Due(partial(proofs.doubtful, db))
     for destination in settings.destination:
-        courier = Courier(db, folder.path, destination, calling)
+        courier = Courier(db, folder.path, destination, calling, owner=seat.owner)
         archive = Archive(db, folder.spool, destination, calling)
         prover = Prover(db, destination, calling, commitment=archive.confirm)
         steps += [
@@ -368,6 +371,13 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
         thread.start()
         threads.append(thread)
 
+    def upkeep() -> None:
+        _ = folder.installation_id  # the storage answers: on a dead mount this hangs, and so does what is to be sent
+        deliveries.interrupted(db, time.time(), owner=seat.owner)
+
+    keep = surviving("upkeep", beating(seat, upkeep))
+    while db.shared and not stop.wait(float(retry.policy()["nodes"]["seat_s"])):
+        keep()
     stop.wait()
     end = time.monotonic() + retry.policy()["process"]["stop_s"] / 2  # what is being sent may arrive
     for thread in threads:

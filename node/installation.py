@@ -63,6 +63,10 @@ class DataFolder:
         return self.path / "node.sqlite3"
 
     @property
+    def _shared(self) -> Path:
+        return self.path / "shared"
+
+    @property
     def installation_id(self) -> str:
         """Random identity of this installation, made once by `prepare`.
 
@@ -116,20 +120,16 @@ class DataFolder:
     def lock_for(self, node: str, *, shared: bool) -> tuple[int, ...]:
         """Lock the folder for `node`, alone or beside others on a `shared` database; return the descriptors that hold it.
 
-        A folder whose nodes share a database remembers it: on a database of its own a node would begin with everything
-        anew.
-
         Raises
         ------
         DataFolderError
             If another node holds it, or one of the same name.
         """
-        mark = self.path / "shared"
         if not shared:
-            if mark.exists():
+            if self._shared.exists():
                 raise DataFolderError(
                     f"{self.path}: nodes with PostgreSQL work on this folder. Set database.url to theirs, or give this node its own node.data_dir. "
-                    f"If they never come back, remove {mark}: everything received is then indexed and analysed anew."
+                    f"If they never come back, remove {self._shared}: everything received is then indexed and analysed anew."
                 )
             return (self.lock(),)
         why = "a node with SQLite works on this folder, or its index is being rebuilt"
@@ -141,8 +141,11 @@ class DataFolder:
         except DataFolderError:
             os.close(both)
             raise
-        mark.touch(mode=0o600)
         return both, own
+
+    def shared_from_now(self) -> None:
+        """Remember that nodes which share a database work here: on one of its own a node would begin with everything anew."""
+        self._shared.touch(mode=0o600)
 
     def in_use(self) -> bool:
         """Say whether a node works here now; one that locked the folder on another machine counts."""

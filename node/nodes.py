@@ -11,17 +11,21 @@ from collections.abc import Callable
 
 import structlog
 
+from config.settings import Settings
 from node import alarm, recover, retry
 from node.clock import Guard
+from node.installation import node_name
 from node.reasons import REASONS
 from node.spool import Spool
-from node.store import Database, nodes
+from node.store import Database, nodes, seats
 from node.store.rows import Node
-from node.store.seats import Seat
+from node.store.seats import Seat, Sitter
 
 _log = structlog.get_logger()
 
-SILENT, WRONG = "node-silent", "node-clock"
+SILENT, WRONG, TAKEN_OVER = "node-silent", "node-clock", "seat-taken-over"
+_ROLES = {"lead": "coordinator", "send": "deliverer"}
+"""Whose work is done on a seat."""
 
 
 class Heart:
@@ -164,19 +168,66 @@ class RollCall:
         self.clean()
 
 
-def seated(db: Database, name: str, stop: threading.Event) -> Seat | None:
+class Patience:
+    """Puts out who holds a seat and does not get on: a process that is stopped, or waits for a mount that is dead.
+
+    Like heart-beats, what it writes down is judged by whether it changes within so much of this machine's steady clock.
+
+    Parameters
+    ----------
+    db : Database
+        Whose nodes share the seat.
+    name : str
+        Of the seat.
+    hung_s : float
+        Who has not got on for so long hangs.
+    steady : Callable[[], float]
+        A clock that nobody sets (s).
+    """
+
+    def __init__(self, db: Database, name: str, hung_s: float, steady: Callable[[], float] = time.monotonic) -> None:
+        self._db, self._name, self._hung_s, self._steady = db, name, hung_s, steady
+        self._known: Sitter | None = None
+        self._since = self._last = steady()
+
+    def look(self) -> None:
+        """See whether who sits there has got on since the last time."""
+        found, steady = seats.sitter(self._db, self._name), self._steady()
+        deaf = steady - self._last > self._hung_s / 2  # it was ourselves who did not look
+        self._last = steady
+        if found is None or found != self._known or deaf:
+            self._known, self._since = found, steady
+        elif steady - self._since > self._hung_s and seats.put_out(self._db, self._name, found):
+            role, node = _ROLES[self._name], found.node
+            _log.error("seat.taken-over", seat=self._name, node=node)
+            reason = REASONS(TAKEN_OVER, node=node, role=role)
+            alarm.ring(self._db, reason, f"{node}/{role}", nodes.present(self._db))
+
+
+def seated(db: Database, name: str, stop: threading.Event, settings: Settings) -> Seat | None:
     """Wait for the seat `name`; None if told to stop before. Who loses it later is told to stop.
 
     Until then two may sit there for a moment: the one that lost it does not know yet. Whatever is written by either is
     compared with what it was decided on, so the later one changes nothing.
     """
-    seat, guard = Seat(db, name), Guard(name)
-    every = float(retry.policy()["nodes"]["seat_s"])
+    node, policy = node_name(settings), retry.policy()["nodes"]
+    seat, guard = Seat(db, name, node), Guard(name)
+    every = float(policy["seat_s"])
+    patience = Patience(db, name, max(float(policy["hung_s"]), 3 * settings.node.silent_s))
+
+    def sit() -> None:
+        if seat.take():
+            taken.append(True)
+        else:
+            patience.look()
+
+    if db.shared:  # a process of ours that hung there does not any more
+        guard.done(lambda: alarm.quieten(db, TAKEN_OVER, f"{node}/{_ROLES[name]}", nodes.present(db)))
     taken: list[bool] = []
     while not taken:
         if stop.is_set():
             return None
-        guard.done(lambda: taken.append(True) if seat.take() else None)
+        guard.done(sit)
         if not taken:
             stop.wait(every)
 
@@ -188,3 +239,17 @@ def seated(db: Database, name: str, stop: threading.Event) -> Seat | None:
 
     threading.Thread(target=watch, daemon=True, name="seat").start()
     return seat
+
+
+def beating(seat: Seat, do: Callable[[], object]) -> Callable[[], None]:
+    """Return `do` so that whoever waits for the seat sees that it gets on."""
+    every, last = float(retry.policy()["nodes"]["seat_s"]), -math.inf
+
+    def tick() -> None:
+        nonlocal last
+        do()
+        if time.monotonic() - last >= every:
+            seat.beat()
+            last = time.monotonic()
+
+    return tick

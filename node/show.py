@@ -1,6 +1,7 @@
 """What the node knows, as the contract's documents: `show`, `studies`, `status`."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -81,6 +82,20 @@ def listing(db: Database, found: Sequence[Study], version: str) -> dict[str, Any
     return {"schema": "pacs-ai-node/studies/1", "version": version, "studies": [_line(db, study) for study in found]}
 
 
+def _nodes(db: Database, settings: Settings | None) -> list[dict[str, Any]]:
+    """Return who shares the database; who is not heard is called silent, also while nobody leads who would say so."""
+    latest = -math.inf if settings is None else nodes.present(db) - settings.node.silent_s
+    return [
+        {
+            "name": n.name,
+            "state": "silent" if n.state == "alive" and n.seen < latest else n.state,
+            "heard": utc(n.seen),
+            "ahead_s": round(n.ahead, 3),
+        }
+        for n in nodes.nodes(db)
+    ]
+
+
 def status(db: Database, folder: DataFolder, version: str, settings: Settings | None = None) -> dict[str, Any]:
     """Return ``pacs-ai-node/status/1``: what the node is doing; what only the configuration names needs `settings`."""
     running, node = folder.in_use(), host_name() if settings is None else node_name(settings)
@@ -99,10 +114,7 @@ def status(db: Database, folder: DataFolder, version: str, settings: Settings | 
         "running": running,
         "data_dir": str(folder.path.resolve()),
         "processes": [{"node": p.node, "role": p.role, "pid": p.pid, "started": utc(p.started)} for p in processes],
-        "nodes": [
-            {"name": n.name, "state": n.state, "heard": utc(n.seen), "ahead_s": round(n.ahead, 3)}
-            for n in nodes.nodes(db)
-        ],
+        "nodes": _nodes(db, settings),
         "listens": None if settings is None else _listens(settings),
         "associations": counts.associations if running else 0,
         "studies": {"open": open_studies, "closed": counts.studies.get("closed", 0)},

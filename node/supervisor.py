@@ -359,6 +359,8 @@ def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INF
     dicom = (settings.dicom.host, settings.dicom.port)
     listening = _bound(lambda: listening_socket(*dicom), dicom, "dicom.port")
     db = open_database(place_of(settings))
+    if db.shared:
+        folder.shared_from_now()
     try:
         return Supervisor(settings, db, out, level, listening, web).run()
     finally:

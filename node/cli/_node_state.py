@@ -35,7 +35,13 @@ def _rows(document: Mapping[str, Any], words: Words) -> Iterator[tuple[str, str]
     if running:
         yield "accepts", "yes" if disk["accepting"] else f"NO: {words.text(disk['reason']['text'])}"
     yield "disk", _disk(disk)
-    yield "nodes", ", ".join(f"{n['name']} {n['state']}" for n in document["nodes"])
+    yield (
+        "nodes",
+        ", ".join(
+            n["name"] + (" alive" if n["state"] == "alive" else f" {n['state'].upper()} since {words.time(n['heard'])}")
+            for n in document["nodes"]
+        ),
+    )
     several = len(document["nodes"]) > 1
     told = [(f"{p['node']}: " if several else "", p["role"], p["pid"]) for p in document["processes"]]
     yield "processes", ", ".join(f"{node}{role} {pid}" for node, role, pid in told)

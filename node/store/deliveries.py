@@ -11,6 +11,7 @@ from node.store import tables as t
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, as_a
+from node.store.seats import sits
 from node.store.sql import insert
 
 _d, _s = t.delivery.c, t.sent.c
@@ -32,18 +33,21 @@ def deliveries(db: Database, study_uid: str) -> tuple[Delivery, ...]:
         return tuple(as_a(Delivery, row) for row in rows)
 
 
-def take(db: Database, destination: str, now: float, *, probe: bool = False) -> Delivery | None:
+def take(
+    db: Database, destination: str, now: float, *, probe: bool = False, owner: str | None = None
+) -> Delivery | None:
     """Take the most urgent delivery to `destination` that is due, of these the longest; its attempt counts from here.
 
     As a `probe` of a destination that was silent, one that was itself met with silence comes last: it may be what
-    silences it.
+    silences it. An `owner` who does not send any more takes nothing.
     """
-    ready = sa.and_(_d.destination == destination, _ready(now))
+    ready = sa.and_(_d.destination == destination, _ready(now), sits("send", owner))
     silenced = sa.case((_d.last_error["code"].as_string() == "no-answer", 1), else_=0)
     order = (*((silenced,) if probe else ()), _d.priority, _d.next_attempt, _d.id)
     first = sa.select(_d.id).where(ready).order_by(*order).limit(1).scalar_subquery()
     with db.write() as c:
-        taken = t.delivery.update().where(_d.id == first, ready).values(state="sending", attempts=_d.attempts + 1)
+        values = {"state": "sending", "attempts": _d.attempts + 1, "owner": owner}
+        taken = t.delivery.update().where(_d.id == first, ready).values(values)
         row = c.execute(taken.returning(t.delivery)).first()
         return None if row is None else as_a(Delivery, row)
 
@@ -68,7 +72,7 @@ def sent(db: Database, delivery_id: int) -> dict[str, Sent]:
 
 
 def remember(db: Database, taken: Delivery, said: Sent) -> bool:
-    """Write down what became of one object for good; False if the delivery is no longer being sent."""
+    """Write down what became of one object for good; False if the delivery is no longer being sent by who took it."""
     values = {"accepted": said.accepted, "status": said.status, "reason": said.reason, "at": said.at}
     row = insert(t.sent).values(delivery_id=taken.id, sop_uid=said.sop_uid, **values)
     with db.write() as c:
@@ -76,7 +80,7 @@ def remember(db: Database, taken: Delivery, said: Sent) -> bool:
         if said.accepted:
             brought = insert(t.brought).values(delivery_id=taken.id, sop_uid=said.sop_uid, at=said.at)
             c.execute(brought.on_conflict_do_nothing())
-        return bool(c.execute(sa.select(_d.state).where(_d.id == taken.id)).scalar_one() == "sending")
+        return c.execute(sa.select(_d.id).where(_mine(taken))).first() is not None
 
 
 def settle(
@@ -92,7 +96,7 @@ def settle(
     proof: tuple[Proof, float | None] | None = None,
     alarm: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Write down what came of an attempt; False if the delivery was cancelled or overtaken meanwhile.
+    """Write down what came of an attempt; False if the delivery was cancelled, overtaken or given to another meanwhile.
 
     What was overtaken is not tried again, whatever part of it has arrived: it ends as ``superseded``.
 
@@ -131,7 +135,7 @@ def settle(
     code = None if error is None else error.get("code")
     data = {"destination": taken.destination, "job": taken.job_id, "state": state, "reason": code}
     with db.write() as c:
-        mine = sa.and_(_d.id == taken.id, _d.state == "sending")
+        mine = _mine(taken)
         if not over and _end_overtaken(c, mine, now):
             return False
         if not c.execute(t.delivery.update().where(mine).values(**values)).rowcount:
@@ -162,17 +166,36 @@ def calm(c: sa.Connection, study_uid: str, now: float) -> None:
             c.execute(t.alarm.update().where(a.code == code, a.subject == study_uid).values(cleared=now))
 
 
-def interrupted(db: Database, now: float, destination: str | None = None) -> int:
-    """Queue again what was being sent, to one destination or to all, by somebody who is gone, unless it was overtaken.
+def interrupted(db: Database, now: float, destination: str | None = None, *, owner: str | None = None) -> int:
+    """Queue again what is being sent by nobody, unless it was overtaken. Sending twice is harmless, the objects are the same.
 
-    Sending twice is harmless, the objects are the same.
+    Parameters
+    ----------
+    db : Database
+        Where.
+    now : float
+        The time.
+    destination : str or None
+        What `owner` itself had taken for it and could not settle; None: for all, what others than `owner` had taken.
+    owner : str or None
+        Who sends now; nothing is given back if it does not any more. None: there is one node.
     """
-    lost = _d.state == "sending"
     if destination is not None:
-        lost = sa.and_(lost, _d.destination == destination)
+        lost = sa.and_(_d.destination == destination, _d.owner.is_not_distinct_from(owner))
+    else:
+        lost = sa.true() if owner is None else sa.and_(_d.owner.is_distinct_from(owner), sits("send", owner))
+    lost = sa.and_(_d.state == "sending", lost)
+    with db.read() as c:
+        if c.execute(sa.select(_d.id).where(lost).limit(1)).first() is None:
+            return 0
     with db.write() as c:
         _end_overtaken(c, lost, now)
         return c.execute(t.delivery.update().where(lost).values(state="waiting", next_attempt=now)).rowcount
+
+
+def _mine(taken: Delivery) -> sa.ColumnElement[bool]:
+    """Say whether a delivery is still being sent by who took it."""
+    return sa.and_(_d.id == taken.id, _d.state == "sending", _d.owner.is_not_distinct_from(taken.owner))
 
 
 def overtake(c: sa.Connection, study_uid: str, at: float) -> None:

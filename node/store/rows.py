@@ -335,6 +335,7 @@ class Delivery:
     proof_next: float | None = None
     proof_attempts: int = 0
     queued: float = 0.0
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

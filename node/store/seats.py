@@ -1,15 +1,21 @@
 """Seats: what only one process of all nodes may do at a time.
 
 On PostgreSQL a seat is an advisory lock of a session: the server gives it back when the process, its machine or the way
-to it dies. On one machine there is nobody to share with, and a seat is always free.
+to it dies. Whoever sits there writes down that it gets on; one that hangs with its session open is put out by who waits.
+On one machine there is nobody to share with, and a seat is always free.
 """
 
 import contextlib
+import secrets
 import threading
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from node.store import tables as t
 from node.store.engine import Database
+from node.store.rows import as_a
+from node.store.sql import insert
 
 _CLASS = 0x50414354
 """First half of a seat's key; the other is made of the schema, in which one installation lives, and the seat's name."""
@@ -21,6 +27,53 @@ _SESSION = {
     "idle_in_transaction_session_timeout": "0",
 }
 _KEY = sa.text("hashtext(current_schema() || ' ' || :name)")
+_NOW = sa.text("EXTRACT(EPOCH FROM clock_timestamp())::float8")
+_PUT_OUT = sa.text(
+    "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN seat s ON s.backend = l.pid "
+    "WHERE s.name = :name AND s.owner = :owner AND s.seen = :seen "
+    "AND l.locktype = 'advisory' AND l.granted AND l.classid = :of AND l.objsubid = 2 "
+    "AND l.objid = (hashtext(current_schema() || ' ' || :name)::bigint & 4294967295)::oid "
+    "AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+_s = t.seat.c
+
+
+@dataclass(frozen=True, slots=True)
+class Sitter:
+    """Who took a seat last.
+
+    Parameters
+    ----------
+    owner : str
+        One process, from the moment when it took the seat.
+    node : str
+        Whose process it is.
+    seen : float
+        When it last got on, by the clock of the database.
+    """
+
+    owner: str
+    node: str
+    seen: float
+
+
+def sits(name: str, owner: str | None) -> sa.ColumnElement[bool]:
+    """Say, as a condition of a statement, whether `owner` is who took the seat `name` last; None: there is one node."""
+    return sa.true() if owner is None else sa.exists().where(_s.name == name, _s.owner == owner)
+
+
+def sitter(db: Database, name: str) -> Sitter | None:
+    """Return who took the seat `name` last; it need not sit there any more."""
+    with db.read() as c:
+        row = c.execute(sa.select(_s.owner, _s.node, _s.seen).where(_s.name == name)).first()
+        return None if row is None else as_a(Sitter, row)
+
+
+def put_out(db: Database, name: str, who: Sitter) -> bool:
+    """End the session of who sits there; False if it has got on since, or does not sit there any more."""
+    values = {"name": name, "owner": who.owner, "seen": who.seen, "of": _CLASS}
+    with db.write() as c:
+        return c.execute(_PUT_OUT, values).first() is not None
 
 
 class Seat:
@@ -32,10 +85,14 @@ class Seat:
         Whose nodes share the seat.
     name : str
         What is done on it.
+    node : str
+        Who asks for it.
     """
 
-    def __init__(self, db: Database, name: str) -> None:
-        self._db, self._name = db, name
+    def __init__(self, db: Database, name: str, node: str = "") -> None:
+        self._db, self._name, self._node = db, name, node
+        self.owner: str | None = None
+        """What this process is called in the rows that it takes; None: there is one node."""
         self._lock = threading.Lock()
         self._session: sa.Connection | None = None
 
@@ -47,10 +104,24 @@ class Seat:
             if self._session is None:
                 self._session = self._begun()
             got = sa.select(sa.func.pg_try_advisory_lock(_CLASS, _KEY))
-            if self._session.execute(got, {"name": self._name}).scalar_one():
-                return True
-            self._let_go()
-            return False
+            if not self._session.execute(got, {"name": self._name}).scalar_one():
+                self._let_go()
+                return False
+            owner = f"{self._node}/{secrets.token_hex(8)}"  # a process may get the number of one that is gone
+            row = {"owner": owner, "node": self._node, "backend": sa.func.pg_backend_pid(), "seen": _NOW}
+            put = insert(t.seat).values(name=self._name, **row)
+            self._session.execute(put.on_conflict_do_update(index_elements=["name"], set_=row))
+            self.owner = owner
+            return True
+
+    def beat(self) -> None:
+        """Write down that the work of this seat gets on; called from that work, and by nobody else."""
+        if not self._db.shared:
+            return
+        with self._lock:
+            if self._session is not None:
+                mine = sa.and_(_s.name == self._name, _s.owner == self.owner)
+                self._session.execute(t.seat.update().where(mine).values(seen=_NOW))
 
     def held(self) -> bool:
         """Say whether the session that took the seat still stands; if not, another may sit there already."""

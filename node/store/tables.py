@@ -26,6 +26,16 @@ node = sa.Table(  # those that share this database
     sa.Column("state", Text, nullable=False),  # alive | silent | stopped
 )
 
+seat = sa.Table(  # who does what only one of them may do
+    "seat",
+    metadata,
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("owner", Text, nullable=False),  # one process that took it, once
+    sa.Column("node", Text, nullable=False),
+    sa.Column("backend", sa.Integer, nullable=False),  # the server's number of the session that holds it
+    sa.Column("seen", sa.Float, nullable=False),  # when it last got on, by the clock of the database
+)
+
 process = sa.Table(
     "process",
     metadata,
@@ -197,6 +207,9 @@ delivery = sa.Table(
     sa.Column("priority", sa.Integer, nullable=False, default=2),
     sa.Column("state", Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column(
+        "owner", Text
+    ),  # of nodes that share the database: who sends it, or sent it last, see node/store/seats.py
     sa.Column("next_attempt", sa.Float),
     sa.Column("last_error", sa.JSON(none_as_null=True)),
     sa.Column("identity", Text),  # see rows.Identity

@@ -1,5 +1,7 @@
 """Two nodes on one PostgreSQL and one folder, of which one is lost for good in the middle."""
 
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -10,7 +12,7 @@ import pytest
 from pydicom import dcmread
 
 from node.loopback_pacs import LoopbackPacs
-from node.store import Database, DatabaseFault, alarms, jobs, open_database, studies
+from node.store import Database, DatabaseFault, alarms, jobs, open_database, seats, studies
 from tests.chaos.test_clock import Wall
 from tests.chaos.trees import Tree, push, status, until
 from tests.stores import Server
@@ -153,3 +155,46 @@ def test_a_node_with_a_wrong_clock_receives_and_does_nothing_else_until_it_is_ri
     assert abs(study.opened - time.time()) < 60.0, "stamps of an hour ago are put right"
     wall.set(0.0)
     until(lambda: "worker" in roles("south") and not ringing(), 30.0, south.words)
+
+
+def test_a_coordinator_and_a_deliverer_that_hang_are_replaced_and_do_no_harm_when_they_wake(
+    trees: list[Tree], db: Database, pacs: LoopbackPacs, tmp_path: Path, copies: Callable[..., list[Path]]
+) -> None:
+    north, south = trees
+    north.start(PROBE_HUNG_S="1")  # with node.silent_s it comes to 15 s
+    until(north.ready, 60.0, north.words)
+    until(lambda: bool(seats.sitter(db, "lead") and seats.sitter(db, "send")), 60.0, north.words)
+    south.start(PROBE_HUNG_S="1")
+    until(south.ready, 60.0, south.words)
+
+    def told() -> str:
+        return f"{status(db, tmp_path)}\n{north.words()}\n{south.words()}"
+
+    def sitting() -> set[str]:
+        return {who.node for name in ("lead", "send") if (who := seats.sitter(db, name))}
+
+    def ringing() -> set[tuple[str, str]]:
+        return {(a.code, a.subject) for a in alarms.standing(db)}
+
+    assert sitting() == {"north"}
+    hung = [
+        p["pid"]
+        for p in status(db, tmp_path)["processes"]
+        if p["role"] in ("coordinator", "deliverer") and p["node"] == "north"
+    ]
+    for pid in hung:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        push(copies(1, 8), [north, south])
+        until(lambda: bool(pacs.received) and status(db, tmp_path)["idle"], 60.0, told)
+        assert sitting() == {"south"}
+        assert ringing() == {("seat-taken-over", f"north/{role}") for role in ("coordinator", "deliverer")}
+    finally:
+        for pid in hung:
+            os.kill(pid, signal.SIGCONT)
+    until(lambda: not ringing(), 30.0, told)
+    push(copies(2, 8), [north, south])
+    until(lambda: status(db, tmp_path)["studies"]["closed"] == 2 and status(db, tmp_path)["idle"], 60.0, told)
+    assert sitting() == {"south"}
+    wanted = {a.sop_uid for n in (1, 2) for j in jobs.jobs(db, f"1.2.3.{n}") for a in jobs.artifacts(db, j)}
+    assert Counter(r.sop_instance_uid for r in pacs.received) == dict.fromkeys(wanted, 1)

@@ -17,6 +17,7 @@ from dicom_io.model import Series, Study
 from dicom_io.reason import Reason
 from dicom_io.stack import build_stack
 from dicom_io.volume import load_volume, stack_affine
+from node.retry import policy
 from pipeline import registry
 from pipeline.api import Analysis, Considered, Progress, Selection
 from pipeline.result import Code, Geometry, Mask, Measurement, Quality, Region, Result, Segment
@@ -104,6 +105,7 @@ def _load(name: str, options: object, device: str = "auto") -> Probe:
 
 if __name__ in {"__main__", "__mp_main__"}:  # the node and its spawned children, not a test that borrows the probe
     registry.load = _load
+    policy()["nodes"]["hung_s"] = float(os.environ.get("PROBE_HUNG_S", "60"))  # type: ignore[index]
 
 if __name__ == "__main__":
     from node.cli import main

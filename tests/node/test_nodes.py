@@ -75,6 +75,8 @@ def test_a_folder_of_several_is_refused_to_one_with_a_database_of_its_own(folder
         folder.lock_for("b", shared=True)
     let_go(*alone)
     let_go(*folder.lock_for("b", shared=True))
+    let_go(*folder.lock_for("a", shared=False))
+    folder.shared_from_now()
     with pytest.raises(DataFolderError, match="nodes with PostgreSQL"):
         folder.lock_for("a", shared=False)
 
