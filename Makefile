@@ -10,11 +10,12 @@ STORM ?= chaos
 FUZZ_S ?= 1800
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test unit sockets conformance chaos-short chaos fuzz static audit clean
+.PHONY: help demo test unit sockets conformance chaos-short chaos-more chaos fuzz static audit clean
 
 help:
 	@echo "make demo        node and a small PACS on this machine, one phantom study end to end, pictures in $(DEMO)/"
 	@echo "make test        all tests (unit, sockets, conformance, chaos-short)"
+	@echo "make chaos-more  more of the same kills, stops and clocks as in the tests, about 3 minutes"
 	@echo "make chaos       300 kills of a node under load, about 25 minutes; STORM=folder goes on with an interrupted run"
 	@echo "make fuzz        FUZZ_S seconds of fuzzing, all doors for bytes from outside in turn; finds and corpus in fuzz/"
 	@echo "make static      formatter, linter, types"
@@ -40,7 +41,10 @@ conformance: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "conformance" $(PYTEST)
 
 chaos-short: $(BIN)/pacs-ai-node
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "chaos" $(PYTEST)
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "chaos and not long" $(PYTEST)
+
+chaos-more: $(BIN)/pacs-ai-node
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "long" $(PYTEST)
 
 chaos: $(BIN)/pacs-ai-node
 	$(BIN)/python -m benchmarks.chaos --studies 200 --kills 300 --seed $(SEED) --resume $(STORM)

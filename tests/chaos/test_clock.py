@@ -50,7 +50,11 @@ def jobs(rig: Rig) -> list[dict[str, Any]]:
     return list(rig.show("1.2.3.1")["jobs"]) if rig.status()["studies"]["closed"] else []
 
 
-@pytest.mark.parametrize("ahead", [6 * HOURS, -6 * HOURS, 150.0, -150.0], ids=lambda s: f"{s:+.0f}s")
+@pytest.mark.parametrize(
+    "ahead",
+    [6 * HOURS, pytest.param(-6 * HOURS, marks=pytest.mark.long), pytest.param(150.0, marks=pytest.mark.long), -150.0],
+    ids=lambda s: f"{s:+.0f}s",
+)
 def test_an_open_study_neither_closes_early_nor_sticks(
     patient_rig: Rig, wall: Wall, copies: Callable[..., list[Path]], judge: Callable[..., list[str]], ahead: float
 ) -> None:
@@ -85,7 +89,9 @@ def test_a_study_closes_by_its_quiet_time_whatever_the_clock_does(
     assert judge(rig, files) == []
 
 
-@pytest.mark.parametrize("ahead", [6 * HOURS, -6 * HOURS], ids=lambda s: f"{s:+.0f}s")
+@pytest.mark.parametrize(
+    "ahead", [6 * HOURS, pytest.param(-6 * HOURS, marks=pytest.mark.long)], ids=lambda s: f"{s:+.0f}s"
+)
 def test_work_and_deliveries_under_way_go_on(
     make_rig: Callable[..., Rig],
     wall: Wall,

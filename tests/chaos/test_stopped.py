@@ -75,7 +75,10 @@ def test_a_worker_that_wakes_up_after_the_job_has_ended(
     assert [(r.sop_instance_uid, r.digest) for r in rig.results()] == before
 
 
-@pytest.mark.parametrize("role", ["coordinator", "deliverer", "supervisor", "receiver", "all"])
+@pytest.mark.parametrize(
+    "role",
+    [*(pytest.param(r, marks=pytest.mark.long) for r in ("coordinator", "deliverer", "supervisor", "receiver")), "all"],
+)
 def test_others_that_stand_still_for_a_while(
     working: tuple[Rig, list[Path]], copies: Callable[..., list[Path]], judge: Callable[..., list[str]], role: str
 ) -> None:
