@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import contextlib
 import importlib
 import json
 import logging
@@ -355,18 +356,18 @@ def serve(settings: Settings, out: TextIO = sys.stderr, level: int = logging.INF
     lock = folder.lock_for(node_name(settings), shared=settings.database.url != "sqlite")
     if absent := missing(settings):
         raise ServeError(f"{absent}.")
-    web = _web_socket(settings.web)
-    dicom = (settings.dicom.host, settings.dicom.port)
-    listening = _bound(lambda: listening_socket(*dicom), dicom, "dicom.port")
-    db = open_database(place_of(settings))
-    if db.shared:
-        folder.shared_from_now()
-    try:
-        return Supervisor(settings, db, out, level, listening, web).run()
-    finally:
-        db.close()
-        for bound in (listening, web):
-            if bound is not None:
-                bound.close()
-        # the locks end with the descriptors, and those with this process
-        del lock
+    with contextlib.ExitStack() as ends:
+        web = _web_socket(settings.web)
+        if web is not None:
+            ends.callback(web.close)
+        dicom = (settings.dicom.host, settings.dicom.port)
+        listening = _bound(lambda: listening_socket(*dicom), dicom, "dicom.port")
+        ends.callback(listening.close)
+        db = open_database(place_of(settings))
+        ends.callback(db.close)
+        if db.shared:
+            folder.shared_from_now()
+        code = Supervisor(settings, db, out, level, listening, web).run()
+    # the locks end with the descriptors, and those with this process
+    del lock
+    return code

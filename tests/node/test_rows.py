@@ -289,11 +289,12 @@ def test_a_planned_stop_and_a_power_cut_cost_no_attempt(bench: Bench, ct: list[P
     bench.arrive(ct)
     bench.after(61.0)
     (n,) = jobs.due(bench.db, bench.now)
+    owner = recover.owner_of("node", 1.0, 2)
     for back in (
-        lambda: recover.worker_ended(bench.db, "w", 0, 3, planned=True),
-        lambda: recover.after_boot(bench.db, 0, 3),
+        lambda: recover.worker_ended(bench.db, owner, 0, 3, planned=True),
+        lambda: recover.after_boot(bench.db, "node", 0, 3),
     ):
-        assert jobs.claim(bench.db, n, "w", bench.now, 30.0) is not None
+        assert jobs.claim(bench.db, n, owner, bench.now, 30.0) is not None
         assert back() == 1
         assert [(j.attempts, j.state) for j in bench.rows(uid)] == [(0, "waiting")]
     assert bench.rows(uid)[0].losses == 1
