@@ -1,8 +1,8 @@
 """`serve`: a supervisor and its spawned children. It holds the lock, starts, watches and stops; the work is theirs."""
 
+import contextlib
 import ctypes
 import errno
-import contextlib
 import importlib
 import json
 import logging
