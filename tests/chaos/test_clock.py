@@ -52,7 +52,7 @@ def jobs(rig: Rig) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "ahead",
-    [6 * HOURS, pytest.param(-6 * HOURS, marks=pytest.mark.long), pytest.param(150.0, marks=pytest.mark.long), -150.0],
+    [6 * HOURS, *(pytest.param(ahead, marks=pytest.mark.long) for ahead in (-6 * HOURS, 150.0, -150.0))],
     ids=lambda s: f"{s:+.0f}s",
 )
 def test_an_open_study_neither_closes_early_nor_sticks(

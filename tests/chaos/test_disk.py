@@ -142,7 +142,9 @@ def test_a_database_that_somebody_holds_for_longer_than_anybody_waits(
     assert judge(rig, first + second) == []
 
 
-@pytest.mark.parametrize("loss", ["torn", pytest.param("gone", marks=pytest.mark.long), "whole database"])
+@pytest.mark.parametrize(
+    "loss", ["whole database", *(pytest.param(loss, marks=pytest.mark.long) for loss in ("torn", "gone"))]
+)
 def test_what_the_database_forgets_is_done_again_and_comes_out_the_same(
     rig: Rig, copies: Callable[..., list[Path]], judge: Callable[..., list[str]], loss: str
 ) -> None:

@@ -15,9 +15,13 @@ pytestmark = pytest.mark.chaos
 
 # retention has its own below; notices: tests/node/test_mpps.py and test_commitment.py
 ON_THE_WAY = sorted(name for name in failpoint.NAMES if not name.startswith(("relay.", "commit.", "retention.")))
+# receivers are killed at these points in tests/net/test_process.py, too; the others are like the one that follows
+IN_SHORT_LEFT_OUT = {"receive.before_fsync", "receive.before_response", "job.claimed", "job.worked", "deliver.object"}
 
 
-@pytest.mark.parametrize("name", ON_THE_WAY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in IN_SHORT_LEFT_OUT)) for name in ON_THE_WAY]
+)
 def test_killed_there_and_started_again(name: str, rig: Any, ct: list[Path]) -> None:
     ct = ct[20:44]
     rig.start(PACS_AI_NODE_FAILPOINT=name, PACS_AI_NODE_TESTING="1")

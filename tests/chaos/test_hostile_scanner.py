@@ -63,7 +63,7 @@ class Ward:
 def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     folder = tmp_path_factory.mktemp("ward")
     with LoopbackPacs(folder / "pacs", "PACS") as pacs:
-        rig = Rig(folder, pacs)
+        rig = Rig(folder, pacs, receivers=2)
         try:
             yield Ward(rig, folder)
         finally:

@@ -59,6 +59,7 @@ def test_a_worker_that_wakes_up_after_another_took_over(
     assert len(rig.results()) == 3, "sent once"
 
 
+@pytest.mark.long
 def test_a_worker_that_wakes_up_after_the_job_has_ended(
     working: tuple[Rig, list[Path]], judge: Callable[..., list[str]]
 ) -> None:

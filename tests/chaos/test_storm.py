@@ -16,6 +16,7 @@ def test_twenty_random_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> 
     assert (summary["kills"], summary["studies"], summary["acknowledged"]) == (20, 10, 80)
 
 
+@pytest.mark.long
 def test_a_storm_that_is_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storm = Storm(tmp_path, Plan(studies=3, kills=4, seed=21, pause_s=1.0))
     kill, count = storm._kill, 0

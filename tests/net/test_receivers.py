@@ -195,7 +195,7 @@ def test_a_large_object_takes_no_memory_and_a_killed_receiver_is_not_missed(
     """200 MB into processes of their own; then one of the two is killed: the other goes on, and soon there are two again."""
     (tmp_path / "rig").mkdir()
     pacs = LoopbackPacs(tmp_path / "pacs", "DEMOPACS")
-    rig = Rig(tmp_path / "rig", pacs)
+    rig = Rig(tmp_path / "rig", pacs, receivers=2)
     small, large = write_slice(), write_slice(PixelData=bytes(200 << 20))
 
     def receivers() -> set[int]:

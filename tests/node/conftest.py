@@ -29,6 +29,7 @@ CONFIGURATION = """\
 data_dir = {data_dir}
 [dicom]
 port = 0
+receivers = {receivers}
 ae_titles = ["PACSAINODE", "SECOND"]
 [[dicom.peer]]
 ae_title = "WHOLE"
@@ -75,6 +76,7 @@ class Rig:
         check_study: bool = False,
         elsewhere: tuple[str, int] | None = None,
         database: str | None = None,
+        receivers: int = 1,
     ) -> None:
         self.folder, self.pacs = folder, pacs
         self.data = DataFolder(folder / "data")
@@ -82,6 +84,7 @@ class Rig:
         self.configuration = folder / "node.toml"
         text = CONFIGURATION.format(
             data_dir=json.dumps(str(self.data.path)),
+            receivers=receivers,
             quiet_s=quiet_s,
             pace=pace,
             port=elsewhere[1] if elsewhere else pacs.port,

@@ -23,6 +23,7 @@ from node.process import OutputFolderError, ProcessOptions, exit_code, folder_of
 from pipeline import registry
 from sr_writer import gate
 from sr_writer.reasons import REASONS as WRITER_REASONS
+from tests.node.probe_node import Probe
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +57,21 @@ def chest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(run: Run, chest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     out = tmp_path_factory.mktemp("out")
     return run(chest, out=out), out
+
+
+@pytest.fixture(scope="module")
+def quick(run: Run) -> Run:
+    """The same with a pipeline that takes no time, for what no pipeline has a part in."""
+
+    def call(*paths: Path, out: Path) -> dict[str, Any]:
+        return run(*paths, out=out, load=lambda _name: Probe())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def quickly_done(quick: Run, chest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return quick(chest, out=tmp_path_factory.mktemp("quick"))
 
 
 def only_job(document: dict[str, Any]) -> dict[str, Any]:
@@ -121,22 +137,22 @@ def test_the_same_input_into_the_same_folder_gives_the_same_bytes(
 
 
 def test_another_installation_has_other_uids_and_other_input_another_digest(
-    run: Run, chest: Path, done: tuple[dict[str, Any], Path], tmp_path: Path
+    quick: Run, chest: Path, quickly_done: dict[str, Any], tmp_path: Path
 ) -> None:
-    first = only_job(done[0])
-    other = only_job(run(chest, out=tmp_path / "a"))
+    first = only_job(quickly_done)
+    other = only_job(quick(chest, out=tmp_path / "a"))
     assert other["input_digest"] == first["input_digest"]
     assert not {a["sop_instance_uid"] for a in other["artifacts"]} & {a["sop_instance_uid"] for a in first["artifacts"]}
     fewer = changed(chest, tmp_path / "fewer", lambda n, ds: setattr(ds, "StudyDescription", f"x{n}"))
-    assert only_job(run(fewer, out=tmp_path / "b"))["input_digest"] != first["input_digest"]
+    assert only_job(quick(fewer, out=tmp_path / "b"))["input_digest"] != first["input_digest"]
 
 
-def test_a_zip_is_the_folder_in_it(run: Run, chest: Path, done: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+def test_a_zip_is_the_folder_in_it(quick: Run, chest: Path, quickly_done: dict[str, Any], tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "study.zip", "w") as packed:
         for path in chest.iterdir():
             packed.write(path, f"a/b/{path.name}")
-    job = only_job(run(tmp_path / "study.zip", out=tmp_path / "out"))
-    assert job["input_digest"] == only_job(done[0])["input_digest"]
+    job = only_job(quick(tmp_path / "study.zip", out=tmp_path / "out"))
+    assert job["input_digest"] == only_job(quickly_done)["input_digest"]
     assert [p.name for p in (tmp_path / "out").iterdir() if p.name.startswith(".")] == []
 
 
@@ -148,16 +164,16 @@ def test_nothing_to_read_is_exit_code_3(run: Run, tmp_path: Path) -> None:
 
 
 def test_repeated_and_conflicting_instances_are_told_and_the_first_is_used(
-    run: Run, chest: Path, done: tuple[dict[str, Any], Path], tmp_path: Path
+    quick: Run, chest: Path, quickly_done: dict[str, Any], tmp_path: Path
 ) -> None:
     other = changed(chest, tmp_path / "z-other", lambda n, ds: setattr(ds, "StationName", "X") if n == 3 else None)
     for n, path in enumerate(sorted(other.iterdir())):
         if n > 5:
             path.unlink()
-    document = run(chest, other, out=tmp_path / "out")
+    document = quick(chest, other, out=tmp_path / "out")
     assert {q["reason"]["code"] for q in document["quarantined"]} == {"conflicting-file"}
     assert len(document["quarantined"]) == 1
-    assert only_job(document)["input_digest"] == only_job(done[0])["input_digest"]
+    assert only_job(document)["input_digest"] == only_job(quickly_done)["input_digest"]
 
 
 def test_a_study_of_two_patients_is_a_failure_and_nothing_is_written(run: Run, chest: Path, tmp_path: Path) -> None:
@@ -169,7 +185,7 @@ def test_a_study_of_two_patients_is_a_failure_and_nothing_is_written(run: Run, c
 
 
 def test_a_result_that_the_gate_refuses_arrives_as_a_card_that_says_so(
-    run: Run, chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: Run, chest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = gate.check
 
@@ -178,7 +194,7 @@ def test_a_result_that_the_gate_refuses_arrives_as_a_card_that_says_so(
         return refused or judge(written, *more)
 
     monkeypatch.setattr(gate, "check", strict)
-    document = run(chest, out=tmp_path / "out")
+    document = quick(chest, out=tmp_path / "out")
     job = only_job(document)
     assert (job["outcome"], job["reason"]["code"], exit_code(document)) == ("failed", "refused-by-gate", 1)
     assert [a["kind"] for a in job["artifacts"]] == ["card"]
@@ -227,9 +243,9 @@ def test_without_torch_the_reason_says_what_to_install(
     assert exit_code(document) == 3
 
 
-def test_a_hostile_study_uid_names_no_folder_outside(run: Run, chest: Path, tmp_path: Path) -> None:
+def test_a_hostile_study_uid_names_no_folder_outside(quick: Run, chest: Path, tmp_path: Path) -> None:
     evil = changed(chest, tmp_path / "evil", lambda _n, ds: setattr(ds, "StudyInstanceUID", "../../up"))
-    run(evil, out=tmp_path / "deep" / "er" / "out")
+    quick(evil, out=tmp_path / "deep" / "er" / "out")
     assert {p.name for p in tmp_path.iterdir()} == {"evil", "deep"}
     assert {p.name for p in (tmp_path / "deep").iterdir()} == {"er"}
 
