@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 @pytest.fixture
 def working(rig: Rig, copies: Callable[..., list[Path]]) -> Iterator[tuple[Rig, list[Path]]]:
     """A node with two workers, in the middle of a job."""
-    rig.start(PROBE_SECONDS="2", PACS_AI_NODE__WORKER__SLOTS="2")
+    rig.start(PROBE_SECONDS="2", PACS_AI_NODE__WORKER__SLOTS="2", PACS_AI_NODE__WORKER__LEASE_S="8.0")
     files = copies(1)
     rig.push(files, "WHOLE", within_s=60.0)
     rig.until(lambda: any(j["state"] == "running" for j in jobs(rig, 1)), 60.0, "a running job")

@@ -209,9 +209,9 @@ def test_a_large_object_takes_no_memory_and_a_killed_receiver_is_not_missed(
         assert all(peak_mb(pid) < 200 for pid in begun)
         gone = min(begun)
         os.kill(gone, signal.SIGKILL)
-        assert seconds_to_store(rig.port, small, "SCANNER") < 3.0
+        assert seconds_to_store(rig.port, small, "SCANNER") < 10.0
         rig.until(lambda: len(receivers() - {gone}) == 2, 30.0, "two receivers again")
-        assert seconds_to_store(rig.port, small, "SCANNER") < 3.0
+        assert seconds_to_store(rig.port, small, "SCANNER") < 10.0
     finally:
         rig.stop()
         pacs.stop()
