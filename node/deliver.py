@@ -1,5 +1,6 @@
 """The deliverer process: one queue, one breaker and one thread per destination, so that none waits for another."""
 
+import os
 import random
 import threading
 import time
@@ -243,10 +244,10 @@ class Courier:
             return Verdict("dead", reason=REASONS("nothing-to-send"))
         fates = {uid: _earlier(row) for uid, row in deliveries.sent(self._db, delivery.id).items()}
         ready = [a for a in objects if a.sop_uid not in fates]
-        for artifact in [a for a in ready if not _intact(self._root / a.path, a.digest)]:
-            reason = REASONS("artifact-damaged")
-            fates[artifact.sop_uid] = Fate(Outcome.DEAD, reason.code, reason)
-            self._remember(delivery, artifact, None, reason, accepted=False)
+        for artifact, fate in [(a, f) for a in ready if (f := _kept(self._root, a)) is not None]:
+            fates[artifact.sop_uid] = fate
+            if fate.outcome is Outcome.DEAD:
+                self._remember(delivery, artifact, None, fate.reason, accepted=False)
             ready.remove(artifact)
         identity: Identity | None = "off" if ready else None  # what was sent before was asked about before
         if ready and self._destination.check_study:
@@ -331,12 +332,27 @@ def _earlier(row: Sent) -> Fate:
     return Fate(Outcome.DEAD, None if reason is None else reason.code, reason)
 
 
-def _intact(path: Path, digest: str) -> bool:
-    """Say whether a file still holds what was written: one UID never has two contents outside."""
+def _kept(root: Path, artifact: StoredArtifact) -> Fate | None:
+    """Say what keeps a file from being sent; None if it holds what was written: one UID never has two contents outside.
+
+    Storage that is away for a while is waited for.
+    """
     try:
-        return digest_dataset(path) == digest
-    except (OSError, DicomIOError):
-        return False
+        if digest_dataset(root / artifact.path) == artifact.digest:
+            return None
+    except DicomIOError as error:
+        why = error.__cause__
+        if isinstance(why, OSError) and not (isinstance(why, FileNotFoundError) and _is_there(root, artifact)):
+            away = REASONS("artifact-unreadable", error=os.strerror(why.errno or 0))
+            return Fate(Outcome.RETRY, away.code, away)
+    damaged = REASONS("artifact-damaged")
+    return Fate(Outcome.DEAD, damaged.code, damaged)
+
+
+def _is_there(root: Path, artifact: StoredArtifact) -> bool:
+    """Say whether the folder of all results answers: one that is not mounted is missing or empty."""
+    results = root / Path(artifact.path).parts[0]
+    return results.is_dir() and any(results.iterdir())
 
 
 def run_deliverer(settings: Settings, connection: Connection) -> None:

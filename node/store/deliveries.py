@@ -1,6 +1,6 @@
 """Deliveries: one queue per destination."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +24,11 @@ _GONE = ("sending", "delivered", "confirmed", "quarantined", "cancelled", "dead"
 """A delivery in one of these states went its way, or waits for a person: a carried result is not queued beside it."""
 _WAITS = sa.or_(_d.state == "waiting", sa.and_(_d.state == "held", _d.next_attempt.is_not(None)))
 """Published, and not under way."""
+
+
+def offered_anew(c: sa.Connection, ids: Sequence[int]) -> None:
+    """Forget which objects of these deliveries, which begin anew, were refused; what was accepted is not sent twice."""
+    c.execute(t.sent.delete().where(_s.delivery_id.in_(ids), _s.accepted.is_(False)))
 
 
 def deliveries(db: Database, study_uid: str) -> tuple[Delivery, ...]:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from node.failpoint import passing
 from node.store import alarms
 from node.store import tables as t
-from node.store.deliveries import FRESH, calm, carry
+from node.store.deliveries import FRESH, calm, carry, offered_anew
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Job, JobState, StoredArtifact, as_a
@@ -305,8 +305,6 @@ def _queue(
         "what": "refused" if state == "quarantined" else "objects",
         "created": now,
     }
-    c.execute(
-        insert(t.delivery)
-        .values(**key, **fresh)
-        .on_conflict_do_update(index_elements=["job_id", "destination", "what"], set_=fresh)
-    )
+    put = insert(t.delivery).values(**key, **fresh)
+    put = put.on_conflict_do_update(index_elements=["job_id", "destination", "what"], set_=fresh)
+    offered_anew(c, c.execute(put.returning(t.delivery.c.id)).scalars().all())

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from node.store import breakers
 from node.store import tables as t
-from node.store.deliveries import FRESH, calm
+from node.store.deliveries import FRESH, calm, offered_anew
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.sql import insert
@@ -123,8 +123,7 @@ def _send_again(c: sa.Connection, job: sa.Row[Any], now: float) -> int:
     begin = {"state": "waiting", "next_attempt": now} if published else {"state": "held", "next_attempt": None}
     ended = t.delivery.update().where(_d.id.in_(newest), _d.state.in_(_ENDED))
     begun = c.execute(ended.values(**FRESH, **begin, queued=now).returning(_d.id, _d.destination)).all()
-    refused = sa.and_(t.sent.c.delivery_id.in_([row.id for row in begun]), t.sent.c.accepted.is_(False))
-    c.execute(t.sent.delete().where(refused))
+    offered_anew(c, [row.id for row in begun])
     breakers.try_now(c, {row.destination for row in (*urged, *begun)}, now)
     return len(urged) + len(begun)
 

@@ -8,6 +8,7 @@ On one machine there is nobody to share with, and a seat is always free.
 import contextlib
 import secrets
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -100,7 +101,7 @@ class Seat:
         """Take the seat; False if another process has it."""
         if not self._db.shared:
             return True
-        with self._lock:
+        with self._lock, self._kept_or_let_go():
             if self._session is None:
                 self._session = self._begun()
             got = sa.select(sa.func.pg_try_advisory_lock(_CLASS, _KEY))
@@ -118,7 +119,7 @@ class Seat:
         """Write down that the work of this seat gets on; called from that work, and by nobody else."""
         if not self._db.shared:
             return
-        with self._lock:
+        with self._lock, self._kept_or_let_go():
             if self._session is not None:
                 mine = sa.and_(_s.name == self._name, _s.owner == self.owner)
                 self._session.execute(t.seat.update().where(mine).values(seen=_NOW))
@@ -145,9 +146,22 @@ class Seat:
     def _begun(self) -> sa.Connection:
         session = self._db.engine.connect().execution_options(isolation_level="AUTOCOMMIT", takes_lock=False)
         session.detach()  # ends when it is closed: in the pool it would go on and keep the seat
-        for name, value in _SESSION.items():
-            session.exec_driver_sql(f"SET {name} = '{value}'")
+        try:
+            for name, value in _SESSION.items():
+                session.exec_driver_sql(f"SET {name} = '{value}'")
+        except BaseException:
+            session.close()
+            raise
         return session
+
+    @contextlib.contextmanager
+    def _kept_or_let_go(self) -> Iterator[None]:
+        """Whatever happens to the session on the way, the next try begins with another one."""
+        try:
+            yield
+        except BaseException:
+            self._let_go()
+            raise
 
     def _let_go(self) -> None:
         session, self._session = self._session, None

@@ -43,14 +43,15 @@ class Outbox:
         self._made = -1
 
     def add(
-        self, *, objects: int = 2, priority: int = 2, to: Sequence[str] = ("pacs",), sop_class: str = CAPTURE
-    ) -> str:
+        self, *, objects: int = 2, priority: int = 2, to: Sequence[str] = ("pacs",), sop_class: str = CAPTURE,
+        outcome: str = "result",
+    ) -> str:  # fmt: skip
         """Finish a job of a new study, due to leave now; return the study UID."""
         uid = f"2.25.{next(_numbers)}"
         self.studies.append(uid)
         self.arrive(uid)
         self.arrive(uid, image=2)  # no result is made from it
-        self.finish(uid, objects=objects, priority=priority, to=to, sop_class=sop_class)
+        self.finish(uid, objects=objects, priority=priority, to=to, sop_class=sop_class, outcome=outcome)
         return uid
 
     def arrive(self, uid: str, image: int = 1, *, identity: str = "", relation: Relation = "first") -> None:
@@ -64,19 +65,26 @@ class Outbox:
 
     def finish(
         self, uid: str, *, objects: int = 2, priority: int = 2, to: Sequence[str] = ("pacs",), sop_class: str = CAPTURE,
-        carried_from: int | None = None,
+        carried_from: int | None = None, outcome: str = "result",
     ) -> None:  # fmt: skip
         """Close a study and finish its job, with a result of its own or with an earlier one that stands."""
         seen = studies.study(self.db, uid)
         assert seen is not None
         plan = Planned("chest_ct", (f"{uid}.1",), {name: ["result"] for name in to}, {}, priority=priority)
         assert studies.close(self.db, seen, [plan], self.now, publish=True, why={}, routed={})
+        self.work(uid, objects=objects, to=to, sop_class=sop_class, carried_from=carried_from, outcome=outcome)
+
+    def work(
+        self, uid: str, *, objects: int = 2, to: Sequence[str] = ("pacs",), sop_class: str = CAPTURE,
+        carried_from: int | None = None, outcome: str = "result",
+    ) -> None:  # fmt: skip
+        """Run the newest job of a study, for the first time or again."""
         job = jobs.claim(self.db, jobs.jobs(self.db, uid)[-1].id, "w", self.now, 30.0)
         assert job is not None
         new = objects if carried_from is None else 0
         written = [self._write(job, k, sop_class) for k in range(new)]
         assert jobs.finish(
-            self.db, job, "w", self.now, state="done", outcome="result", reason=None, document={}, artifacts=written,
+            self.db, job, "w", self.now, state="done", outcome=outcome, reason=None, document={}, artifacts=written,
             send_to=to, carried_from=carried_from,
         )  # fmt: skip
 
@@ -88,11 +96,12 @@ class Outbox:
         ds.PatientID, ds.PatientName, ds.AccessionNumber, ds.Modality = "P1", "Nobody^At All", "A1", "OT"
         ds.file_meta = FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        path = self.folder / f"{job}-{k}.dcm"
+        path = self.folder / "artifacts" / f"{job}-{k}.dcm"
+        path.parent.mkdir(exist_ok=True)
         ds.save_as(path, enforce_file_format=True)
         digest = digest_dataset(path)
         uids = (sop_class, str(ds.SOPInstanceUID), str(ds.SeriesInstanceUID))
-        return StoredArtifact(job, f"{k}.dcm", path.name, "sc", "OT", *uids, path.stat().st_size, digest)
+        return StoredArtifact(job, f"{k}.dcm", f"artifacts/{path.name}", "sc", "OT", *uids, path.stat().st_size, digest)
 
     def courier(self, destination: Destination, transport: Transport | None = None) -> Courier:
         return Courier(

@@ -155,7 +155,7 @@ def test_a_class_that_is_refused_does_not_keep_the_others_from_arriving(box: Out
     report, picture = box.uids(uid)
     with box.db.write() as c:
         c.exec_driver_sql("UPDATE artifact SET kind = 'sr' WHERE sop_uid = ?", (report,))
-    path = box.folder / "1-0.dcm"
+    path = box.folder / "artifacts" / "1-0.dcm"
     ds = dcmread(path)
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.34"
     ds.save_as(path)
@@ -247,7 +247,7 @@ def test_killed_in_the_middle_of_a_delivery_it_sends_only_what_is_left(box: Outb
 @pytest.mark.parametrize("harm", ["changed", "gone"])
 def test_other_bytes_never_leave_under_a_known_uid(box: Outbox, harm: str) -> None:
     uid = box.add(objects=2)
-    path = box.folder / "1-0.dcm"
+    path = box.folder / "artifacts" / "1-0.dcm"
     if harm == "gone":
         path.unlink()
     else:
@@ -260,6 +260,42 @@ def test_other_bytes_never_leave_under_a_known_uid(box: Outbox, harm: str) -> No
     assert box.state(uid)[::2] == ("dead", "partly-delivered")
     reasons = [s.reason["code"] for s in deliveries.sent(box.db, box.row(uid).id).values() if s.reason]
     assert reasons == ["artifact-damaged"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("left", ["nothing", "an empty mount point"])
+def test_storage_that_is_away_is_waited_for(box: Outbox, left: str) -> None:
+    uid = box.add(objects=2)
+    there, away = box.folder / "artifacts", box.folder / "away"
+    there.rename(away)
+    if left == "an empty mount point":
+        there.mkdir()
+    script = Script()
+    courier = box.courier(place(), script)
+    assert courier.step()
+    assert box.state(uid) == ("waiting", 1, "artifact-unreadable")
+    if left == "an empty mount point":
+        there.rmdir()
+    away.rename(there)
+    box.now += 3600.0
+    box.run(courier)
+    assert script.sent == box.uids(uid)
+    assert box.state(uid)[0] == "delivered"
+
+
+@pytest.mark.unit
+def test_a_refused_card_is_offered_again_when_a_person_says_retry(box: Outbox) -> None:
+    uid = box.add(objects=1, outcome="not_analysed")
+    answers = iter([0xA900, 0x0000])
+    script = Script(answers=lambda _path: next(answers))
+    courier = box.courier(place(), script)
+    box.run(courier)
+    assert box.state(uid)[::2] == ("dead", "peer-refused-object")
+    assert operator.retry(box.db, box.now, study_uid=uid) == 1
+    box.work(uid, objects=1, outcome="not_analysed")  # the job runs again and writes the same card
+    box.run(courier)
+    assert box.state(uid)[0] == "delivered"
+    assert script.sent == box.uids(uid) * 2
 
 
 @pytest.mark.unit

@@ -118,7 +118,7 @@ def archive(pacs: LoopbackPacs, sources: Outbox, box: Outbox, study: str) -> Non
 
     from dicom_io.scu import Peer, store
 
-    first = next(iter(box.folder.glob(f"{box.row(study).job_id}-0.dcm")))
+    first = next(iter(box.folder.glob(f"artifacts/{box.row(study).job_id}-0.dcm")))
     ds = dcmread(first)
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{study}.7"
     ds.SeriesInstanceUID = f"{study}.6"

@@ -3,10 +3,13 @@
 import dataclasses
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from config.settings import Node, Settings
 from dicom_io.scu import StoreReport
@@ -47,6 +50,26 @@ def lose(seat: Seat, db: Database) -> None:
     assert found is not None
     assert found.owner == seat.owner
     assert seats.put_out(db, "send", found)
+
+
+@pytest.mark.timeout(60)
+def test_a_session_that_ends_while_the_seat_is_taken_costs_one_try(
+    box: Outbox, pair: tuple[Seat, Seat], postgres: Server
+) -> None:
+    seat, _other = pair
+    database = str(sa.make_url(str(STORES.place(box.folder))).database)
+    waiting = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%INTO seat%' AND wait_event_type = 'Lock'"
+    with box.db.engine.connect() as keeper, ThreadPoolExecutor(1) as pool:
+        keeper.exec_driver_sql("LOCK TABLE seat IN EXCLUSIVE MODE")
+        taken = pool.submit(seat.take)
+        deadline = time.monotonic() + 30.0
+        while not (found := postgres.sql(waiting, database)):
+            assert time.monotonic() < deadline
+        postgres.sql(f"SELECT pg_terminate_backend({found[0][0]})")
+        with pytest.raises(sa.exc.OperationalError):
+            taken.result(30.0)
+        keeper.rollback()
+    assert seat.take()
 
 
 def test_who_lost_the_seat_takes_nothing_gives_nothing_back_and_settles_nothing(
