@@ -132,8 +132,8 @@ class Door:
         Places for associations.
     judge : Callable[[Caller], frozenset[Right] | Rejection]
         Says what a caller may do, or why it may not come in, before it has a place. Must not block.
-    enter : Callable[[Caller], None]
-        Called with each caller that has a place; gives it back by `leave`. Must not block.
+    enter : Callable[[Caller], bool]
+        Called with each caller that has a place; gives it back by `leave`. False: it cannot come in now. Must not block.
     rejected : Callable[[Caller, Reason, str], None]
         Told of each that was rejected here, and of the detail. Must not block.
 
@@ -148,7 +148,7 @@ class Door:
         listener: Listener,
         slots: Slots,
         judge: Callable[[Caller], frozenset[Right] | Rejection],
-        enter: Callable[[Caller], None],
+        enter: Callable[[Caller], bool],
         rejected: Callable[[Caller, Reason, str], None],
     ) -> None:
         self._listener, self._slots, self._judge, self._enter, self._rejected = listener, slots, judge, enter, rejected
@@ -171,6 +171,11 @@ class Door:
         self._epoll.register(self._socket, select.EPOLLIN)
         self._epoll.register(self._reader, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name="door", daemon=True)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody looks after those who knock."""
+        return self._thread.is_alive()
 
     def open(self) -> None:
         """Begin to accept."""
@@ -434,8 +439,9 @@ class Door:
             place = self._slots.take(waiting.peer) if waiting.in_time else None
             if place is not None:
                 self._waiting.remove(waiting)
-                caller = waiting.caller
-                self._enter(replace(caller, place=place))
+                if not self._enter(replace(waiting.caller, place=place)):
+                    self._slots.give_back(place)
+                    self._turn_away(waiting.caller, Rejection(_LOCAL_LIMIT, REASONS("association-not-started")))
             elif waiting.until <= now:
                 self._reject(waiting, _LOCAL_LIMIT if waiting.in_time else _CONGESTION)
 

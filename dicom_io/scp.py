@@ -106,6 +106,11 @@ class Server:
         self._door.open()
 
     @property
+    def is_listening(self) -> bool:
+        """Whether callers are looked after; if not, nothing in this process will do it again."""
+        return self._door.is_open
+
+    @property
     def associations(self) -> int:
         """How many associations are open."""
         return sum(association.is_open for association in self._running())
@@ -128,16 +133,19 @@ class Server:
         with self._lock:
             return list(self._open)
 
-    def _enter(self, caller: Caller) -> None:
-        """Start the association of a caller that has a place."""
+    def _enter(self, caller: Caller) -> bool:
+        """Start the association of a caller that has a place; False if no thread can be had, or the request breaks it."""
+        association = None
         try:
             association = Accepted(self._house, caller, _info(caller))
             with self._lock:
                 self._open.add(association)
             association.start()
         except Exception:  # noqa: BLE001 - one request must not end the door, whatever is in it
-            caller.connection.close()
-            self._door.leave(caller.place)
+            with self._lock:
+                self._open -= {association}
+            return False
+        return True
 
     def _leave(self, association: Accepted, left: socket.socket | None) -> None:
         with self._lock:

@@ -30,6 +30,7 @@ SUITES = (
 """Of TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has no others."""
 
 _SETTLED_NS = 100_000_000
+_AGAIN_S = 5.0
 """A file younger than this may change once more without its stamp telling."""
 _OTHERS = 0o007
 _STRICT: dict[str, Any] = {"extra": "forbid"}
@@ -198,19 +199,25 @@ class Contexts:
         self._make, self._files, self._told = make, files, told
         self._lock = threading.Lock()
         self._stamps = _stamps(files)
+        self._failed: float | None = None
         self._context = make()
 
     def __call__(self) -> ssl.SSLContext:
         """Return the context to use now."""
         with self._lock:
             stamps = _stamps(self._files)
-            if stamps != self._stamps or stamps is None:
+            changed = stamps != self._stamps or stamps is None
+            again = self._failed is not None and time.monotonic() - self._failed >= _AGAIN_S
+            if changed or again:  # what fails may do so for want of a descriptor, and the files stay as they are
                 self._stamps = stamps
                 try:
                     self._context = self._make()
                 except TlsError as error:
-                    self._told(error)
+                    self._failed = time.monotonic()
+                    if changed:
+                        self._told(error)
                 else:
+                    self._failed = None
                     self._told(None)
             return self._context
 

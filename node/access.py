@@ -43,7 +43,7 @@ class Access:
         if not self._peers and address.is_loopback:
             return RIGHTS
         granted = [frozenset(p.rights) for p in self._peers if self._is(p, who, address) and _shows(p, who)]
-        granted += [_REPORTS for d in self._reporting if self._is(d, who, address)]
+        granted += [_REPORTS for d in self._reporting if self._is(d, who, address) and _proves(d, who)]
         return frozenset().union(*granted) if granted else None
 
     def _is(self, known: Peer | Destination, who: AssociationInfo, address: Address) -> bool:
@@ -91,6 +91,14 @@ class Addresses:
 def _shows(peer: Peer, who: AssociationInfo) -> bool:
     kind, _, wanted = peer.certificate.partition(":")
     return not wanted or (wanted in who.names if kind == "name" else wanted == who.certificate)
+
+
+def _proves(archive: Destination, who: AssociationInfo) -> bool:
+    """Say whether the certificate that was shown is that of the archive; without TLS here nobody shows one."""
+    if archive.tls is None or not who.certificate:
+        return True
+    pin = archive.tls.pin.removeprefix("sha256:")
+    return who.certificate == pin if pin else (archive.tls.server_name or archive.host) in who.names
 
 
 def _address(text: str) -> Address:

@@ -22,6 +22,10 @@ DRAIN_S = 5.0
 """After SIGTERM transfers may run on for so long; the listener needs up to 2 s more."""
 
 
+_LOOK_S = 1.0
+"""So often a receiver looks whether it still listens."""
+
+
 class Receiver:
     """Intake and listener of one process.
 
@@ -123,5 +127,7 @@ def run_receiver(
         raise SystemExit(2) from error
     ready = {"event": "ready", "host": server.host, "port": server.port, "ae_titles": list(settings.dicom.ae_titles)}
     child.tell(connection, {**ready, "pid": os.getpid()})
-    stop.wait()
+    while not stop.wait(_LOOK_S):
+        if not server.is_listening:
+            raise SystemExit("nobody looks after the door any more: another process begins anew")
     receiver.stop()

@@ -16,6 +16,8 @@ from pynetdicom import AE
 from pynetdicom.presentation import build_context
 
 from config.settings import Dicom, Node, Settings
+from dicom_io.accepted import Accepted
+from dicom_io.door import Door
 from dicom_io.scu import Peer, store
 from dicom_io.slots import Pace, Slots, peer_key, table_size
 from node.loopback_pacs import LoopbackPacs
@@ -125,6 +127,44 @@ def test_a_request_waits_for_a_place_that_becomes_free(tmp_path: Path) -> None:
         (second,) = held(port, "SECOND", 1)
         assert second.is_established
         second.release()
+
+
+def test_without_a_thread_for_it_an_association_is_rejected_for_now_and_nothing_of_it_stays(
+    tmp_path: Path, write_slice: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with receiver(tmp_path / "data", max_associations=2) as (port, made):
+        with monkeypatch.context() as short:
+            short.setattr(Accepted, "start", no_thread)
+            refused = held(port, "FIRST", 3)
+        assert {(a.acceptor.primitive.result, a.acceptor.primitive.diagnostic) for a in refused} == {(2, 2)}
+        assert seconds_to_store(port, write_slice()) < 2.0, "every place is free again"
+        server = made._server
+        assert server is not None
+        begin = time.monotonic()
+        server.stop(5.0)
+        assert time.monotonic() - begin < 2.0, "nobody is waited for who never was there"
+
+
+def test_a_door_that_nobody_looks_after_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver(tmp_path / "data") as (port, made):
+        server = made._server
+        assert server is not None
+        assert server.is_listening
+
+        def broken(_self: object, _listening: object) -> None:
+            raise KeyError("a fault that nobody foresaw")
+
+        monkeypatch.setattr(threading, "excepthook", lambda _told: None)
+        monkeypatch.setattr(Door, "_load", broken)
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.recv(1)
+        deadline = time.monotonic() + 5.0
+        while server.is_listening:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_an_object_beyond_the_limit_is_answered_and_the_next_is_taken(

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dicom_io.rights import RIGHTS, Right
 from dicom_io.scp import AssociationEvent, Handlers, Listener, Server, StoredObject, serve
 from dicom_io.scp_types import AssociationInfo, Notice, NoticeAnswer
 from dicom_io.scu_notices import report_commitment, request_commitment
+from dicom_io.tls import ClientTls
 from node.access import Access
 from node.refusals import refusals
 from tests.chaos.wire import RQ, pdu
@@ -256,6 +258,27 @@ def test_an_archive_that_is_no_sender_may_report_and_nothing_else() -> None:
     access = Access(Dicom(peer=PEERS[:1]), (ARCHIVE,))
     assert access.rights(AssociationInfo("1", "PACS", "PACSAINODE", "10.0.0.9")) == {"report"}
     assert Access(Dicom(peer=PEERS[:1])).rights(AssociationInfo("1", "PACS", "PACSAINODE", "10.0.0.9")) is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "shown", "names", "may"),
+    [
+        (ClientTls(pin=f"sha256:{PIN}"), PIN, (), True),
+        (ClientTls(pin=f"sha256:{PIN}"), "cd" * 32, ("10.0.0.9",), False),
+        (ClientTls(), PIN, ("10.0.0.9", "pacs.example"), True),
+        (ClientTls(), PIN, ("ct7.example",), False),
+        (ClientTls(server_name="pacs.example"), PIN, ("pacs.example",), True),
+        (ClientTls(server_name="pacs.example"), PIN, ("10.0.0.9",), False),
+        (ClientTls(pin=f"sha256:{PIN}"), "", (), True),  # the listener has no TLS
+        (None, "cd" * 32, ("ct7.example",), True),
+    ],
+)
+def test_an_archive_that_is_reached_by_tls_reports_with_its_own_certificate(
+    expected: ClientTls | None, shown: str, names: tuple[str, ...], may: bool
+) -> None:
+    access = Access(Dicom(peer=PEERS[:1]), (replace(ARCHIVE, tls=expected),))
+    found = access.rights(AssociationInfo("1", "PACS", "PACSAINODE", "10.0.0.9", shown, names))
+    assert found == ({"report"} if may else None)
 
 
 def test_everything_refused_is_logged_and_counted(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pynetdicom import AE
@@ -20,6 +20,7 @@ from pynetdicom.sop_class import Verification
 
 from dicom_io import scu, tls
 from dicom_io.errors import NetworkError, TlsError
+from dicom_io.reasons import REASONS as TLS_REASONS
 from dicom_io.scu import Peer, Timeouts, store
 from dicom_io.status import Outcome
 from dicom_io.tls import ClientTls, ServerTls
@@ -230,6 +231,34 @@ def test_a_file_is_read_again_only_when_it_has_changed(kit: Kit, monkeypatch: py
     contexts()
     contexts()
     assert len(made) == 2
+
+
+def test_what_could_not_be_read_once_is_tried_again_though_no_file_changes(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A revocation list that came while no descriptor was free must count all the same."""
+    monkeypatch.setattr(tls, "_SETTLED_NS", 0)
+    monkeypatch.setattr(tls, "_AGAIN_S", 0.0)
+    made = [ssl.create_default_context() for _ in range(2)]
+    results: list[Any] = [
+        made[0],
+        TlsError(TLS_REASONS("tls-file-unreadable", file="crl", why="too many files")),
+        made[1],
+    ]
+    told: list[object] = []
+
+    def make() -> ssl.SSLContext:
+        result = results.pop(0)
+        if isinstance(result, TlsError):
+            raise result
+        return cast("ssl.SSLContext", result)
+
+    contexts = tls.Contexts(make, (kit.server.key,), told.append)
+    os.utime(kit.server.key)
+    assert contexts() is made[0]
+    assert contexts() is made[1]
+    assert contexts() is made[1]
+    assert [type(t) for t in told] == [TlsError, type(None)]
 
 
 def test_two_changes_under_one_stamp_are_both_seen(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
