@@ -16,7 +16,7 @@ from node.assemble import Close, KeepOpen, LooksComplete
 from node.calling import Caller
 from node.certificates import Certificates
 from node.clock import Clock, Guard, made, surviving
-from node.execute import unfit
+from node.document import unfit
 from node.facts import Gatherer
 from node.housekeeping import Housekeeper
 from node.indexer import Indexer

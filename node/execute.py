@@ -16,6 +16,7 @@ from dicom_io.files import make_folders
 from dicom_io.model import Instance, Series, Study
 from dicom_io.normalise import text_of_sender
 from dicom_io.reason import Reason
+from node.document import BLANK
 from node.failpoint import passing
 from node.identity import identity_of, patients
 from node.log import study_hash
@@ -123,18 +124,6 @@ def execute(study: Study, pipeline: Pipeline, context: ExecutionContext) -> JobO
         outcome, reason, retryable = "failed", crashed, True
     # not inside the handlers: there the error would hold on to all that the pipeline had, and the card needs memory too
     return job.ended(outcome, reason, retryable=retryable)
-
-
-def unfit(pipeline: str | None, reason: Reason) -> dict[str, Any]:
-    """Return the job object of a pipeline that cannot be loaded here, or (None) of a study that no pipeline fits."""
-    return {**_BLANK, "pipeline": pipeline, "outcome": "not_analysed", "reason": reason.as_json()}
-
-
-_BLANK: Mapping[str, Any] = {
-    "pipeline": None, "pipeline_version": None, "pipeline_digest": None, "input_digest": None, "device": None,
-    "outcome": None, "reason": None, "series_instance_uid": None, "series_considered": [], "quality": None,
-    "measurements": [], "findings": [], "artifacts": [], "notes": [], "timings_s": {},
-}  # fmt: skip
 
 
 class _Job:
@@ -263,7 +252,7 @@ class _Job:
         timings: Mapping[str, float],
     ) -> dict[str, Any]:
         return {
-            **_BLANK,
+            **BLANK,
             "notes": [n.as_json() for n in self.text_notes],
             "pipeline": self.pipeline.name,
             "pipeline_version": self.pipeline.version,

@@ -18,7 +18,8 @@ from dicom_io.discover import discover
 from dicom_io.model import Instance, Study, group
 from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS as DICOM_REASONS
-from node.execute import ExecutionContext, Progress, execute, unfit
+from node.document import unfit
+from node.execute import ExecutionContext, Progress, execute
 from node.reasons import REASONS
 from pipeline import registry
 from pipeline.api import Pipeline

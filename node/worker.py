@@ -21,7 +21,8 @@ from dicom_io.read import read_instance
 from dicom_io.reason import Reason
 from node import alarm, calling, child, identity, log, recover, retry
 from node.clock import made
-from node.execute import ExecutionContext, JobOutcome, execute, unfit
+from node.document import unfit
+from node.execute import ExecutionContext, JobOutcome, execute
 from node.failpoint import passing
 from node.indexer import charsets
 from node.installation import DataFolder, node_name

@@ -116,6 +116,16 @@ def test_help_loads_neither_torch_nor_dicom_libraries(arguments: list[str]) -> N
     assert done.returncode == 0, done.stderr
 
 
+def test_only_who_works_loads_what_writes_results() -> None:
+    code = (
+        "import sys, node.receive, node.coordinator, node.deliver, node.supervisor\n"
+        "heavy = {'torch', 'monai', 'highdicom', 'scipy', 'SimpleITK'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_reason_codes_are_unique_and_complete() -> None:
     seen: dict[str, str] = {}
     for package in ("dicom_io", "pipeline", "sr_writer", "node"):

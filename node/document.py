@@ -1,0 +1,18 @@
+"""What is said of a job: one entry of ``jobs`` in the documents of `process` and `show`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dicom_io.reason import Reason
+
+BLANK: Mapping[str, Any] = {
+    "pipeline": None, "pipeline_version": None, "pipeline_digest": None, "input_digest": None, "device": None,
+    "outcome": None, "reason": None, "series_instance_uid": None, "series_considered": [], "quality": None,
+    "measurements": [], "findings": [], "artifacts": [], "notes": [], "timings_s": {},
+}  # fmt: skip
+"""Every field, empty."""
+
+
+def unfit(pipeline: str | None, reason: Reason) -> dict[str, Any]:
+    """Return the job object of a pipeline that cannot be loaded here, or (None) of a study that no pipeline fits."""
+    return {**BLANK, "pipeline": pipeline, "outcome": "not_analysed", "reason": reason.as_json()}
