@@ -212,7 +212,12 @@ class Inquirer:
             equal = any(c.equal for c in facts.counts if c.source == name)
             self.sources[name].plan(study.uid, next_question(reads.get(name), equal, over))
 
-    def start(self, stop: threading.Event) -> None:
-        """Ask from threads of their own until told to stop."""
-        for name, source in self.sources.items():
-            threading.Thread(target=source.run, args=(stop,), daemon=True, name=f"inquire {name}").start()
+    def start(self, stop: threading.Event) -> list[threading.Thread]:
+        """Ask from threads of their own until told to stop; return them."""
+        threads = [
+            threading.Thread(target=source.run, args=(stop,), daemon=True, name=f"inquire {name}")
+            for name, source in self.sources.items()
+        ]
+        for thread in threads:
+            thread.start()
+        return threads

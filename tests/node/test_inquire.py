@@ -181,7 +181,7 @@ def test_a_source_that_hangs_keeps_nobody_else_waiting(db: Database) -> None:
 
     inquirer = Inquirer(db, SETTINGS, lambda _uid: None, ask)
     stop = threading.Event()
-    inquirer.start(stop)
+    threads = inquirer.start(stop)
     other = replace(CARRIER, association="b", calling="WS1")
     try:
         inquirer.consider(STUDY, (CARRIER, other), FACTS, 102.0)
@@ -189,6 +189,8 @@ def test_a_source_that_hangs_keeps_nobody_else_waiting(db: Database) -> None:
     finally:
         stop.set()
         release.set()
+        for thread in threads:  # before their database is closed
+            thread.join(20.0)
 
 
 def test_where_series_are_not_counted_images_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
