@@ -20,8 +20,6 @@ FRESH: Mapping[str, Any] = {
     "attempts": 0, "last_error": None, "ended": None, "proof": None, "proof_next": None, "proof_attempts": 0,
 }  # fmt: skip
 """What a delivery that begins anew knows of its past; whether its destination was asked whose study it is stays."""
-_GONE = ("sending", "delivered", "confirmed", "quarantined", "cancelled", "dead")
-"""A delivery in one of these states went its way, or waits for a person: a carried result is not queued beside it."""
 _WAITS = sa.or_(_d.state == "waiting", sa.and_(_d.state == "held", _d.next_attempt.is_not(None)))
 """Published, and not under way."""
 
@@ -214,16 +212,21 @@ def overtake(c: sa.Connection, study_uid: str, at: float) -> None:
 def carry(c: sa.Connection, root: int, now: float) -> set[str]:
     """Return where the result of the job `root`, which stands in a later revision too, has gone, is going or may not go.
 
-    What is on its way may be tried again after all. What a correction cancelled, and not a person, begins anew: a result
-    that stands was made from images which the correction did not touch.
+    What is on its way may be tried again after all, and what a person sends waits on. What was overtaken begins anew, and
+    so does what a correction cancelled, and not a person: a result that stands was made from images which the correction
+    did not touch.
     """
-    chain = sa.select(t.job.c.id).where(sa.or_(t.job.c.id == root, t.job.c.carried_from == root))
-    mine = sa.and_(_d.job_id.in_(chain), _d.what == "objects")
+    mine = sa.and_(_d.job_id.in_(chain(root)), _d.what == "objects")
     c.execute(t.delivery.update().where(mine, _d.state == "sending").values(next_attempt=now))
     why = sa.func.coalesce(_d.last_error["code"].as_string(), "")
     taken_back = sa.and_(_d.state == "cancelled", why == "identity-corrected")
-    gone = sa.select(_d.destination).where(_d.job_id.in_(chain), _d.state.in_(_GONE), ~taken_back)
+    gone = sa.select(_d.destination).where(_d.job_id.in_(chain(root)), _d.state != "superseded", ~taken_back)
     return set(c.execute(gone).scalars())
+
+
+def chain(root: int) -> sa.Select[tuple[int]]:
+    """Return the job that wrote a result and those that carry it forward: its deliveries bring the same objects."""
+    return sa.select(t.job.c.id).where(sa.or_(t.job.c.id == root, t.job.c.carried_from == root))
 
 
 def stands(c: sa.Connection, of: Delivery) -> bool:

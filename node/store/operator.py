@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from node.store import breakers
 from node.store import tables as t
-from node.store.deliveries import FRESH, calm, offered_anew
+from node.store.deliveries import FRESH, calm, chain, offered_anew
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.sql import insert
@@ -15,10 +15,17 @@ from node.store.sql import insert
 _d, _j, _s = t.delivery.c, t.job.c, t.study.c
 
 _ENDED = ("dead", "cancelled", "quarantined")
+_NOT_THERE = sa.or_(
+    _d.state.in_(("held", "waiting", "sending", "dead", "quarantined")),
+    sa.and_(_d.state == "delivered", _d.proof.in_(("waiting", "again", "missing"))),
+)
+"""What has not arrived, or is not proven."""
 
 
 def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str] | None = None) -> tuple[str, ...]:
     """Queue the standing results of a study again, every object of them.
+
+    What an earlier revision, whose results these are, has not brought there yet ends: each goes once.
 
     Parameters
     ----------
@@ -47,17 +54,16 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
     fresh = {**FRESH, "state": "waiting", "next_attempt": now, "queued": now}
     with db.write() as c:
         for job in c.execute(sa.select(t.job).where(_j.id.in_(newest.group_by(_j.pipeline)))).all():
-            if (
-                c.execute(
-                    sa.select(t.artifact.c.name).where(
-                        t.artifact.c.job_id == (job.carried_from or job.id), t.artifact.c.replaced.is_(None)
-                    )
-                ).first()
-                is None
-            ):
+            root = job.carried_from or job.id
+            written = sa.select(t.artifact.c.name).where(t.artifact.c.job_id == root, t.artifact.c.replaced.is_(None))
+            if c.execute(written.limit(1)).first() is None:
                 continue  # nothing was written, or the gate refused it
-            before = sa.select(_d.destination).where(_d.job_id.in_((job.id, job.carried_from)))
+            same = _d.job_id.in_(chain(root))
+            before = sa.select(_d.destination).where(same)
             places = list(destinations) if destinations is not None else list(c.execute(before.distinct()).scalars())
+            earlier = sa.and_(same, _d.job_id != job.id, _d.what == "objects", _d.destination.in_(places), _NOT_THERE)
+            replaced = {"state": "superseded", "next_attempt": None, "proof_next": None, "ended": now}
+            c.execute(t.delivery.update().where(earlier).values(**replaced))
             for place in places:
                 key = {
                     "job_id": job.id,
@@ -115,8 +121,8 @@ def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int
 def _send_again(c: sa.Connection, job: sa.Row[Any], now: float) -> int:
     """Queue what has not arrived of one job's objects, or of those that it carries forward."""
     root = job.carried_from or job.id
-    chain = sa.select(_j.id).where(sa.or_(_j.id == root, _j.carried_from == root))
-    newest = sa.select(sa.func.max(_d.id)).where(_d.job_id.in_(chain), _d.what == "objects").group_by(_d.destination)
+    objects = sa.and_(_d.job_id.in_(chain(root)), _d.what == "objects")
+    newest = sa.select(sa.func.max(_d.id)).where(objects).group_by(_d.destination)
     waits = sa.and_(_d.id.in_(newest), _d.next_attempt.is_not(None), _d.state.in_(("held", "waiting")))
     urged = c.execute(t.delivery.update().where(waits).values(next_attempt=now).returning(_d.destination)).all()
     published = c.execute(sa.select(_s.state).where(_s.uid == job.study_uid)).scalar_one() == "closed"
