@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 2
 help:
 	@echo "make demo        node and a small PACS on this machine, one phantom study end to end, pictures in $(DEMO)/"
 	@echo "make test        all tests (unit, sockets, conformance, chaos-short)"
-	@echo "make chaos-more  more of the same kills, stops and clocks as in the tests, about 3 minutes"
+	@echo "make chaos-more  more of the same kills, stops, clocks and databases as in the tests, about 12 minutes"
 	@echo "make chaos       300 kills of a node under load, about 25 minutes; STORM=folder goes on with an interrupted run"
 	@echo "make fuzz        FUZZ_S seconds of fuzzing, all doors for bytes from outside in turn; finds and corpus in fuzz/"
 	@echo "make static      formatter, linter, types"
@@ -32,10 +32,10 @@ demo: $(BIN)/pacs-ai-node
 test: unit sockets conformance chaos-short
 
 unit: $(BIN)/pacs-ai-node
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "unit" $(PYTEST)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "unit and not long" $(PYTEST)
 
 sockets: $(BIN)/pacs-ai-node
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "sockets" $(PYTEST)
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "sockets and not long" $(PYTEST)
 
 conformance: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "conformance" $(PYTEST)

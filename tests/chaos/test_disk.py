@@ -113,6 +113,7 @@ def test_a_node_does_not_start_on_a_read_only_folder(small_disk: Rig) -> None:
     assert b"Read-only" in done.stderr
 
 
+@pytest.mark.long
 def test_a_database_that_somebody_holds_for_longer_than_anybody_waits(
     rig: Rig, copies: Callable[..., list[Path]], judge: Callable[..., list[str]]
 ) -> None:

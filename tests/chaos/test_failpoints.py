@@ -63,6 +63,7 @@ def test_a_study_that_kills_every_worker_ends_as_a_card_at_the_pacs(rig: Any, ct
     assert rig.log.read_text(encoding="utf-8").count("process.died") == 2
 
 
+@pytest.mark.long
 def test_killed_while_it_removes_what_is_old(rig: Any, ct: list[Path]) -> None:
     rig.start()
     rig.push(ct[20:44], "WHOLE")

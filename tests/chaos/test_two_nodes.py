@@ -130,6 +130,7 @@ def test_while_the_database_is_away_images_are_taken_and_afterwards_everything_g
     assert alarms.standing(db) == ()
 
 
+@pytest.mark.long
 def test_a_node_with_a_wrong_clock_receives_and_does_nothing_else_until_it_is_right(
     trees: list[Tree], db: Database, pacs: LoopbackPacs, tmp_path: Path, copies: Callable[..., list[Path]]
 ) -> None:

@@ -22,7 +22,11 @@ from tests.node.test_journey import valid
 from tests.node.test_revisions import renamed
 from tests.stores import STORES
 
-pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.parametrize("back_end", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True),
+    pytest.mark.usefixtures("back_end"),
+]
 
 
 def arrive(desk: Desk, *, refused: bool = False) -> None:

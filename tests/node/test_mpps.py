@@ -245,7 +245,10 @@ def test_a_notice_whose_file_is_gone_stops_nobody(hospital: Hospital) -> None:
 
 
 @pytest.mark.sockets
-@pytest.mark.parametrize("point", ["receive.after_link", "relay.sent", "relay.before_commit"])
+@pytest.mark.parametrize(
+    "point",
+    ["relay.sent", *(pytest.param(p, marks=pytest.mark.long) for p in ("receive.after_link", "relay.before_commit"))],
+)
 def test_killed_and_started_again_the_ris_hears_everything_once_and_in_order(
     point: str, make_rig: Callable[..., Any]
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_corrected_study_survives_a_kill_and_leaves_under_its_new_identity(
     assert {a["code"] for a in again["alarms"]} == {"results-under-old-identity", "earlier-identity-returned"}
 
 
+@pytest.mark.long
 def test_the_index_is_rebuilt_and_the_same_objects_leave_again(rig: Any, ct: list[Path]) -> None:
     rig.start()
     rig.push(ct, "WHOLE")
