@@ -160,7 +160,7 @@ class Desk:
 
 def small_ct(folder: Path) -> list[Path]:
     """Write a chest CT of a few slices; return its files in order of position."""
-    phantom.write(phantom.build(7, matrix=64, slices=20), folder)
+    phantom.write(phantom.build(7, matrix=64, slices=24), folder)
     return sorted((folder / "dicom").glob("*.dcm"))
 
 
