@@ -231,7 +231,7 @@ def test_only_workers_load_torch_and_what_is_written_is_private(rig: Any) -> Non
         return {role for role, mapped in maps.items() if "libtorch" in mapped}
 
     rig.until(lambda: heavy() == {"worker"}, 30.0, "torch in the worker, and nowhere else")
-    rig.until(lambda: len(rig.status()["processes"]) == 6, 10.0, "every process")
+    rig.until(lambda: len(rig.status()["processes"]) == 5, 10.0, "every process")
     assert heavy() == {"worker"}
     loose = [p for p in [rig.data.path, *rig.data.path.rglob("*")] if p.stat().st_mode & 0o077 and not p.is_symlink()]
     assert loose == []
