@@ -35,7 +35,7 @@ unit: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "unit and not long" $(PYTEST)
 
 sockets: $(BIN)/pacs-ai-node
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "sockets and not long" $(PYTEST)
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "sockets and not long" $(PYTEST)
 
 conformance: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "conformance" $(PYTEST)

@@ -101,7 +101,7 @@ def test_a_result_waits_for_its_study_arrives_and_is_proven_over_the_web(service
     courier, prover = outbox.courier(destination), outbox.prover(destination)
     assert courier.step()
     assert outbox.state() == ("held", 0, "study-not-at-destination")
-    source = dcmread(next(outbox.folder.glob("*-0.dcm")))
+    source = dcmread(next(outbox.folder.glob("artifacts/*-0.dcm")))
     source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = f"{uid}.1.1"
     source.SeriesInstanceUID = f"{uid}.1"
     source.save_as(tmp_path / "source.dcm")
