@@ -15,8 +15,8 @@ export OMP_NUM_THREADS ?= 2
 help:
 	@echo "make demo        node and a small PACS on this machine, one phantom study end to end, pictures in $(DEMO)/"
 	@echo "make test        all tests (unit, sockets, conformance, chaos-short)"
-	@echo "make chaos-more  more of the same kills, stops, clocks and databases as in the tests, about 12 minutes"
-	@echo "make chaos       300 kills of a node under load, about 25 minutes; STORM=folder goes on with an interrupted run"
+	@echo "make chaos-more  more of the same kills, stops, clocks and databases as in the tests"
+	@echo "make chaos       300 kills of a node under load; STORM=folder goes on with an interrupted run"
 	@echo "make fuzz        FUZZ_S seconds of fuzzing, all doors for bytes from outside in turn; finds and corpus in fuzz/"
 	@echo "make static      formatter, linter, types"
 	@echo "make audit       pins, licences, secrets, known vulnerabilities of what is installed"

@@ -55,9 +55,8 @@ def readable(request: bytes) -> bytes:
     for kind, item in _items(request[_ITEMS:]):
         if kind == _CONTEXT:
             _judge_context(item)
-        if kind == _USER:
-            item = b"".join(_user_items(item))  # noqa: PLW2901 - what is left of it
-        kept.append(_ITEM.pack(kind, len(item)) + item)
+        left = b"".join(_user_items(item)) if kind == _USER else item
+        kept.append(_ITEM.pack(kind, len(left)) + left)
     body = b"".join(kept)
     return struct.pack(">BxL", request[0], len(body)) + body
 

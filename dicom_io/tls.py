@@ -30,8 +30,9 @@ SUITES = (
 """Of TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has no others."""
 
 _SETTLED_NS = 100_000_000
-_AGAIN_S = 5.0
 """A file younger than this may change once more without its stamp telling."""
+_AGAIN_S = 5.0
+"""So long after files could not be used they are read again, though they have not changed."""
 _OTHERS = 0o007
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}

@@ -1,5 +1,6 @@
 """The deliverer process: one queue, one breaker and one thread per destination, so that none waits for another."""
 
+import contextlib
 import os
 import random
 import threading
@@ -351,8 +352,9 @@ def _kept(root: Path, artifact: StoredArtifact) -> Fate | None:
 
 def _is_there(root: Path, artifact: StoredArtifact) -> bool:
     """Say whether the folder of all results answers: one that is not mounted is missing or empty."""
-    results = root / Path(artifact.path).parts[0]
-    return results.is_dir() and any(results.iterdir())
+    with contextlib.suppress(OSError), os.scandir(root / Path(artifact.path).parts[0]) as found:
+        return next(found, None) is not None
+    return False
 
 
 def run_deliverer(settings: Settings, connection: Connection) -> None:

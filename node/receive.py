@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 
+import structlog
+
 from config.settings import Settings
 from dicom_io import tls
 from dicom_io.errors import TlsError
@@ -18,10 +20,10 @@ from node.certificates import renewed
 from node.intake import Intake
 from node.notices import Notices, archives, requesters
 
+_log = structlog.get_logger()
+
 DRAIN_S = 5.0
 """After SIGTERM transfers may run on for so long; the listener needs up to 2 s more."""
-
-
 _LOOK_S = 1.0
 """So often a receiver looks whether it still listens."""
 
@@ -127,7 +129,9 @@ def run_receiver(
         raise SystemExit(2) from error
     ready = {"event": "ready", "host": server.host, "port": server.port, "ae_titles": list(settings.dicom.ae_titles)}
     child.tell(connection, {**ready, "pid": os.getpid()})
-    while not stop.wait(_LOOK_S):
-        if not server.is_listening:
-            raise SystemExit("nobody looks after the door any more: another process begins anew")
+    while server.is_listening and not stop.wait(_LOOK_S):
+        pass
     receiver.stop()
+    if not stop.is_set():  # a fault at the door: the supervisor starts another process
+        _log.error("receiver.deaf")
+        raise SystemExit(1)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -54,15 +54,15 @@ class Protocol(H11Protocol):
         """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin a connection."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", transport))
         self.made = True
         shown = transport.get_extra_info("ssl_object")
         self.app_state = {
             "certificate": "" if shown is None else tls.fingerprint(shown.getpeercert(binary_form=True)),
             "crowded": self.crowded,
-            "gone": partial(_gone, transport.get_extra_info("socket")),
+            "gone": partial(_gone, transport.get_extra_info("socket").fileno),
         }
 
     def data_received(self, data: bytes) -> None:
@@ -85,11 +85,11 @@ class Protocol(H11Protocol):
             self._head = None
 
 
-def _gone(connection: Any) -> bool:  # noqa: ANN401 - a TransportSocket
+def _gone(descriptor: Callable[[], int]) -> bool:
     """Say whether the peer has closed the connection, whatever it sent before; from any thread."""
     try:
         looking = select.poll()
-        looking.register(connection.fileno(), select.POLLRDHUP)
+        looking.register(descriptor(), select.POLLRDHUP)
         return bool(looking.poll(0))
     except (OSError, ValueError):
         return True
@@ -251,5 +251,6 @@ class Server(uvicorn.Server):
             return Protocol(self.config, self.server_state, {})
 
         context = self.config.ssl
-        self.servers = [Door(one, protocol, context, self._most, self._told) for one in sockets or ()]  # type: ignore[misc]
+        doors = [Door(one, protocol, context, self._most, self._told) for one in sockets or ()]
+        self.servers = cast("list[asyncio.Server]", doors)  # uvicorn only closes them, and waits for that
         self.started = True

@@ -1,5 +1,6 @@
 """The receiver as a process of its own: ready, stopped, killed, orphaned, started again."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from config.settings import Dicom, Node, Settings
+from dicom_io.door import Door
 from dicom_io.scu import Peer, store
 from dicom_io.status import Outcome
 from node.child import heard
@@ -30,11 +32,11 @@ SPAWN = multiprocessing.get_context("spawn")
 class Child:
     """A spawned receiver and what it said."""
 
-    def __init__(self, data_dir: Path, port: int = 0) -> None:
+    def __init__(self, data_dir: Path, port: int = 0, run: Callable[..., None] = run_receiver) -> None:
         self.data_dir = data_dir
         self.connection, theirs = SPAWN.Pipe()
         settings = Settings(node=Node(data_dir=data_dir), dicom=Dicom(port=port))
-        self.process = SPAWN.Process(target=run_receiver, args=(settings, theirs))
+        self.process = SPAWN.Process(target=run, args=(settings, theirs))
         self.process.start()
         theirs.close()
         assert self.connection.poll(30), "the receiver said nothing"
@@ -87,6 +89,22 @@ def test_an_idle_association_does_not_delay_the_end(spawn: Callable[..., Any], t
         os.kill(child.process.pid, signal.SIGTERM)
         assert child.end(8) == 0
         assert time.monotonic() - begun < 8
+
+
+def run_broken(*arguments: Any) -> None:
+    """Be a receiver with a fault that nobody foresaw."""
+    Door._hold = None  # type: ignore[assignment, method-assign]
+    run_receiver(*arguments)
+
+
+def test_a_receiver_that_nobody_can_knock_at_any_more_ends_so_that_another_begins(
+    spawn: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with spawn(run=run_broken) as child:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", child.said["port"]), timeout=5) as c:
+            c.recv(1)
+        assert child.end(8) == 1
+    assert "receiver.deaf" in "".join(capfd.readouterr())
 
 
 def test_it_ends_when_the_other_end_of_its_pipe_is_closed(spawn: Callable[..., Any]) -> None:

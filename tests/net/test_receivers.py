@@ -17,7 +17,6 @@ from pynetdicom.presentation import build_context
 
 from config.settings import Dicom, Node, Settings
 from dicom_io.accepted import Accepted
-from dicom_io.door import Door
 from dicom_io.scu import Peer, store
 from dicom_io.slots import Pace, Slots, peer_key, table_size
 from node.loopback_pacs import LoopbackPacs
@@ -148,25 +147,6 @@ def test_without_a_thread_for_it_an_association_is_rejected_for_now_and_nothing_
         assert time.monotonic() - begin < 2.0, "nobody is waited for who never was there"
 
 
-def test_a_door_that_nobody_looks_after_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with receiver(tmp_path / "data") as (port, made):
-        server = made._server
-        assert server is not None
-        assert server.is_listening
-
-        def broken(_self: object, _listening: object) -> None:
-            raise KeyError("a fault that nobody foresaw")
-
-        monkeypatch.setattr(threading, "excepthook", lambda _told: None)
-        monkeypatch.setattr(Door, "_load", broken)
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.recv(1)
-        deadline = time.monotonic() + 5.0
-        while server.is_listening:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-
 def test_an_object_beyond_the_limit_is_answered_and_the_next_is_taken(
     tmp_path: Path, write_slice: Callable[..., Path]
 ) -> None:
@@ -249,9 +229,9 @@ def test_a_large_object_takes_no_memory_and_a_killed_receiver_is_not_missed(
         assert all(peak_mb(pid) < 200 for pid in begun)
         gone = min(begun)
         os.kill(gone, signal.SIGKILL)
-        assert seconds_to_store(rig.port, small, "SCANNER") < 10.0
+        assert seconds_to_store(rig.port, small, "SCANNER") < 3.0
         rig.until(lambda: len(receivers() - {gone}) == 2, 30.0, "two receivers again")
-        assert seconds_to_store(rig.port, small, "SCANNER") < 10.0
+        assert seconds_to_store(rig.port, small, "SCANNER") < 3.0
     finally:
         rig.stop()
         pacs.stop()
