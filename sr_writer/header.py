@@ -20,6 +20,7 @@ from sr_writer.codes import DESIGNATOR, coded, coding_scheme_item
 from sr_writer.device import MANUFACTURER, MODEL_NAME, SOFTWARE_VERSION
 from sr_writer.identity import AnalysisIdentity, installation_uid
 from sr_writer.options import WriterOptions
+from sr_writer.series import SERIES
 
 COPIED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "PatientBirthDate",
@@ -101,7 +102,7 @@ class Authorship:
 
 
 def new_object(
-    by: Authorship, *, kind: str, sop_class_uid: str, modality: str, series_number: int, what: str, variant: str = ""
+    by: Authorship, *, kind: str, sop_class_uid: str, modality: str, variant: str = "", what: str | None = None
 ) -> Dataset:
     """Return a data set with patient, study, series, equipment and SOP common modules filled in.
 
@@ -110,15 +111,13 @@ def new_object(
     by : Authorship
         Whose, by whom, when.
     kind : str
-        What sort of object, one per analysis.
+        What sort of object, one per analysis; a row of `SERIES`.
     sop_class_uid, modality : str
         As in the object.
-    series_number : int
-        Series Number (0020,0011).
-    what : str
-        Word for the series description, for example ``segmentation``.
     variant : str
         Encoding variant; another one is another object.
+    what : str or None
+        Word for the series description instead of the one in the table.
     """
     ds = Dataset()
     for keyword in COPIED:
@@ -132,8 +131,8 @@ def new_object(
     ds.SOPClassUID = sop_class_uid
     ds.SOPInstanceUID = identity.uid(kind, 0, variant)
     ds.SeriesInstanceUID = identity.uid(f"{kind} series", 0, variant)
-    ds.Modality, ds.SeriesNumber, ds.InstanceNumber = modality, series_number, 1
-    ds.SeriesDescription = series_description(by, what)
+    ds.Modality, ds.SeriesNumber, ds.InstanceNumber = modality, SERIES[kind].number, 1
+    ds.SeriesDescription = series_description(by, what or SERIES[kind].what)
     ds.InstanceCreationDate = ds.SeriesDate = ds.ContentDate = by.date
     ds.InstanceCreationTime = ds.SeriesTime = ds.ContentTime = by.time
     ds.Manufacturer, ds.ManufacturerModelName = MANUFACTURER, MODEL_NAME

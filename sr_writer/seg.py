@@ -24,11 +24,10 @@ from pipeline.result import Code, Mask, Result, Segment
 from sr_writer.codes import coded
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.palette import segment_colours
+from sr_writer.references import source_image
 from sr_writer.sources import Sources
 
-SERIES_NUMBER = 902
 _SEGMENTATION = Code("113076", "DCM", "Segmentation")
-_SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 _ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
 
 
@@ -46,10 +45,7 @@ def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
     """
     uids = result.geometry.sop_instance_uids
     first = sources.header(uids[0])
-    ds = new_object(
-        by, kind="seg", sop_class_uid=SegmentationStorage, modality="SEG", series_number=SERIES_NUMBER,
-        what="segmentation", variant="binary",
-    )  # fmt: skip
+    ds = new_object(by, kind="seg", sop_class_uid=SegmentationStorage, modality="SEG", variant="binary")
     frames = _frames(result.segments, len(uids), omit_empty=by.options.omit_empty_frames)
     _image(ds, result, first)
     if uid := result.geometry.frame_of_reference_uid:
@@ -198,9 +194,7 @@ def _functional_groups(ds: Dataset, result: Result, sources: Sources, frames: Se
 def _slice_elements(uid: str, sources: Sources) -> tuple[DataElement, DataElement]:
     position = Dataset()
     position.ImagePositionPatient = sources.position(uid)
-    image = Dataset()
-    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = sources.instances[uid].sop_class_uid, uid
-    image.PurposeOfReferenceCodeSequence = [coded(_SOURCE_IMAGE)]
+    image = source_image(sources.instances[uid])
     image.SpatialLocationsPreserved = "YES"
     derivation = Dataset()
     derivation.SourceImageSequence = [image]

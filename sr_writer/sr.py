@@ -22,15 +22,14 @@ from pydicom.uid import Comprehensive3DSRStorage
 from dicom_io.model import Instance
 from pipeline.result import Code, Measurement, Result
 from sr_writer import codes
-from sr_writer.device import MANUFACTURER, MODEL_NAME
+from sr_writer.content import COMMENT, LANGUAGES, observer, text_item
 from sr_writer.header import Authorship, finish, new_object
-from sr_writer.identity import AnalysisIdentity, installation_uid
 from sr_writer.narrative import impression, undetermined
 from sr_writer.outline import Outline, outline, spread_slices
+from sr_writer.references import evidence, place
 from sr_writer.sources import Sources
 from sr_writer.tracked import QUALITY_ID, Tracked, tracked
 
-SERIES_NUMBER = 901
 VOLUME_OUTLINES = 7
 """Outlines that stand for a region without a segment in its volumetric group; the numbers come from the whole mask."""
 
@@ -40,13 +39,6 @@ _Group = (
     | sr.MeasurementsAndQualitativeEvaluations
 )
 
-_COMMENT = DicomCode("121106", "DCM", "Comment")
-_LANGUAGE = DicomCode("121049", "DCM", "Language of Content Item and Descendants")
-_LANGUAGES = {
-    "en": sr.CodedConcept("en-US", "RFC5646", "English (United States)"),
-    "zh-CN": sr.CodedConcept("zh-CN", "RFC5646", "Chinese (China)"),
-}
-_DEVICE = sr.CodedConcept("121007", "DCM", "Device")
 _TITLE = DicomCode("126000", "DCM", "Imaging Measurement Report")
 _MEASUREMENT_FAILURE = DicomCode("114006", "DCM", "Measurement failure")
 _IMAGE_LIBRARY = DicomCode("111028", "DCM", "Image Library")
@@ -81,46 +73,33 @@ def build(
     predecessors : Sequence[Dataset]
         Reports of earlier revisions: Study, Series, SOP Class and SOP Instance UID.
     """
-    ds = new_object(
-        by, kind="sr", sop_class_uid=Comprehensive3DSRStorage, modality="SR", series_number=SERIES_NUMBER, what="report",
-    )  # fmt: skip
+    ds = new_object(by, kind="sr", sop_class_uid=Comprehensive3DSRStorage, modality="SR")
     things = tracked(result)
     groups = [group for thing in things for group in _groups(thing, result, sources, by, segmentation)]
     keys = dict.fromkeys(result.geometry.sop_instance_uids[t.key.z] for t in things)
     report = sr.MeasurementReport(
-        observation_context=_observer(by.identity),
+        observation_context=observer(by.identity),
         procedure_reported=_code(codes.procedure(result.pipeline)),
         imaging_measurements=groups,
         title=_TITLE,
-        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(_LANGUAGES[by.languages[0]]),
+        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(LANGUAGES[by.languages[0]]),
     )
     root = report[0]
     # before the measurements (TID 1500 row 7); highdicom's own library fails on images without slice thickness
     root.ContentSequence.insert(-1, _image_library([sources.instances[uid] for uid in keys]))
     for language in by.languages:
-        root.ContentSequence.append(_comment(impression(result, language, research=by.options.research), language, by))
+        root.ContentSequence.append(
+            text_item(COMMENT, impression(result, language, research=by.options.research), language, by)
+        )
     for element in root:
         ds.add(element)
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     ds.PerformedProcedureCodeSequence, ds.ReferencedPerformedProcedureStepSequence = [], []
     seg = [] if segmentation is None else [segmentation]
-    ds.CurrentRequestedProcedureEvidenceSequence = _references([*map(_reference, sources.instances.values()), *seg])
+    ds.CurrentRequestedProcedureEvidenceSequence = evidence([*map(place, sources.instances.values()), *seg])
     if predecessors:
-        ds.PredecessorDocumentsSequence = _references(predecessors)
+        ds.PredecessorDocumentsSequence = evidence(predecessors)
     return finish(ds, by)
-
-
-def _observer(identity: AnalysisIdentity) -> sr.ObservationContext:
-    serial = installation_uid(identity.installation_id)
-    return sr.ObservationContext(
-        observer_device_context=sr.ObserverContext(
-            observer_type=_DEVICE,
-            observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-                uid=serial, name=MODEL_NAME, manufacturer_name=MANUFACTURER, model_name=MODEL_NAME,
-                serial_number=serial,
-            ),
-        )
-    )  # fmt: skip
 
 
 def _image_library(images: Sequence[Instance]) -> sr.ContainerContentItem:
@@ -208,7 +187,7 @@ def _quality_group(
     )
     for found in result.quality.findings:
         for language in by.languages:
-            group[0].ContentSequence.append(_comment(found.reason.text[language], language, by))
+            group[0].ContentSequence.append(text_item(COMMENT, found.reason.text[language], language, by))
     return group
 
 
@@ -228,46 +207,9 @@ def _measurement(m: Measurement, by: Authorship) -> sr.Measurement:
     if m.value is None:
         item[0].MeasuredValueSequence = []
     if m.reason is not None:
-        children = [_comment(m.reason.text[tag], tag, by, relationship="HAS PROPERTIES") for tag in by.languages]
+        children = [text_item(COMMENT, m.reason.text[tag], tag, by, "HAS PROPERTIES") for tag in by.languages]
         item[0].ContentSequence = sr.ContentSequence(children)
     return item
-
-
-def _comment(text: str, language: str, by: Authorship, relationship: str = "CONTAINS") -> sr.TextContentItem:
-    item = sr.TextContentItem(name=_COMMENT, value=by.text(text), relationship_type=relationship)
-    item.ContentSequence = sr.ContentSequence(
-        [sr.CodeContentItem(name=_LANGUAGE, value=_LANGUAGES[language], relationship_type="HAS CONCEPT MOD")]
-    )
-    return item
-
-
-def _reference(instance: Instance) -> Dataset:
-    ds = Dataset()
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = instance.study_instance_uid, instance.series_instance_uid
-    ds.SOPClassUID, ds.SOPInstanceUID = instance.sop_class_uid, instance.sop_instance_uid
-    return ds
-
-
-def _references(instances: Sequence[Dataset]) -> list[Dataset]:
-    """Return the Hierarchical SOP Instance Reference macro (PS3.3 section C.17.2.1) of `instances`."""
-    tree: dict[str, dict[str, list[Dataset]]] = {}
-    for instance in instances:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = instance.SOPClassUID
-        reference.ReferencedSOPInstanceUID = instance.SOPInstanceUID
-        series = tree.setdefault(instance.StudyInstanceUID, {})
-        series.setdefault(instance.SeriesInstanceUID, []).append(reference)
-    studies = []
-    for study_uid, series in tree.items():
-        study = Dataset()
-        study.StudyInstanceUID = study_uid
-        study.ReferencedSeriesSequence = []
-        for series_uid, references in series.items():
-            item = Dataset()
-            item.SeriesInstanceUID, item.ReferencedSOPSequence = series_uid, references
-            study.ReferencedSeriesSequence.append(item)
-        studies.append(study)
-    return studies
 
 
 def _code(code: Code) -> sr.CodedConcept:

@@ -129,7 +129,6 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
         keys,
         by,
         kind="sc",
-        what="summary",
         description="AI summary: key images with outlines, numbers",
     )
     artifacts.append(_write(picture, out, "sc"))
