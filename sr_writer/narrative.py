@@ -1,9 +1,119 @@
-"""What a result says in words and numbers for people, the same in report and picture."""
+"""What a result says in words and numbers for people, the same in report, picture, PDF and text.
 
-from pipeline.result import Measurement, Result
-from sr_writer.codes import measurement, site_label, text, unit_sign
+A narrative is a row of paragraphs in one language, always in one order: the sentence for the radiologist; what was found;
+the numbers with their units; what could not be given, and why; the images; the limits of the analysis; who says all this.
+Templates and tables decide every word (``texts.toml``, ``codes.toml``, the reasons), nothing else.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dicom_io.reason import Reason
+from pipeline.result import Finding, Measurement, Result
+from sr_writer.codes import measurement, pipeline_label, site_label, text, unit_sign
+from sr_writer.considered import Considered
 
 Language = str
+Topic = Literal["impression", "findings", "measurements", "missing", "series", "quality", "limits", "origin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """One part of a narrative.
+
+    Parameters
+    ----------
+    topic : Topic
+        What it is about, in every language.
+    heading : str
+        The same for people; stands before the lines where the medium has headings.
+    lines : tuple[str, ...]
+        Sentences or rows, at least one.
+    """
+
+    topic: Topic
+    heading: str
+    lines: tuple[str, ...]
+
+
+def paragraphs(result: Result, language: Language, *, research: bool, plain: bool = False) -> tuple[Paragraph, ...]:
+    """Return the narrative of a result.
+
+    Parameters
+    ----------
+    result : Result
+        What the pipeline said.
+    language : Language
+        One of the node's.
+    research : bool
+        Say that it is for research.
+    plain : bool
+        Write units as UCUM writes them, for text that must survive older character sets.
+
+    Returns
+    -------
+    tuple[Paragraph, ...]
+        In the order in which they are read; a topic without anything to say is left out. The first is the impression.
+    """
+    measured = (*result.measurements, *(m for f in result.findings for m in f.measurements))
+    said: list[tuple[Topic, Iterable[str]]] = [
+        ("impression", (conclusion(result, language), result.summary.get(language, ""))),
+        ("findings", (_finding(f, result, language, plain=plain) for f in result.findings)),
+        ("measurements", _rows(result.measurements, language, plain=plain)),
+        ("missing", _missing(measured, language)),
+        ("quality", quality_lines(result, language)),
+        ("limits", (n.text[language] for n in result.notes)),
+        ("origin", _origin(result.pipeline, result.version, language, research=research)),
+    ]
+    return _filled(said, language)
+
+
+def no_result(
+    reason: Reason, outcome: Literal["not_analysed", "failed"], considered: Sequence[Considered], language: Language,
+    *, pipeline: str, version: str, research: bool,
+) -> tuple[Paragraph, ...]:  # fmt: skip
+    """Return the narrative of a study without a result: that there is none, why, and what can be done.
+
+    Parameters
+    ----------
+    reason : Reason
+        Why.
+    outcome : {"not_analysed", "failed"}
+        Whether it worked as designed.
+    considered : Sequence[Considered]
+        Series that were looked at, each with its reason.
+    language : Language
+        One of the node's.
+    pipeline, version : str
+        Who says so.
+    research : bool
+        Say that it is for research.
+    """
+    hint = reason.hint.get(language)
+    said: list[tuple[Topic, Iterable[str]]] = [
+        (
+            "impression",
+            (
+                text(f"card_{outcome}", language, pipeline=pipeline_label(pipeline, language)),
+                text("labelled", language, name=text("reason", language), value=reason.text[language]),
+                text("labelled", language, name=text("hint", language), value=hint) if hint else "",
+            ),
+        ),
+        ("series", dict.fromkeys(c.reason.text[language] for c in considered)),
+        ("origin", _origin(pipeline, version, language, research=research)),
+    ]
+    return _filled(said, language)
+
+
+def joined(narrative: Iterable[Paragraph], language: Language) -> str:
+    """Return a narrative as one text, lines joined by CR LF; all but the first paragraph have their heading."""
+    lines: list[str] = []
+    for n, paragraph in enumerate(narrative):
+        if n:
+            lines.append(text("labelled", language, name=paragraph.heading, value="").rstrip())
+        lines += paragraph.lines
+    return "\r\n".join(lines)
 
 
 def number(m: Measurement, *, plain: bool = False) -> str:
@@ -41,26 +151,61 @@ def quality_lines(result: Result, language: Language) -> list[str]:
     return [text("grade", language, grade=result.quality.grade), *findings]
 
 
-def measurement_line(m: Measurement, language: Language) -> str:
-    """Return a measurement as one line of text."""
-    line = f"{site_label(m.site, language)}: {measurement(m.name).label[language]} {number(m, plain=True)}"
-    return line if m.reason is None else f"{line} ({m.reason.text[language]})"
+def finding_label(finding: Finding, result: Result, language: Language) -> str:
+    """Return what people call a finding: the label of the segment that shows it, else its tracking identifier."""
+    if finding.segment_number is None:
+        return finding.tracking_id
+    return result.segments[finding.segment_number - 1].label.get(language, finding.tracking_id)
 
 
-def impression(result: Result, language: Language, *, research: bool) -> str:
-    """Return the whole comment of the report in one language, lines joined by CR LF."""
-    paragraphs = [text("banner", language) + (f" · {text('research', language)}" if research else "")]
-    paragraphs.append(text("software", language, pipeline=result.pipeline, version=result.version))
-    paragraphs.append(conclusion(result, language))
-    if result.summary.get(language):
-        paragraphs.append(result.summary[language])
-    for finding in result.findings:
-        numbers = "; ".join(
-            f"{measurement(m.name).label[language]} {number(m, plain=True)}" for m in finding.measurements
+def _finding(finding: Finding, result: Result, language: Language, *, plain: bool) -> str:
+    said = [site_label(finding.site, language), *_numbers(finding.measurements, language, plain=plain)]
+    value = text("clause", language).join(said)
+    return text("labelled", language, name=finding_label(finding, result, language), value=value)
+
+
+def _rows(measurements: Sequence[Measurement], language: Language, *, plain: bool) -> list[str]:
+    """Return one line for each site, with what could be given."""
+    rows = []
+    for site in dict.fromkeys(m.site for m in measurements):
+        numbers = _numbers([m for m in measurements if m.site == site], language, plain=plain)
+        if numbers:
+            value = text("clause", language).join(numbers)
+            rows.append(text("labelled", language, name=site_label(site, language), value=value))
+    return rows
+
+
+def _numbers(measurements: Iterable[Measurement], language: Language, *, plain: bool) -> list[str]:
+    given = (m for m in measurements if m.value is not None)
+    return [f"{measurement(m.name).label[language]} {number(m, plain=plain)}" for m in given]
+
+
+def _missing(measurements: Iterable[Measurement], language: Language) -> list[str]:
+    """Return one line for each reason why numbers are missing or bounds, and which they are."""
+    reasons: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
+    for m in measurements:
+        if m.reason is not None and m.status != "ok":
+            names = reasons.setdefault((m.status, m.reason.text[language]), {})
+            names.setdefault(measurement(m.name).label[language], {})[site_label(m.site, language)] = None
+    lines = []
+    for (status, why), names in reasons.items():
+        what = text("clause", language).join(
+            text("at_site", language, name=name, site=text("list", language).join(sites))
+            for name, sites in names.items()
         )
-        paragraphs.append(f"{finding.tracking_id}: {site_label(finding.site, language)}; {numbers}")
-    paragraphs += [measurement_line(m, language) for m in result.measurements]
-    paragraphs += quality_lines(result, language)
-    if result.notes:
-        paragraphs.append(text("limits", language) + ": " + " ".join(n.text[language] for n in result.notes))
-    return "\r\n".join(paragraphs)
+        lines.append(text(f"why_{status}", language, what=what, why=why))
+    return lines
+
+
+def _origin(pipeline: str, version: str, language: Language, *, research: bool) -> list[str]:
+    marks = [text("banner", language), *([text("research", language)] if research else [])]
+    return [text("software", language, pipeline=pipeline, version=version), " · ".join(marks)]
+
+
+def _filled(said: Iterable[tuple[Topic, Iterable[str]]], language: Language) -> tuple[Paragraph, ...]:
+    out = []
+    for topic, lines in said:
+        kept = tuple(line for line in lines if line)
+        if kept:
+            out.append(Paragraph(topic, text(f"topic_{topic}", language), kept))
+    return tuple(out)

@@ -24,7 +24,7 @@ from pipeline.result import Code, Measurement, Result
 from sr_writer import codes
 from sr_writer.content import COMMENT, LANGUAGES, observer, text_item
 from sr_writer.header import Authorship, finish, new_object
-from sr_writer.narrative import impression, undetermined
+from sr_writer.narrative import joined, paragraphs, undetermined
 from sr_writer.outline import Outline, outline, spread_slices
 from sr_writer.references import evidence, place
 from sr_writer.sources import Sources
@@ -87,10 +87,9 @@ def build(
     root = report[0]
     # before the measurements (TID 1500 row 7); highdicom's own library fails on images without slice thickness
     root.ContentSequence.insert(-1, _image_library([sources.instances[uid] for uid in keys]))
-    for language in by.languages:
-        root.ContentSequence.append(
-            text_item(COMMENT, impression(result, language, research=by.options.research), language, by)
-        )
+    for tag in by.languages:
+        narrative = paragraphs(result, tag, research=by.options.research, plain=True)
+        root.ContentSequence.append(text_item(COMMENT, joined(narrative, tag), tag, by))
     for element in root:
         ds.add(element)
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"

@@ -13,7 +13,7 @@ from sr_writer import codes
 from sr_writer.canvas import AMBER, BRIGHT, DARK, FAINT, GRADES, LINE, PANEL, SIZE, SOFT, Canvas, width_of, wrap
 from sr_writer.fonts import has_chinese
 from sr_writer.header import Authorship
-from sr_writer.narrative import conclusion, number
+from sr_writer.narrative import number, paragraphs
 from sr_writer.palette import segment_colours
 from sr_writer.sources import Sources
 from sr_writer.tiles import View, key_views, reformat_view, render
@@ -126,11 +126,12 @@ def _impression(canvas: Canvas, result: Result, by: Authorship) -> None:
     languages = _languages(by)
     notes = 3 if len(languages) > 1 else 8
     for tag in languages:
-        head = conclusion(result, tag) + (" " if tag == "en" else "") + result.summary.get(tag, "")
-        y = canvas.paragraph(LEFT + 16, y, width - 32, head, 15, BRIGHT, lines=2) + 2
-        if result.notes:
-            said = codes.text("limits", tag) + ": " + " ".join(n.text[tag] for n in result.notes)
-            y = canvas.paragraph(LEFT + 16, y, width - 32, said, 12, SOFT, lines=notes)
+        narrative = paragraphs(result, tag, research=by.options.research)
+        said = {p.topic: codes.text("sentence", tag).join(p.lines) for p in narrative}
+        y = canvas.paragraph(LEFT + 16, y, width - 32, said["impression"], 15, BRIGHT, lines=2) + 2
+        if "limits" in said:
+            limits = codes.text("labelled", tag, name=codes.text("limits", tag), value=said["limits"])
+            y = canvas.paragraph(LEFT + 16, y, width - 32, limits, 12, SOFT, lines=notes)
         y += 6
 
 
