@@ -5,9 +5,13 @@ References
 PS3.16 TID 1204 (Language of Content Item and Descendants), TID 1002 and 1004 (Observer Context, Device).
 """
 
+from collections.abc import Sequence
+
 from highdicom import sr
+from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
 
+from dicom_io.model import Instance
 from sr_writer.device import MANUFACTURER, MODEL_NAME
 from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity, installation_uid
@@ -41,9 +45,33 @@ def language(tag: str) -> sr.CodeContentItem:
 
 
 def text_item(
-    name: DicomCode, text: str, tag: str, by: Authorship, relationship: str = "CONTAINS"
-) -> sr.TextContentItem:  # fmt: skip
-    """Return a text in the language `tag`, which it names."""
+    name: DicomCode, text: str, tag: str | None, by: Authorship, relationship: str = "CONTAINS"
+) -> sr.TextContentItem:
+    """Return a text; it names its language `tag` itself unless that is None."""
     item = sr.TextContentItem(name=name, value=by.text(text), relationship_type=relationship)
-    item.ContentSequence = sr.ContentSequence([language(tag)])
+    if tag is not None:
+        item.ContentSequence = sr.ContentSequence([language(tag)])
+    return item
+
+
+def document(title: DicomCode, items: Sequence[Dataset]) -> Dataset:
+    """Return the root of a document; plain, because highdicom wants a concept name for every item."""
+    item = Dataset()
+    item.ValueType, item.ContinuityOfContent = "CONTAINER", "SEPARATE"
+    item.ConceptNameCodeSequence = [sr.CodedConcept(*title)]
+    item.ContentSequence = list(items)
+    return item
+
+
+def section(title: DicomCode, items: Sequence[Dataset]) -> Dataset:
+    """Return a section of a document."""
+    item = document(title, items)
+    item.RelationshipType = "CONTAINS"
+    return item
+
+
+def image_item(image: Instance) -> sr.ImageContentItem:
+    """Return an image without a concept name, which TID 2010 does not allow."""
+    item = sr.ImageContentItem(COMMENT, image.sop_class_uid, image.sop_instance_uid, relationship_type="CONTAINS")
+    del item.ConceptNameCodeSequence
     return item

@@ -144,6 +144,15 @@ def new_object(
     return ds
 
 
+def mark_lossy(ds: Dataset, source: Dataset) -> None:
+    """Say of an image whether what it was made from was ever compressed with loss (PS3.3 section C.7.6.1.1.5)."""
+    ds.LossyImageCompression = "01" if source.get("LossyImageCompression") == "01" else "00"
+    if ds.LossyImageCompression == "01":
+        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            if keyword in source:
+                ds[keyword] = source[keyword]
+
+
 def series_description(by: Authorship, what: str) -> str:
     """Return ``AI <pipeline> <version> <what> [RESEARCH] r<revision>``, at most 64 characters (LO)."""
     tail = (" [RESEARCH]" if by.options.research else "") + (f" r{by.revision}" if by.revision > 1 else "")

@@ -63,14 +63,26 @@ def outline(mask: Mask, z: int) -> Outline:
     ValueError
         If the mask does not touch the slice.
     """
-    k = z - mask.offset[0]
-    if not 0 <= k < mask.box.shape[0] or not mask.box[k].any():
-        raise ValueError(f"no outline: the mask is empty on slice {z}")
-    parts = [simplify(p) for p in contours(mask.box[k])]
+    parts = outlines(mask, z)
     joined = parts[0]
     for part in parts[1:]:
         joined = _bridge(joined, part)
-    return Outline(z, joined + np.array([mask.offset[2], mask.offset[1]]))
+    return Outline(z, joined)
+
+
+def outlines(mask: Mask, z: int) -> list[Points]:
+    """Return the outline of `mask` on slice `z` as one closed polyline a part, the largest first, without holes.
+
+    Raises
+    ------
+    ValueError
+        If the mask does not touch the slice.
+    """
+    k = z - mask.offset[0]
+    if not 0 <= k < mask.box.shape[0] or not mask.box[k].any():
+        raise ValueError(f"no outline: the mask is empty on slice {z}")
+    corner = np.array([mask.offset[2], mask.offset[1]])
+    return [simplify(p) + corner for p in contours(mask.box[k])]
 
 
 def contours(plane: npt.NDArray[np.uint8]) -> list[Points]:

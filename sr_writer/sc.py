@@ -14,7 +14,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_io import elements
 from dicom_io.model import Instance
-from sr_writer.header import Authorship, finish, new_object
+from sr_writer.header import Authorship, finish, mark_lossy, new_object
 from sr_writer.references import source_image
 
 
@@ -50,13 +50,14 @@ def build(
     ds = new_object(
         by, kind=kind, sop_class_uid=SecondaryCaptureImageStorage, modality="OT", variant=variant, what=what
     )
-    fill(ds, pixels, sources, description)
+    fill(ds, pixels, sources, by, description)
     ds.PatientOrientation = ""
-    ds.BodyPartExamined = body_part(by)
     return finish(ds, by)
 
 
-def fill(ds: Dataset, pixels: npt.NDArray[np.uint8], sources: Iterable[Instance], description: str) -> None:
+def fill(
+    ds: Dataset, pixels: npt.NDArray[np.uint8], sources: Iterable[Instance], by: Authorship, description: str
+) -> None:
     """Put an RGB picture of shape (rows, columns, 3), and what it was derived from, into `ds`."""
     ds.ConversionType = "WSD"
     ds.ImageType = ["DERIVED", "SECONDARY"]
@@ -66,7 +67,8 @@ def fill(ds: Dataset, pixels: npt.NDArray[np.uint8], sources: Iterable[Instance]
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.Rows, ds.Columns = pixels.shape[:2]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
-    ds.LossyImageCompression = "00"
+    mark_lossy(ds, by.source)
+    ds.BodyPartExamined = body_part(by)
     data = pixels.tobytes()
     ds.PixelData = data + b"\0" * (len(data) % 2)
 

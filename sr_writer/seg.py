@@ -22,7 +22,7 @@ from pydicom.uid import SegmentationStorage
 
 from pipeline.result import Code, Mask, Result, Segment
 from sr_writer.codes import coded
-from sr_writer.header import Authorship, finish, new_object
+from sr_writer.header import Authorship, finish, mark_lossy, new_object
 from sr_writer.palette import segment_colours
 from sr_writer.references import source_image
 from sr_writer.sources import Sources
@@ -67,11 +67,7 @@ def _image(ds: Dataset, result: Result, first: Dataset) -> None:
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
     ds.Rows, ds.Columns = result.geometry.shape[1:]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 1, 1, 0
-    ds.LossyImageCompression = "01" if first.get("LossyImageCompression") == "01" else "00"
-    if ds.LossyImageCompression == "01":
-        for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-            if keyword in first:
-                ds[keyword] = first[keyword]
+    mark_lossy(ds, first)
     ds.SegmentationType = "BINARY"
     ds.ContentLabel, ds.ContentDescription, ds.ContentCreatorName = "AI_SEGMENTATION", f"AI {result.pipeline}"[:64], ""
     if first.get("BodyPartExamined"):

@@ -14,6 +14,7 @@ from sr_writer.canvas import BRIGHT, SOFT, Colour
 from sr_writer.fonts import runs
 from sr_writer.outline import contours, largest_slice
 from sr_writer.palette import segment_colours
+from sr_writer.tracked import main_mask
 
 WINDOW_HU = (-1350.0, 150.0)
 """Lung window: level -600, width 1500."""
@@ -66,7 +67,7 @@ class View:
 
     def window(self, result: Result) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return first and last row, first and last column as shown, of what is worth showing: body and lungs."""
-        masks = (result.region("body").mask, _lungs(result))
+        masks = (result.region("body").mask, main_mask(result))
         axes = [k for k in range(3) if k != self.axis]
         out = []
         for axis, flip in zip(axes[::-1] if self.swap else axes, self.flip, strict=True):
@@ -107,7 +108,7 @@ def reformat_view(result: Result) -> View:
     flip = (bool(up_first), bool(right[dominant[columns]] < 0))
     letters = (*_ends(-right if flip[1] else right), *_ends(-down if flip[0] else down))
     shown = [result.segments[f.segment_number - 1].mask for f in result.findings if f.segment_number is not None]
-    mask = max(shown, key=lambda m: m.voxels) if shown else _lungs(result)
+    mask = max(shown, key=lambda m: m.voxels) if shown else main_mask(result)
     area = np.count_nonzero(mask.box, axis=tuple(k for k in range(3) if k != axis))
     return View(axis, mask.offset[axis] + int(area.argmax()), flip, swap, letters)
 
@@ -116,7 +117,7 @@ def key_views(result: Result) -> list[View]:
     """Return the source slices to show, from the lowest index up: those of the largest findings, then spread over the lungs."""
     shown = [result.segments[f.segment_number - 1].mask for f in result.findings if f.segment_number is not None]
     picks = [largest_slice(m) for m in sorted(shown, key=lambda m: -m.voxels)]
-    lungs = _lungs(result)
+    lungs = main_mask(result)
     filled = np.flatnonzero(lungs.box.any(axis=(1, 2))) + lungs.offset[0]
     apart = max(1, len(filled) // 12)
     kept: list[int] = []
@@ -181,10 +182,3 @@ def _ends(direction: npt.NDArray[np.float64]) -> tuple[str, str]:
     axis = int(np.abs(direction).argmax())
     low, high = _AXES[axis]
     return (low, high) if direction[axis] > 0 else (high, low)
-
-
-def _lungs(result: Result) -> Mask:
-    sites = {r.site: r.mask for r in result.regions}
-    return sites.get("lungs") or max(
-        (m for s, m in sites.items() if s != "body"), key=lambda m: m.voxels, default=sites["body"]
-    )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.result import Code, Mask, Measurement, Result, Segment
+from pipeline.result import Code, Finding, Mask, Measurement, Result, Segment
 from sr_writer.codes import site_modifier
 from sr_writer.outline import Outline, largest_slice, outline
 from sr_writer.palette import anatomy_segments
@@ -69,12 +69,32 @@ def tracked(result: Result) -> tuple[Tracked, ...]:
     return tuple(things)
 
 
+def finding_mask(result: Result, finding: Finding) -> Mask:
+    """Return what shows a finding: its segment, or the region that it lies in."""
+    number = finding.segment_number
+    return result.region(finding.site).mask if number is None else result.segments[number - 1].mask
+
+
+def finding_keys(result: Result) -> list[str]:
+    """Return the SOP Instance UIDs of the slices on which the findings are largest, in the order of the slices."""
+    slices = {largest_slice(finding_mask(result, finding)) for finding in result.findings}
+    return [result.geometry.sop_instance_uids[z] for z in sorted(slices)]
+
+
+def main_mask(result: Result) -> Mask:
+    """Return what was examined: the lungs, else the largest region beside the body."""
+    sites = {r.site: r.mask for r in result.regions}
+    return sites.get("lungs") or max(
+        (m for s, m in sites.items() if s != "body"), key=lambda m: m.voxels, default=sites["body"]
+    )
+
+
 def _findings(result: Result) -> list[Tracked]:
     out = []
     for finding in result.findings:
         region = result.region(finding.site)
         segment = None if finding.segment_number is None else result.segments[finding.segment_number - 1]
-        mask = region.mask if segment is None else segment.mask
+        mask = finding_mask(result, finding)
         out.append(
             Tracked(
                 finding.tracking_id, finding.site, finding.code, MORPHOLOGY, region.anatomy,

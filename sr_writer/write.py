@@ -1,6 +1,5 @@
 """Writing a result, or the statement that there is none, as DICOM objects into a folder."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +18,7 @@ from dicom_io.reason import Reason
 from dicom_io.volume import Volume
 from pipeline.result import Result
 from sr_writer import card, sc, seg, sr, summary
-from sr_writer.considered import Considered
+from sr_writer.considered import Considered, card_variant
 from sr_writer.files import publish, write_dicom
 from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity
@@ -203,10 +202,9 @@ def write_card(  # noqa: PLR0917 - as `write_result`
     first_of_series = {i.series_instance_uid: i for i in reversed(inputs)}
     sources = [i for _, i in sorted(first_of_series.items())]
     what = {"not_analysed": "not analysed", "failed": "failed"}[outcome]
-    said = [outcome, reason.as_json(), [(c.series_instance_uid, c.reason.as_json()) for c in considered]]
     picture = sc.build(
         canvas.pixels(), sources, by, kind="card", what=what, description=f"AI {what}: {reason.code}",
-        variant=json.dumps(said, sort_keys=True),
+        variant=card_variant(reason, outcome, considered),
     )  # fmt: skip
     artifacts = [_write(picture, out, "card")]
     _preview(artifacts[-1], out)

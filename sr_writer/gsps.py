@@ -1,0 +1,170 @@
+"""Grayscale Softcopy Presentation State: outlines, circles and labels over the source images, without touching the window.
+
+Agreed: ``build(result, sources, by) -> Dataset``; without findings one image says so in words.
+
+Strictly read, a presentation state without Softcopy VOI LUT asks for no window at all; the viewers that show these objects
+take the image's own then, and a copy of it would undo the window that a reader has chosen.
+
+References
+----------
+PS3.3 section A.33.1 (Grayscale Softcopy Presentation State IOD), C.10.5 (Graphic Annotation), C.10.7 (Graphic Layer).
+"""
+
+from collections.abc import Mapping
+
+import highdicom as hd
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
+
+from dicom_io import elements
+from dicom_io.model import Instance
+from pipeline.result import Finding, Result
+from sr_writer import codes
+from sr_writer.header import Authorship, finish, new_object
+from sr_writer.narrative import conclusion, finding_label, number
+from sr_writer.outline import Points, largest_slice, outlines, spread_slices
+from sr_writer.references import reference, referenced_series
+from sr_writer.sc import body_part
+from sr_writer.sources import Sources
+from sr_writer.tracked import finding_mask, main_mask
+
+LAYER = "AI"
+OUTLINES = 7
+"""Slices of one finding that get its outline, spread from its first to its last."""
+SMALL_PX = 24
+"""A finding narrower and lower than this gets a circle around it on its key slice."""
+MARGIN_PX = 4
+NUMBERS = ("volume", "long_axis", "diameter")
+"""What a label says of a finding: the first that it has."""
+_RESCALE = ("RescaleIntercept", "RescaleSlope", "RescaleType")
+_COLOUR = (255, 193, 7)
+_BANNER = ((0.2, 0.93), (0.8, 0.98))
+"""Where each image says who marked it: corners of a box as shares of the displayed area."""
+
+
+def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
+    """Return the annotations of `result`.
+
+    Parameters
+    ----------
+    result : Result
+        What was found, and where.
+    sources : Sources
+        Every input.
+    by : Authorship
+        Whose, by whom, when.
+    """
+    ds = new_object(by, kind="gsps", sop_class_uid=GrayscaleSoftcopyPresentationStateStorage, modality="PR")
+    graphics: dict[int, list[Dataset]] = {}
+    texts: dict[int, list[Dataset]] = {}
+    for finding in result.findings:
+        mask = finding_mask(result, finding)
+        key = largest_slice(mask)
+        for z in sorted({key, *spread_slices(mask, OUTLINES)}):
+            graphics.setdefault(z, []).extend(_polyline(part) for part in outlines(mask, z))
+        largest = outlines(mask, key)[0]
+        if (np.ptp(largest, axis=0) < SMALL_PX).all():
+            graphics[key].append(_circle(largest))
+        texts.setdefault(key, []).append(_label(_words(finding, result, by), largest))
+    shown = sorted(graphics) or [largest_slice(main_mask(result))]
+    for z in shown:
+        texts.setdefault(z, []).append(_banner(result, by))
+    images = {z: sources.instances[result.geometry.sop_instance_uids[z]] for z in shown}
+    _state(ds, images, result, sources, by)
+    ds.GraphicAnnotationSequence = [_annotation(images[z], graphics.get(z), texts[z]) for z in shown]
+    ds.GraphicLayerSequence = [_layer()]
+    return finish(ds, by)
+
+
+def _state(ds: Dataset, images: Mapping[int, Instance], result: Result, sources: Sources, by: Authorship) -> None:
+    """Fill in what a presentation state must say, none of which changes how the images look."""
+    ds.BodyPartExamined = body_part(by)
+    ds.ContentLabel, ds.ContentDescription, ds.ContentCreatorName = "AI_FINDINGS", "AI findings, unverified", ""
+    ds.PresentationCreationDate, ds.PresentationCreationTime = by.date, by.time
+    ds.ReferencedSeriesSequence = referenced_series(list(images.values()))
+    first = next(iter(images.values())).header
+    rescale = {tuple(elements.text(i.header, k) for k in _RESCALE) for i in images.values()}
+    intercept, slope, kind = rescale.pop()
+    if intercept and slope and not rescale:
+        ds.RescaleIntercept, ds.RescaleSlope = intercept, slope
+        ds.RescaleType = kind or ("HU" if elements.text(first, "Modality") == "CT" else "US")
+    area = Dataset()
+    rows, columns = result.geometry.shape[1:]
+    area.DisplayedAreaTopLeftHandCorner, area.DisplayedAreaBottomRightHandCorner = [1, 1], [columns, rows]
+    area.PresentationSizeMode = "SCALE TO FIT"
+    spacing = sources.header(next(iter(images.values())).sop_instance_uid).get("PixelSpacing")
+    if spacing:
+        area.PresentationPixelSpacing = spacing
+    else:
+        area.PresentationPixelAspectRatio = [1, 1]
+    ds.DisplayedAreaSelectionSequence = [area]
+    inverse = elements.text(first, "PhotometricInterpretation") == "MONOCHROME1"
+    ds.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
+
+
+def _layer() -> Dataset:
+    layer = Dataset()
+    layer.GraphicLayer, layer.GraphicLayerOrder = LAYER, 1
+    layer.GraphicLayerRecommendedDisplayGrayscaleValue = 65535
+    layer.GraphicLayerRecommendedDisplayCIELabValue = list(hd.color.CIELabColor.from_rgb(*_COLOUR).value)
+    layer.GraphicLayerDescription = "AI findings, unverified"
+    return layer
+
+
+def _annotation(image: Instance, graphics: list[Dataset] | None, texts: list[Dataset]) -> Dataset:
+    item = Dataset()
+    item.ReferencedImageSequence = [reference(image.sop_class_uid, image.sop_instance_uid)]
+    item.GraphicLayer = LAYER
+    item.TextObjectSequence = texts
+    if graphics:
+        item.GraphicObjectSequence = graphics
+    return item
+
+
+def _polyline(points: Points) -> Dataset:
+    """Return a closed line; pixel coordinates count from the corner of the first pixel here and in `outlines`."""
+    return _graphic("POLYLINE", points)
+
+
+def _circle(points: Points) -> Dataset:
+    centre = (points.min(axis=0) + points.max(axis=0)) / 2
+    radius = float(np.linalg.norm(points - centre, axis=1).max()) + MARGIN_PX
+    return _graphic("CIRCLE", np.array([centre, (centre[0] + radius, centre[1])]))
+
+
+def _graphic(kind: str, points: Points) -> Dataset:
+    item = Dataset()
+    item.GraphicAnnotationUnits, item.GraphicDimensions = "PIXEL", 2
+    item.NumberOfGraphicPoints = len(points)
+    item.GraphicData = [round(float(v), 2) for v in points.reshape(-1)]
+    item.GraphicType, item.GraphicFilled = kind, "N"
+    return item
+
+
+def _label(words: str, points: Points) -> Dataset:
+    """Return a text tied to the rightmost point of an outline."""
+    item = Dataset()
+    item.UnformattedTextValue = words
+    item.AnchorPoint = [round(float(v), 2) for v in points[points[:, 0].argmax()]]
+    item.AnchorPointAnnotationUnits, item.AnchorPointVisibility = "PIXEL", "Y"
+    return item
+
+
+def _banner(result: Result, by: Authorship) -> Dataset:
+    words = [codes.text("markings_banner", tag) for tag in by.languages]
+    if not result.findings:
+        words += [conclusion(result, tag) for tag in by.languages]
+    item = Dataset()
+    item.UnformattedTextValue = by.text("\r\n".join(words))
+    item.BoundingBoxAnnotationUnits = "DISPLAY"
+    item.BoundingBoxTopLeftHandCorner, item.BoundingBoxBottomRightHandCorner = (list(corner) for corner in _BANNER)
+    item.BoundingBoxTextHorizontalJustification = "CENTER"
+    return item
+
+
+def _words(finding: Finding, result: Result, by: Authorship) -> str:
+    names = dict.fromkeys(finding_label(finding, result, tag) for tag in by.languages)
+    values = {m.name: m for m in finding.measurements}
+    numbers = [number(values[name], plain=True) for name in NUMBERS if name in values][:1]
+    return by.text("\r\n".join(["AI " + " ".join(names), *numbers]))

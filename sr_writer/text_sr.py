@@ -1,0 +1,108 @@
+"""Basic Text SR: the narrative line by line, for viewers that show reports as text only.
+
+Agreed: ``build(result, sources, by) -> Dataset``, and where there is no result
+``build_card(reason, outcome, considered, sources, by) -> Dataset``.
+
+References
+----------
+PS3.3 section A.35.1 (Basic Text SR IOD); PS3.16 CID 7000 (title), CID 7001 and 7002 (headings and what stands below).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code as DicomCode
+from pydicom.uid import BasicTextSRStorage
+
+from dicom_io.reason import Reason
+from pipeline.result import Result
+from sr_writer.codes import text
+from sr_writer.considered import Considered, card_variant
+from sr_writer.content import COMMENT, document, image_item, language, observer, section, text_item
+from sr_writer.header import Authorship, finish, new_object
+from sr_writer.narrative import Paragraph, no_result, paragraphs
+from sr_writer.references import evidence, place
+from sr_writer.sources import Sources
+from sr_writer.tracked import finding_keys
+
+Narratives = Mapping[str, Sequence[Paragraph]]
+"""The narrative in every language."""
+
+_TITLE = DicomCode("18748-4", "LN", "Diagnostic Imaging Report")
+_FINDINGS = DicomCode("121070", "DCM", "Findings")
+_FINDING = DicomCode("121071", "DCM", "Finding")
+_IMPRESSION = DicomCode("121073", "DCM", "Impression")
+_KEY_IMAGES = DicomCode("121180", "DCM", "Key Images")
+_NAMES = {"impression": _IMPRESSION, "findings": _FINDING, "measurements": _FINDING}
+"""What the lines of a topic are; those of the others are comments, with the topic's heading."""
+
+
+def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
+    """Return the narrative of `result`, one section a language, then the key images.
+
+    Parameters
+    ----------
+    result : Result
+        What to say; a negative one says so.
+    sources : Sources
+        Every input.
+    by : Authorship
+        Whose, by whom, when.
+    """
+    said = {tag: paragraphs(result, tag, research=by.options.research, plain=True) for tag in by.languages}
+    return _report(said, finding_keys(result), sources, by)
+
+
+def build_card(
+    reason: Reason,
+    outcome: Literal["not_analysed", "failed"],
+    considered: Sequence[Considered],
+    sources: Sources,
+    by: Authorship,
+) -> Dataset:
+    """Return the statement that there is no result, and why.
+
+    Parameters
+    ----------
+    reason : Reason
+        Why.
+    outcome : {"not_analysed", "failed"}
+        Whether it worked as designed.
+    considered : Sequence[Considered]
+        Series that were looked at, with what was thought of them.
+    sources : Sources
+        What was looked at.
+    by : Authorship
+        Whose, by whom, when.
+    """
+    who = by.identity
+    said = {
+        tag: no_result(
+            reason, outcome, considered, tag, pipeline=who.pipeline, version=who.version, research=by.options.research
+        )
+        for tag in by.languages
+    }
+    return _report(said, (), sources, by, card_variant(reason, outcome, considered))
+
+
+def _report(said: Narratives, keys: Sequence[str], sources: Sources, by: Authorship, variant: str = "") -> Dataset:
+    ds = new_object(by, kind="text", sop_class_uid=BasicTextSRStorage, modality="SR", variant=variant)
+    items = [language(by.languages[0]), *observer(by.identity)]
+    items += [section(_FINDINGS, [language(tag), *_lines(narrative, tag, by)]) for tag, narrative in said.items()]
+    if keys:
+        items.append(section(_KEY_IMAGES, [image_item(sources.instances[uid]) for uid in keys]))
+    for element in document(_TITLE, items):
+        ds.add(element)
+    ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
+    ds.PerformedProcedureCodeSequence, ds.ReferencedPerformedProcedureStepSequence = [], []
+    ds.CurrentRequestedProcedureEvidenceSequence = evidence(map(place, sources.instances.values()))
+    return finish(ds, by)
+
+
+def _lines(narrative: Sequence[Paragraph], tag: str, by: Authorship) -> Iterator[Dataset]:
+    for paragraph in narrative:
+        name = _NAMES.get(paragraph.topic)
+        for line in paragraph.lines:
+            said = line if name else text("labelled", tag, name=paragraph.heading, value=line)
+            yield text_item(name or COMMENT, said, None, by)
