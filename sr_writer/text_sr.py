@@ -35,7 +35,9 @@ _FINDING = DicomCode("121071", "DCM", "Finding")
 _IMPRESSION = DicomCode("121073", "DCM", "Impression")
 _KEY_IMAGES = DicomCode("121180", "DCM", "Key Images")
 _NAMES = {"impression": _IMPRESSION, "findings": _FINDING, "measurements": _FINDING}
-"""What the lines of a topic are; those of the others are comments, with the topic's heading."""
+"""What the lines of a topic are; those of the others are comments."""
+_HEADED = {"series", "limits"}
+"""Topics whose lines do not say themselves what they are about."""
 
 
 def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
@@ -102,7 +104,8 @@ def _report(said: Narratives, keys: Sequence[str], sources: Sources, by: Authors
 
 def _lines(narrative: Sequence[Paragraph], tag: str, by: Authorship) -> Iterator[Dataset]:
     for paragraph in narrative:
-        name = _NAMES.get(paragraph.topic)
+        name = _NAMES.get(paragraph.topic, COMMENT)
         for line in paragraph.lines:
-            said = line if name else text("labelled", tag, name=paragraph.heading, value=line)
-            yield text_item(name or COMMENT, said, None, by)
+            headed = paragraph.topic in _HEADED
+            said = text("labelled", tag, name=paragraph.heading, value=line) if headed else line
+            yield text_item(name, said, None, by)
