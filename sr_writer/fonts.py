@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 from PIL import ImageFont
@@ -55,13 +56,19 @@ def has_chinese() -> bool:
 
 def runs(text: str, size: int) -> Iterator[tuple[str, Font]]:
     """Split text into pieces with the font that has their glyphs; what no font here has is left out or spelt plainly."""
-    part, chinese = "", False
-    for character in text + "\0":
-        is_chinese = ord(character) >= _FIRST_CJK
-        if part and (is_chinese != chinese or character == "\0"):
-            if chinese and has_chinese():
-                yield part, _font(cjk_path(), size)
-            elif not chinese:
-                yield part.translate(_PLAIN) if latin_path() is None else part, _font(latin_path(), size)
-            part = ""
-        part, chinese = part + character, is_chinese
+    for part, chinese in scripts(text):
+        if chinese and has_chinese():
+            yield part, _font(cjk_path(), size)
+        elif not chinese:
+            yield part if latin_path() else spelt(part), _font(latin_path(), size)
+
+
+def scripts(text: str) -> Iterator[tuple[str, bool]]:
+    """Split text into pieces that take one font each, and say whether that is the Chinese one."""
+    for chinese, part in groupby(text, lambda character: ord(character) >= _FIRST_CJK):
+        yield "".join(part), chinese
+
+
+def spelt(text: str) -> str:
+    """Return text without signs that plain fonts lack."""
+    return text.translate(_PLAIN)

@@ -58,11 +58,12 @@ def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
     ds = new_object(by, kind="gsps", sop_class_uid=GrayscaleSoftcopyPresentationStateStorage, modality="PR")
     graphics: dict[int, list[Dataset]] = {}
     texts: dict[int, list[Dataset]] = {}
-    for finding in result.findings:
-        mask = finding_mask(result, finding)
+    masks = [finding_mask(result, finding) for finding in result.findings]
+    for z in {z for mask in masks for z in (largest_slice(mask), *spread_slices(mask, OUTLINES))}:
+        # everything found that the image shows, not only what it was chosen for
+        graphics[z] = [_polyline(part) for mask in masks if mask.plane(z).any() for part in outlines(mask, z)]
+    for finding, mask in zip(result.findings, masks, strict=True):
         key = largest_slice(mask)
-        for z in sorted({key, *spread_slices(mask, OUTLINES)}):
-            graphics.setdefault(z, []).extend(_polyline(part) for part in outlines(mask, z))
         largest = outlines(mask, key)[0]
         if (np.ptp(largest, axis=0) < SMALL_PX).all():
             graphics[key].append(_circle(largest))

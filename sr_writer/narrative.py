@@ -133,6 +133,11 @@ def number(m: Measurement, *, plain: bool = False) -> str:
     return ("≥ " if m.status == "lower_bound" else "") + f"{value} {sign}".rstrip()
 
 
+def bare(m: Measurement) -> str:
+    """Return a value without its unit, which stands in the head of the column."""
+    return number(m).removesuffix(unit_sign(m.unit)).rstrip()
+
+
 def conclusion(result: Result, language: Language) -> str:
     """Return whether something was found, in one sentence."""
     if result.findings:

@@ -72,7 +72,7 @@ def _place(ds: Dataset, image: Instance, result: Result, sources: Sources) -> No
     for keyword in _PLANE:
         if first.get(keyword):
             ds[keyword] = first[keyword]
-    if "ImagePositionPatient" in image.header:
+    if elements.numbers(image.header, "ImagePositionPatient"):
         ds.ImagePositionPatient = sources.position(image.sop_instance_uid)
     ds.PatientOrientation = first.get("PatientOrientation") or ""
     if uid := result.geometry.frame_of_reference_uid:

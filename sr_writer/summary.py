@@ -1,9 +1,10 @@
 """The summary picture of a result: key slices with outlines, numbers, quality, and what it must not be used for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
+from PIL import Image
 from pydicom.dataset import Dataset
 
 from dicom_io import elements
@@ -13,10 +14,10 @@ from sr_writer import codes
 from sr_writer.canvas import AMBER, BRIGHT, DARK, FAINT, GRADES, LINE, PANEL, SIZE, SOFT, Canvas, width_of, wrap
 from sr_writer.fonts import has_chinese
 from sr_writer.header import Authorship
-from sr_writer.narrative import number, paragraphs
+from sr_writer.narrative import bare, number, paragraphs
 from sr_writer.palette import segment_colours
 from sr_writer.sources import Sources
-from sr_writer.tiles import View, key_views, reformat_view, render
+from sr_writer.tiles import key_views, reformat_view, render
 
 LEFT, GAP, TILE = 24, 10, 284
 TOP = 128
@@ -103,18 +104,19 @@ def _languages(by: Authorship) -> Sequence[str]:
 
 
 def _tiles(canvas: Canvas, result: Result, volume: Volume, sources: Sources) -> None:
-    views = key_views(result)
-    shown: list[tuple[View, str]] = []
-    for view in views:
+    for n, tile in enumerate(pictures(result, volume, sources, TILE)):
+        canvas.paste(tile, LEFT + n % 3 * (TILE + GAP), TOP + n // 3 * (TILE + GAP))
+
+
+def pictures(result: Result, volume: Volume, sources: Sources, size: int) -> Iterator[Image.Image]:
+    """Yield the key slices and a reformat, each a square of `size` pixels with its caption."""
+    for view in key_views(result):
         header = sources.instances[result.geometry.sop_instance_uids[view.index]].header
         image = elements.text(header, "InstanceNumber")
         at = result.geometry.to_lps((view.index, (volume.array.shape[1] - 1) / 2, (volume.array.shape[2] - 1) / 2))
         axis = int(np.abs(result.geometry.affine[:3, 2]).argmax())
-        shown.append((view, f"Im {image} · {'xyz'[axis]} {at[axis]:.0f} mm"))
-    shown.append((reformat_view(result), "Reformat"))
-    for n, (view, caption) in enumerate(shown):
-        tile = render(view, volume, result, TILE, caption)
-        canvas.paste(tile, LEFT + n % 3 * (TILE + GAP), TOP + n // 3 * (TILE + GAP))
+        yield render(view, volume, result, size, f"Im {image} · {'xyz'[axis]} {at[axis]:.0f} mm")
+    yield render(reformat_view(result), volume, result, size, "Reformat")
 
 
 def _impression(canvas: Canvas, result: Result, by: Authorship) -> None:
@@ -188,7 +190,7 @@ def _table(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
         for name, right in rights.items():
             m = values.get((site, name))
             if m is not None:
-                canvas.text(right, at + 8, _bare(m), 13 if part else 14, _tint(m), align="right")
+                canvas.text(right, at + 8, bare(m), 13 if part else 14, _tint(m), align="right")
         at += row
     legend = [
         codes.text(k, languages[0])
@@ -203,7 +205,7 @@ def _columns(
     names: Sequence[str], values: Mapping[tuple[str, str], Measurement], left: int, right: int
 ) -> dict[str, float]:
     """Return where each column of numbers ends: as wide as its widest number, the rest shared evenly."""
-    widths = {k: max(width_of(_bare(m), 14) for (_, name), m in values.items() if name == k) for k in names}
+    widths = {k: max(width_of(bare(m), 14) for (_, name), m in values.items() if name == k) for k in names}
     gap = (right - left - sum(widths.values())) / len(names)
     ends = accumulate(width + gap for width in widths.values())
     return dict(zip(names, (left + end for end in ends), strict=True))
@@ -237,11 +239,6 @@ def _heading(canvas: Canvas, name: str, languages: Sequence[str], y: int) -> Non
     at = PANEL_X + 16 + canvas.text(PANEL_X + 16, y, codes.text(name, languages[0]), 16) + 10
     for tag in languages[1:]:
         canvas.text(at, y + 1, codes.text(name, tag), 14, SOFT)
-
-
-def _bare(m: Measurement) -> str:
-    """Return a number without its unit, which stands in the head of the column."""
-    return number(m).removesuffix(codes.unit_sign(m.unit)).rstrip()
 
 
 def _tint(m: Measurement) -> tuple[int, int, int]:

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 from scipy.ndimage import binary_dilation
 
 import phantom
@@ -27,9 +29,12 @@ from pipeline.result import (
     Result,
     Segment,
 )
-from sr_writer import write
+from sr_writer import comprehensive, gsps, key_objects, overlay, pdf, seg, sr, text_sr, write
+from sr_writer.considered import Considered
+from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
+from sr_writer.sources import Sources
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 LEFT = Code("7771000", "SCT", "Left")
@@ -201,6 +206,37 @@ def tilted(studies: Path) -> Case:
     return case(studies / "tilted", phantom.build(6, slices=20, matrix=80, tilt_deg=12.0, feet_first=True))
 
 
+def authorship(c: Case, revision: int = 1, now: datetime = NOW) -> Authorship:
+    first = Sources(c.series.instances).first
+    return Authorship(first.header, c.identity, c.options, now, revision, first.ascii_only)
+
+
+def build_fallbacks(c: Case, revision: int = 1, now: datetime = NOW) -> dict[str, list[Dataset]]:
+    """Build every fallback object of a case, by kind; the overlay has one for each slice."""
+    sources, by = Sources(c.series.instances), authorship(c, revision, now)
+    segmentation = seg.build(c.result, sources, by) if c.result.segments else None
+    report = sr.build(c.result, sources, by, segmentation)
+    key = key_objects.build(c.result, sources, by)
+    thick = [Considered(c.series.series_instance_uid, THICK)]
+    return {
+        "overlay": list(overlay.build(c.result, c.volume, sources, by)),
+        "gsps": [gsps.build(c.result, sources, by)],
+        "kos": [] if key is None else [key],
+        "text": [text_sr.build(c.result, sources, by)],
+        "sr": [report],
+        "csr": [comprehensive.build(report, by)],
+        "pdf": [pdf.build(c.result, c.volume, sources, by)],
+        "text_card": [text_sr.build_card(CUT, "not_analysed", thick, sources, by)],
+        "pdf_card": [pdf.build_card(CUT, "failed", thick, sources, by)],
+    }
+
+
+@cache
+def fallbacks_of(c: Case) -> dict[str, list[Dataset]]:
+    """Build them once a session; nobody changes them."""
+    return build_fallbacks(c)
+
+
 @dataclass(frozen=True, eq=False)
 class Helpers:
     """What test modules of this folder share (they are not a package)."""
@@ -208,6 +244,9 @@ class Helpers:
     now = NOW
     installation = INSTALLATION
     case = staticmethod(case)
+    authorship = staticmethod(authorship)
+    build_fallbacks = staticmethod(build_fallbacks)
+    fallbacks_of = staticmethod(fallbacks_of)
     from_folder = staticmethod(from_folder)
     load = staticmethod(load)
     reason = staticmethod(reason)
@@ -229,3 +268,10 @@ def written(request: pytest.FixtureRequest) -> "tuple[Case, dict[str, write.Arti
     """Each case in turn with what was written for it, by kind."""
     c: Case = request.getfixturevalue(request.param)
     return c, {a.kind: a for a in Helpers.write(c, c.folder / "out")}
+
+
+@pytest.fixture(scope="session", params=["positive", "negative", "coronal", "tilted"])
+def fallbacks(request: pytest.FixtureRequest) -> "tuple[Case, dict[str, list[Dataset]]]":
+    """Each case in turn with its fallback objects."""
+    c: Case = request.getfixturevalue(request.param)
+    return c, fallbacks_of(c)
