@@ -70,8 +70,6 @@ def section(title: DicomCode, items: Sequence[Dataset]) -> Dataset:
     return item
 
 
-def image_item(image: Instance) -> sr.ImageContentItem:
-    """Return an image without a concept name, which TID 2010 does not allow."""
-    item = sr.ImageContentItem(COMMENT, image.sop_class_uid, image.sop_instance_uid, relationship_type="CONTAINS")
-    del item.ConceptNameCodeSequence
-    return item
+def image_item(image: Instance, name: DicomCode) -> sr.ImageContentItem:
+    """Return an image."""
+    return sr.ImageContentItem(name, image.sop_class_uid, image.sop_instance_uid, relationship_type="CONTAINS")

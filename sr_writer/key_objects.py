@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
+from dicom_io.model import Instance
 from pipeline.result import Result
 from sr_writer.content import document, image_item, language, observer, text_item
 from sr_writer.header import Authorship, finish, new_object
@@ -41,7 +42,7 @@ def build(result: Result, sources: Sources, by: Authorship) -> Dataset | None:
     ds = new_object(by, kind="kos", sop_class_uid=KeyObjectSelectionDocumentStorage, modality="KO")
     said = "\r\n".join(f"AI: {conclusion(result, tag)}" for tag in by.languages)
     items = [language(by.languages[0]), *observer(by.identity), text_item(_DESCRIPTION, said, None, by)]
-    root = document(_OF_INTEREST, [*items, *map(image_item, images)])
+    root = document(_OF_INTEREST, [*items, *map(_image, images)])
     template = Dataset()
     template.MappingResource, template.TemplateIdentifier = "DCMR", "2010"
     root.ContentTemplateSequence = [template]
@@ -50,3 +51,9 @@ def build(result: Result, sources: Sources, by: Authorship) -> Dataset | None:
     ds.ReferencedPerformedProcedureStepSequence = []
     ds.CurrentRequestedProcedureEvidenceSequence = evidence(map(place, images))
     return finish(ds, by)
+
+
+def _image(image: Instance) -> Dataset:
+    item = image_item(image, _OF_INTEREST)
+    del item.ConceptNameCodeSequence
+    return item

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydicom.valuerep import PersonName
+from reportlab import rl_config
 from reportlab.lib.colors import Color
 from reportlab.lib.enums import TA_CENTER, TA_RIGHT
 from reportlab.lib.pagesizes import A4
@@ -28,6 +29,9 @@ from sr_writer import fonts
 from sr_writer.codes import text
 from sr_writer.device import MANUFACTURER, MODEL_NAME, SOFTWARE_VERSION
 from sr_writer.header import Authorship
+
+rl_config.useA85 = 0
+"""Streams stay bytes: a fifth smaller, and the encoding took half of the time."""
 
 WIDTH: float = A4[0] - 32 * mm
 """Of the text, in points."""

@@ -34,6 +34,8 @@ _FINDINGS = DicomCode("121070", "DCM", "Findings")
 _FINDING = DicomCode("121071", "DCM", "Finding")
 _IMPRESSION = DicomCode("121073", "DCM", "Impression")
 _KEY_IMAGES = DicomCode("121180", "DCM", "Key Images")
+_ILLUSTRATION = DicomCode("121080", "DCM", "Best illustration of finding")
+"""OHIF 3.13.2 shows nothing of a report in which one item has no concept name."""
 _NAMES = {"impression": _IMPRESSION, "findings": _FINDING, "measurements": _FINDING}
 """What the lines of a topic are; those of the others are comments."""
 _HEADED = {"series", "limits"}
@@ -93,7 +95,7 @@ def _report(said: Narratives, keys: Sequence[str], sources: Sources, by: Authors
     items = [language(by.languages[0]), *observer(by.identity)]
     items += [section(_FINDINGS, [language(tag), *_lines(narrative, tag, by)]) for tag, narrative in said.items()]
     if keys:
-        items.append(section(_KEY_IMAGES, [image_item(sources.instances[uid]) for uid in keys]))
+        items.append(section(_KEY_IMAGES, [image_item(sources.instances[uid], _ILLUSTRATION) for uid in keys]))
     for element in document(_TITLE, items):
         ds.add(element)
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"

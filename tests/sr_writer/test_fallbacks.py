@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from sr_writer import codes, comprehensive, fonts, gate_sources, gsps, overlay, pdf, pdf_page
+from sr_writer import codes, comprehensive, fonts, gate_sources, gsps, overlay, pdf, pdf_page, text_sr
 from sr_writer.files import write_dicom
 from sr_writer.header import Authorship
 from sr_writer.narrative import conclusion, paragraphs
@@ -47,6 +47,10 @@ def _references(ds: Dataset) -> Iterator[tuple[str, str]]:
 
 def _words(ds: Dataset) -> list[str]:
     return [str(i.TextValue) for i in _items(ds) if i.ValueType == "TEXT"]
+
+
+def _texts(ds: Dataset) -> list[str]:
+    return [str(e.value) for e in ds.iterall() if e.VR in {"UT", "ST", "LT", "LO", "SH"}]
 
 
 def _document(ds: Dataset) -> pypdfium2.PdfDocument:
@@ -242,6 +246,7 @@ def test_text_report_says_the_narrative_line_by_line(fallbacks: Made) -> None:
         assert at == sorted(at)
         assert words[at[0]] == conclusion(case.result, tag)
     assert ds.ContinuityOfContent == "SEPARATE"
+    assert all("ConceptNameCodeSequence" in i for i in _items(ds))
     assert (ds.VerificationFlag, ds.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
     (card,) = made["text_card"]
     assert any("Part of the lung lies outside the images" in w for w in _words(card))
@@ -263,6 +268,43 @@ def test_a_report_with_spatial_coordinates_cannot_be_comprehensive(negative: Any
     next(i for i in _items(full) if i.ValueType == "SCOORD").ValueType = "SCOORD3D"
     with pytest.raises(ValueError, match="SCOORD3D"):
         comprehensive.build(full, by)
+
+
+@pytest.mark.parametrize(
+    ("charset", "name", "written"),
+    [
+        ("GB18030", "王^小东", "GB18030"),
+        ("GBK", "张^伟", "GBK"),
+        ("ISO_IR 192", "Müller^Jürgen=王^小东", "ISO_IR 192"),
+        ("ISO_IR 100", "Müller^Jürgen", "ISO_IR 192"),  # beside Chinese text
+        (None, "Smith^John", "ISO_IR 192"),
+    ],
+)
+def test_09_10_documents_in_the_character_sets_of_several_patients(
+    negative: Any, helpers: Any, tmp_path: Path, charset: str | None, name: str, written: str
+) -> None:
+    by = helpers.authorship(negative)
+    source = copy.deepcopy(by.source)
+    source.SpecificCharacterSet, source.PatientName = charset, name
+    sources = Sources(negative.series.instances)
+    for build in (text_sr.build, gsps.build):
+        path = tmp_path / "object.dcm"
+        path.unlink(missing_ok=True)
+        write_dicom(build(negative.result, sources, replace(by, source=source)), path)
+        read = pydicom.dcmread(path)
+        assert (read.SpecificCharacterSet, str(read.PatientName)) == (written, name)
+        assert any(conclusion(negative.result, "zh-CN") in text for text in _texts(read))
+
+
+def test_10_text_of_unknown_meaning_stays_ascii(negative: Any, helpers: Any) -> None:
+    by = replace(helpers.authorship(negative), ascii_only=True)
+    sources = Sources(negative.series.instances)
+    for build in (text_sr.build, gsps.build):
+        ds = build(negative.result, sources, by)
+        texts = _texts(ds)
+        assert len(texts) > 10
+        assert all(t.isascii() for t in texts)
+        assert "SpecificCharacterSet" not in ds
 
 
 # ---- PDF --------------------------------------------------------------------------------------------------------------
