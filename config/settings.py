@@ -6,10 +6,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, Len
 
+from dicom_io.reason import LANGUAGES
 from dicom_io.rights import Right
 from dicom_io.tls import ClientTls, ServerTls
 from pipeline.options import ChestCtOptions
@@ -17,6 +18,10 @@ from sr_writer.options import WriterOptions
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
+if TYPE_CHECKING:
+    Language = str
+else:
+    Language = Literal[LANGUAGES]
 AETitle = Annotated[str, Len(1, 16)]
 Seconds = Annotated[float, Ge(0.0)]
 Port = Annotated[int, Ge(0), Le(65535)]
@@ -35,7 +40,7 @@ class Node:
 
     __pydantic_config__: ClassVar = _STRICT
     data_dir: Path = Path("pacs-ai-node-data")
-    languages: Annotated[tuple[Literal["en", "zh-CN"], ...], Len(1)] = ("en", "zh-CN")
+    languages: Annotated[tuple[Language, ...], Len(1)] = LANGUAGES
     name: Annotated[str, Len(0, 32)] = ""
     silent_s: Annotated[float, Ge(5.0)] = 30.0
 

@@ -15,7 +15,13 @@ ReasonClass = Literal["not_applicable", "unable", "error", "note"]
 """``not_applicable``: nothing of its kind here; ``unable``: its kind, but cannot be judged; ``error``: should have
 worked; ``note``: said beside a result, for example a quality finding or an accepted series."""
 
-LANGUAGES = ("en", "zh-CN")
+_LANGUAGES: dict[str, dict[str, str]] = tomllib.loads(
+    files("dicom_io").joinpath("languages.toml").read_text(encoding="utf-8")
+)
+LANGUAGES: tuple[str, ...] = tuple(_LANGUAGES)
+"""Tags of the languages in which people are spoken to."""
+LANGUAGE_CODES: Mapping[str, tuple[str, str]] = {tag: (row["code"], row["meaning"]) for tag, row in _LANGUAGES.items()}
+"""Tag to code value and meaning (PS3.16 CID 5000, scheme RFC5646)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from node.reasons import REASONS
 from pipeline.api import Analysis, Considered, Pipeline, Selection
 from pipeline.errors import NotAnalysed, PipelineError
 from pipeline.result import Finding
-from sr_writer import gate, write
+from sr_writer import gate, tracking, write
 from sr_writer.considered import Considered as Note
 from sr_writer.gate import Refusal
 from sr_writer.identity import AnalysisIdentity
@@ -166,13 +166,15 @@ class _Job:
 
     def _finished(self, analysis: Analysis, chosen: Series) -> JobOutcome:
         """Write, gate and describe a result."""
-        context, result, identity = self.context, analysis.result, self.identity
+        context, identity = self.context, self.identity
+        earlier = [p.path for p in context.predecessors if p.path is not None]
+        result, tracks = tracking.follow(analysis.result, earlier)
         make_folders(self.folder)
         _say(context, "write", 0.9)
         before = time.perf_counter()
         written = write.write_result(
             result, analysis.volume, chosen, identity, context.writer, self.folder, context.now,
-            context.revision, context.predecessors,
+            context.revision, context.predecessors, tracks,
         )  # fmt: skip
         passing("job.written")
         _say(context, "gate", 0.95)
@@ -194,7 +196,7 @@ class _Job:
             "series_instance_uid": result.series_instance_uid,
             "quality": result.quality.as_json(),
             "measurements": [m.as_json() for m in result.measurements],
-            "findings": [_finding(f, identity) for f in result.findings],
+            "findings": [_finding(f, identity, tracks) for f in result.findings],
             "notes": [n.as_json() for n in (*self.text_notes, *result.notes)],
             "summary": dict(result.summary),
         }
@@ -294,10 +296,10 @@ def _known(selection: Selection) -> Reason:
     return selection.reason
 
 
-def _finding(finding: Finding, identity: AnalysisIdentity) -> dict[str, Any]:
+def _finding(finding: Finding, identity: AnalysisIdentity, tracks: Mapping[str, str]) -> dict[str, Any]:
     return {
         "tracking_id": finding.tracking_id,
-        "tracking_uid": identity.tracking_uid(finding.tracking_id),
+        "tracking_uid": tracks.get(finding.tracking_id) or identity.tracking_uid(finding.tracking_id),
         "code": finding.code.as_json(),
         "site": finding.site,
         "centroid_mm": [round(v, 2) for v in finding.centroid_mm],

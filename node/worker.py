@@ -192,7 +192,9 @@ class Worker:
             now=datetime.fromtimestamp(self._now(), UTC),
             writer=self._writer,
             revision=job.revision,
-            predecessors=tuple(Predecessor(a.sop_class, a.sop_uid, a.series_uid) for a in old),
+            predecessors=tuple(
+                Predecessor(a.sop_class, a.sop_uid, a.series_uid, self._folder.path / a.path) for a in old
+            ),
             progress=self._progress,
             read_s=read_s,
         )

@@ -9,14 +9,23 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from pipeline.result import Code
+from sr_writer.wording import plural
 
 _TABLE: dict[str, Any] = tomllib.loads(files("sr_writer").joinpath("codes.toml").read_text(encoding="utf-8"))
-_TEXTS: dict[str, dict[str, str]] = tomllib.loads(files("sr_writer").joinpath("texts.toml").read_text(encoding="utf-8"))
+_TEXTS: dict[str, dict[str, str | dict[str, str]]] = tomllib.loads(
+    files("sr_writer").joinpath("texts.toml").read_text(encoding="utf-8")
+)
 
 DESIGNATOR: str = _TABLE["scheme"]["designator"]
 SCHEME_VERSION: str = _TABLE["scheme"]["version"]
 FINDING_COLOURS: tuple[tuple[int, int, int], ...] = tuple((r, g, b) for r, g, b in _TABLE["palette"]["findings"])
 CONCEPTS: tuple[str, ...] = tuple(_TABLE["concept"])
+PRESENCE: Mapping[str, str] = _TABLE["presence"]
+"""Measurement of the whole lungs to the concept that is present where it is not zero."""
+_MEANINGS: dict[tuple[str, str], Mapping[str, str]] = {
+    **{(DESIGNATOR, row["value"]): row for row in _TABLE["concept"].values()},
+    **{(scheme, value): row for scheme, rows in _TABLE["meaning"].items() for value, row in rows.items()},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,28 @@ def concept(name: str) -> Code:
 def concept_label(name: str, language: str) -> str:
     """Return what the private code `name` means, for people."""
     return str(_TABLE["concept"][name][language])
+
+
+def quality_finding(reason: str) -> Code | None:
+    """Return the concept of a finding about the images, by the code of its reason; None if it has none."""
+    name = "quality_" + reason.replace("-", "_")
+    return concept(name) if name in _TABLE["concept"] else None
+
+
+def meaning(code: Dataset, language: str) -> str | None:
+    """Return what an item of a code sequence means in `language`; None if the tables do not say."""
+    row = _MEANINGS.get((str(code.get("CodingSchemeDesignator")), str(code.get("CodeValue"))), {})
+    return row.get(language)
+
+
+def localise(ds: Dataset, language: str) -> None:
+    """Write the meaning of every code in `ds` in `language`, where the tables say it."""
+    for element in ds:
+        if element.VR == "SQ":
+            for item in element.value:
+                if said := meaning(item, language):
+                    item.CodeMeaning = said
+                localise(item, language)
 
 
 def measurement(name: str) -> Term:
@@ -98,8 +129,11 @@ def site_colour(site: str) -> tuple[int, int, int]:
 
 
 def text(name: str, language: str, /, **values: object) -> str:
-    """Return the text `name` of ``texts.toml`` in `language` with its fields filled in."""
-    return _TEXTS[name][language].format(**values)
+    """Return the text `name` of ``texts.toml`` in `language` with its fields filled in; one with plurals by its `count`."""
+    row = _TEXTS[name][language]
+    if not isinstance(row, str):
+        row = row[plural(int(str(values["count"])), language)]
+    return row.format(**values)
 
 
 def coding_scheme_item() -> Dataset:

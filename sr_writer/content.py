@@ -10,17 +10,19 @@ from collections.abc import Sequence
 from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
+from pydicom.uid import UID, SecondaryCaptureImageStorage, SegmentationStorage
 
 from dicom_io.model import Instance
+from dicom_io.reason import LANGUAGE_CODES
 from sr_writer.device import MANUFACTURER, MODEL_NAME
 from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity, installation_uid
+from sr_writer.seg_frames import LABEL_MAP_STORAGE
 
 COMMENT = DicomCode("121106", "DCM", "Comment")
-LANGUAGES = {
-    "en": sr.CodedConcept("en-US", "RFC5646", "English (United States)"),
-    "zh-CN": sr.CodedConcept("zh-CN", "RFC5646", "Chinese (China)"),
-}
+LANGUAGES = {tag: sr.CodedConcept(value, "RFC5646", meaning) for tag, (value, meaning) in LANGUAGE_CODES.items()}
+_IMAGES = {SegmentationStorage, LABEL_MAP_STORAGE, SecondaryCaptureImageStorage}
+"""What of ours is referred to as an image; documents and presentation states are not."""
 _LANGUAGE = DicomCode("121049", "DCM", "Language of Content Item and Descendants")
 _DEVICE = sr.CodedConcept("121007", "DCM", "Device")
 
@@ -73,3 +75,22 @@ def section(title: DicomCode, items: Sequence[Dataset]) -> Dataset:
 def image_item(image: Instance, name: DicomCode) -> sr.ImageContentItem:
     """Return an image."""
     return sr.ImageContentItem(name, image.sop_class_uid, image.sop_instance_uid, relationship_type="CONTAINS")
+
+
+def reference_item(
+    sop_class_uid: str, sop_instance_uid: str, name: DicomCode | sr.CodedConcept | None = None
+) -> sr.ContentItem:
+    """Return a reference to an object of ours: as an image where it is one, else as a composite object.
+
+    Parameters
+    ----------
+    sop_class_uid, sop_instance_uid : str
+        Which.
+    name : Code or None
+        Concept name; TID 2010 allows none.
+    """
+    kind = sr.ImageContentItem if sop_class_uid in _IMAGES else sr.CompositeContentItem
+    item = kind(name or COMMENT, UID(sop_class_uid), UID(sop_instance_uid), relationship_type="CONTAINS")
+    if name is None:
+        del item.ConceptNameCodeSequence
+    return item

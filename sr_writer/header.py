@@ -6,8 +6,8 @@ PS3.3 section C.7.1.1 (Patient), C.7.2.1 (General Study), C.7.3.1 (General Serie
 C.12.1 (SOP Common).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from unicodedata import normalize
 
@@ -58,6 +58,8 @@ class Authorship:
         Counts the revisions of the study from 1.
     ascii_only : bool
         Names hold bytes of unknown meaning: no character set may be declared and nothing but ASCII added.
+    tracks : Mapping[str, str]
+        Tracking identifier to the Tracking UID that it had in an earlier revision, see `sr_writer.tracking`.
     """
 
     source: Dataset
@@ -66,6 +68,11 @@ class Authorship:
     now: datetime
     revision: int
     ascii_only: bool = False
+    tracks: Mapping[str, str] = field(default_factory=dict)
+
+    def tracking_uid(self, tracking_id: str) -> str:
+        """Return the Tracking UID of the thing called `tracking_id`: the one it has, else a new one."""
+        return self.tracks.get(tracking_id) or self.identity.tracking_uid(tracking_id)
 
     @property
     def local(self) -> datetime:

@@ -13,6 +13,7 @@ from dicom_io.reason import Reason
 from pipeline.result import Finding, Measurement, Result
 from sr_writer.codes import measurement, pipeline_label, site_label, text, unit_sign
 from sr_writer.considered import Considered
+from sr_writer.wording import decimal
 
 Language = str
 Topic = Literal["impression", "findings", "measurements", "missing", "series", "quality", "limits", "origin"]
@@ -116,7 +117,7 @@ def joined(narrative: Iterable[Paragraph], language: Language) -> str:
     return "\r\n".join(lines)
 
 
-def number(m: Measurement, *, plain: bool = False) -> str:
+def number(m: Measurement, *, plain: bool = False, language: Language = "en") -> str:
     """Return a value with its unit: ``≥`` before a lower bound, a dash for what cannot be given.
 
     Parameters
@@ -125,11 +126,13 @@ def number(m: Measurement, *, plain: bool = False) -> str:
         What was measured.
     plain : bool
         Write units as UCUM writes them, for text that must survive older character sets.
+    language : Language
+        Whose decimals.
     """
     if m.value is None:
         return "—"
     sign = {"[hnsf'U]": "HU"}.get(m.unit, m.unit) if plain else unit_sign(m.unit)
-    value = f"{m.value:z.{measurement(m.name).decimals}f}"
+    value = decimal(m.value, measurement(m.name).decimals, language)
     return ("≥ " if m.status == "lower_bound" else "") + f"{value} {sign}".rstrip()
 
 
@@ -182,7 +185,7 @@ def _rows(measurements: Sequence[Measurement], language: Language, *, plain: boo
 
 def _numbers(measurements: Iterable[Measurement], language: Language, *, plain: bool) -> list[str]:
     given = (m for m in measurements if m.value is not None)
-    return [f"{measurement(m.name).label[language]} {number(m, plain=plain)}" for m in given]
+    return [f"{measurement(m.name).label[language]} {number(m, plain=plain, language=language)}" for m in given]
 
 
 def _missing(measurements: Iterable[Measurement], language: Language) -> list[str]:

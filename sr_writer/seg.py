@@ -1,7 +1,6 @@
-"""Segmentation objects: BINARY, uncompressed, on the grid of the source.
+"""Segmentation objects on the grid of the source: BINARY by default, FRACTIONAL and LABELMAP where a destination wants them.
 
-The frames are packed here, one segment and slice at a time: a four-dimensional array of every segment would take the
-memory of several studies. Segment descriptions and shared groups come from highdicom.
+Segment descriptions and shared groups come from highdicom; the frames are `sr_writer.seg_frames`.
 
 References
 ----------
@@ -9,29 +8,29 @@ PS3.3 section A.51 (Segmentation IOD), C.8.20.2 (Segmentation Image), C.7.6.16 (
 """
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import highdicom as hd
-import numpy as np
-import numpy.typing as npt
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import SegmentationStorage
 
-from pipeline.result import Code, Mask, Result, Segment
+from pipeline.result import Code, Result, Segment
 from sr_writer.codes import coded
+from sr_writer.device import MODEL_NAME
 from sr_writer.header import Authorship, finish, mark_lossy, new_object
 from sr_writer.palette import segment_colours
 from sr_writer.references import source_image
+from sr_writer.seg_frames import FULL, LABEL_MAP_STORAGE, Encoding, Frame, frames, label_bytes, overlap, pixel_data
 from sr_writer.sources import Sources
 
 _SEGMENTATION = Code("113076", "DCM", "Segmentation")
+_BACKGROUND = Code("125040", "DCM", "Background")
 _ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
 
 
-def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
+def build(result: Result, sources: Sources, by: Authorship, encoding: Encoding = "binary") -> Dataset:
     """Return the segmentation of `result`, which has at least one segment.
 
     Parameters
@@ -42,43 +41,67 @@ def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
         Among them every slice of the result's geometry.
     by : Authorship
         Whose, by whom, when.
+    encoding : Encoding
+        Segments that overlap are written as ``binary`` where ``labelmap`` is wanted: that has one label a voxel.
     """
     uids = result.geometry.sop_instance_uids
     first = sources.header(uids[0])
-    ds = new_object(by, kind="seg", sop_class_uid=SegmentationStorage, modality="SEG", variant="binary")
-    frames = _frames(result.segments, len(uids), omit_empty=by.options.omit_empty_frames)
-    _image(ds, result, first)
+    overlapping = overlap(result.segments)
+    if overlapping and encoding == "labelmap":
+        encoding = "binary"
+    sop_class = LABEL_MAP_STORAGE if encoding == "labelmap" else SegmentationStorage
+    ds = new_object(by, kind="seg", sop_class_uid=sop_class, modality="SEG", variant=encoding)
+    shown = frames(result.segments, len(uids), encoding, omit_empty=by.options.omit_empty_frames)
+    _image(ds, result, first, encoding)
     if uid := result.geometry.frame_of_reference_uid:
         ds.FrameOfReferenceUID = uid
         ds.PositionReferenceIndicator = first.get("PositionReferenceIndicator", "")
     colours = segment_colours(result)
     ds.SegmentSequence = [_segment(s, colours[s.number], by) for s in result.segments]
-    ds.SegmentsOverlap = "YES" if any(_overlap(a.mask, b.mask) for a, b in combinations(result.segments, 2)) else "NO"
-    _dimensions(ds, by)
-    _functional_groups(ds, result, sources, frames)
+    if encoding == "labelmap":
+        ds.SegmentSequence.insert(0, _background())
+    ds.SegmentsOverlap = "YES" if overlapping else "NO"
+    _dimensions(ds, by, encoding)
+    _functional_groups(ds, result, sources, shown)
     ds.ReferencedSeriesSequence = [_referenced_series(result, sources)]
-    ds.NumberOfFrames = len(frames)
-    ds.PixelData = _packed(result.segments, frames)
+    ds.NumberOfFrames = len(shown)
+    ds.PixelData = pixel_data(shown, encoding)
     return finish(ds, by)
 
 
-def _image(ds: Dataset, result: Result, first: Dataset) -> None:
+def _image(ds: Dataset, result: Result, first: Dataset, encoding: Encoding) -> None:
     ds.ImageType = ["DERIVED", "PRIMARY"]
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
     ds.Rows, ds.Columns = result.geometry.shape[1:]
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 1, 1, 0
+    bits = {"binary": 1, "fractional": 8, "labelmap": 8 * label_bytes(result.segments)}[encoding]
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = bits, bits, bits - 1
     mark_lossy(ds, first)
-    ds.SegmentationType = "BINARY"
+    ds.SegmentationType = encoding.upper()
+    if encoding == "fractional":
+        ds.SegmentationFractionalType, ds.MaximumFractionalValue = "OCCUPANCY", FULL
+    elif encoding == "labelmap":
+        ds.PixelPaddingValue = 0
     ds.ContentLabel, ds.ContentDescription, ds.ContentCreatorName = "AI_SEGMENTATION", f"AI {result.pipeline}"[:64], ""
     if first.get("BodyPartExamined"):
         ds.BodyPartExamined = first.BodyPartExamined
+
+
+def _background() -> Dataset:
+    """Return the description of what no segment of a label map covers: its label is 0 (PS3.3 section C.8.20.4)."""
+    item = Dataset()
+    item.SegmentNumber, item.SegmentLabel, item.SegmentAlgorithmType = 0, "Background", "AUTOMATIC"
+    item.SegmentAlgorithmName = MODEL_NAME
+    item.SegmentedPropertyCategoryCodeSequence = [coded(_BACKGROUND)]
+    item.SegmentedPropertyTypeCodeSequence = [coded(_BACKGROUND)]
+    item.RecommendedDisplayCIELabValue = [0, 32896, 32896]
+    return item
 
 
 def _segment(segment: Segment, colour: tuple[int, int, int], by: Authorship) -> Dataset:
     identity = by.identity
     item = hd.seg.SegmentDescription(
         segment_number=segment.number,
-        segment_label=segment.label["en"][:64],
+        segment_label=by.text(segment.label[by.languages[0]])[:64],
         segmented_property_category=DicomCode(*segment.category.as_json()),
         segmented_property_type=DicomCode(*segment.kind.as_json()),
         algorithm_type="AUTOMATIC",
@@ -86,7 +109,7 @@ def _segment(segment: Segment, colour: tuple[int, int, int], by: Authorship) -> 
             name=identity.pipeline, version=identity.version, family=_ARTIFICIAL_INTELLIGENCE,
             parameters={"weights": identity.weights_digest},
         ),
-        tracking_uid=identity.tracking_uid(segment.tracking_id),
+        tracking_uid=by.tracking_uid(segment.tracking_id),
         tracking_id=segment.tracking_id,
         display_color=hd.color.CIELabColor.from_rgb(*colour),
     )  # fmt: skip
@@ -96,46 +119,7 @@ def _segment(segment: Segment, colour: tuple[int, int, int], by: Authorship) -> 
     return item
 
 
-def _overlap(a: Mask, b: Mask) -> bool:
-    """Whether two masks share a voxel."""
-    low = np.maximum(a.offset, b.offset)
-    high = np.minimum(np.add(a.offset, a.box.shape), np.add(b.offset, b.box.shape))
-    if (low >= high).any():
-        return False
-    parts = [m.box[tuple(slice(i - o, j - o) for i, j, o in zip(low, high, m.offset, strict=True))] for m in (a, b)]
-    return bool((parts[0] & parts[1]).any())
-
-
-def _frames(segments: Sequence[Segment], slices: int, *, omit_empty: bool) -> list[tuple[Segment, int]]:
-    """Return (segment, slice) of every frame, by segment, then by slice."""
-    frames = []
-    for segment in segments:
-        filled = np.flatnonzero(segment.mask.box.any(axis=(1, 2))) + segment.mask.offset[0]
-        frames += [(segment, int(z)) for z in (filled if omit_empty else range(slices))]
-    return frames
-
-
-def _packed(segments: Sequence[Segment], frames: Sequence[tuple[Segment, int]]) -> bytes:
-    """Return Pixel Data: one bit a pixel, first pixel in the lowest bit, frames without padding between them (PS3.5 8.1.1)."""
-    shape = segments[0].mask.shape[1:]
-    out = bytearray()
-    rest: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
-    for segment, z in frames:
-        bits = segment.mask.plane(z).reshape(-1)
-        if rest.size:
-            bits = np.concatenate((rest, bits))
-        whole = bits.size - bits.size % 8
-        out += np.packbits(bits[:whole], bitorder="little").tobytes()
-        rest = bits[whole:]
-    if rest.size:
-        out += np.packbits(rest, bitorder="little").tobytes()
-    expected = (len(frames) * shape[0] * shape[1] + 7) // 8
-    if len(out) != expected:
-        raise ValueError(f"segmentation: {len(out)} bytes of frames instead of {expected}")
-    return bytes(out) + b"\0" * (len(out) % 2)
-
-
-def _dimensions(ds: Dataset, by: Authorship) -> None:
+def _dimensions(ds: Dataset, by: Authorship, encoding: Encoding) -> None:
     organization = Dataset()
     organization.DimensionOrganizationUID = by.identity.uid("seg dimensions")
     ds.DimensionOrganizationSequence = [organization]
@@ -144,7 +128,7 @@ def _dimensions(ds: Dataset, by: Authorship) -> None:
         (0x00200032, 0x00209113, "Image Position Patient"),
     )
     items = []
-    for pointer, group, label in rows:
+    for pointer, group, label in rows[1:] if encoding == "labelmap" else rows:
         item = Dataset()
         item.DimensionOrganizationUID = organization.DimensionOrganizationUID
         item.DimensionIndexPointer, item.FunctionalGroupPointer, item.DimensionDescriptionLabel = pointer, group, label
@@ -152,7 +136,7 @@ def _dimensions(ds: Dataset, by: Authorship) -> None:
     ds.DimensionIndexSequence = items
 
 
-def _functional_groups(ds: Dataset, result: Result, sources: Sources, frames: Sequence[tuple[Segment, int]]) -> None:
+def _functional_groups(ds: Dataset, result: Result, sources: Sources, shown: Sequence[Frame]) -> None:
     """Fill the shared and per-frame groups; what belongs to a slice is built once and stands in each of its frames."""
     uids = result.geometry.sop_instance_uids
     first = sources.header(uids[0])
@@ -174,14 +158,15 @@ def _functional_groups(ds: Dataset, result: Result, sources: Sources, frames: Se
     identifications = {
         s.number: _sequence("SegmentIdentificationSequence", _identification(s)) for s in result.segments
     }
-    rank = {z: i for i, z in enumerate(sorted({z for _, z in frames}), start=1)}
+    rank = {z: i for i, z in enumerate(sorted({f.z for f in shown}), start=1)}
     groups = []
-    for segment, z in frames:
+    for z, segments in shown:
+        numbers = [] if ds.SegmentationType == "LABELMAP" else [s.number for s in segments]
         content = Dataset()
-        content.DimensionIndexValues = [segment.number, rank[z]]
+        content.DimensionIndexValues = [*numbers, rank[z]]
         group = Dataset()
         group.FrameContentSequence = [content]
-        for element in (*places[z], identifications[segment.number]):
+        for element in (*places[z], *(identifications[number] for number in numbers)):
             group.add(element)
         groups.append(group)
     ds.PerFrameFunctionalGroupsSequence = groups

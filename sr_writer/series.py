@@ -24,4 +24,5 @@ SERIES = {
     "kos": Series(906, "key images"),
     "pdf": Series(907, "report (PDF)"),
     "text": Series(908, "text report"),
+    "rejection": Series(910, "rejection note"),
 }

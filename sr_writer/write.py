@@ -1,9 +1,10 @@
 """Writing a result, or the statement that there is none, as DICOM objects into a folder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from PIL import Image
@@ -61,11 +62,20 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """An object of an earlier revision that the new one follows; only reports are named in the report."""
+    """An object of an earlier revision that the new one follows; only reports are named in the report.
+
+    Parameters
+    ----------
+    sop_class_uid, sop_instance_uid, series_instance_uid : str
+        As in the object.
+    path : Path or None
+        Its file, from which what is found again is known; it need not be there.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
+    path: Path | None = None
 
 
 def write_result(  # noqa: PLR0917 - everything that an analysis hands over
@@ -78,6 +88,7 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     now: datetime,
     revision: int = 1,
     predecessors: Sequence[Predecessor] = (),
+    tracks: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Artifact, ...]:
     """Write ``seg.dcm`` (if there is a segment), ``sr.dcm``, ``sc.dcm`` and ``preview.png`` into `out`.
 
@@ -101,6 +112,8 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
         Revision of the study, from 1.
     predecessors : Sequence[Predecessor]
         Objects of the revision before.
+    tracks : Mapping[str, str]
+        Tracking UIDs of what was found before, see `sr_writer.tracking.follow`.
 
     Returns
     -------
@@ -113,24 +126,19 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
         If result and series do not belong together, or a number has no code.
     """
     sources = Sources(series.instances)
-    by = _authorship(sources, identity, options, now, revision)
+    by = replace(_authorship(sources, identity, options, now, revision), tracks=tracks)
     if missing := set(result.geometry.sop_instance_uids) - set(sources.instances):
         raise ValueError(f"{len(missing)} slices of the result are not in the series")
     make_folders(out)
     segmentation = seg.build(result, sources, by) if result.segments else None
     artifacts = [] if segmentation is None else [_write(segmentation, out, "seg")]
-    report = sr.build(result, sources, by, segmentation, _reports(predecessors, identity))
-    artifacts.append(_write(report, out, "sr"))
     keys = [sources.instances[uid] for uid in summary.key_images(result)]
     canvas = summary.draw(result, volume, sources, by)
     picture = sc.build(
-        canvas.pixels(),
-        keys,
-        by,
-        kind="sc",
-        description="AI summary: key images with outlines, numbers",
+        canvas.pixels(), keys, by, kind="sc", description="AI summary: key images with outlines, numbers"
     )
-    artifacts.append(_write(picture, out, "sc"))
+    report = sr.build(result, sources, by, segmentation, _reports(predecessors, identity), beside=[picture])
+    artifacts += [_write(report, out, "sr"), _write(picture, out, "sc")]
     _preview(artifacts[-1], out)
     _remove_others(out, artifacts)
     return tuple(artifacts)

@@ -229,5 +229,5 @@ def _summary(numbers: tuple[Measurement, ...], findings: tuple[Finding, ...], co
                     side=site[findings[0].site][tag], share=said[kind][tag].format(percent=f"{share.value or 0:.1f}"),
                 )
             )  # fmt: skip
-        out[tag] = (" " if tag == "en" else "").join(parts)
+        out[tag] = said["joint"][tag].join(parts)
     return out

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import pytest
 import SimpleITK
 
 from dicom_io.model import group
-from sr_writer import gate, write
+from sr_writer import gate, seg, sr, sr_card, write
+from sr_writer.considered import Considered
+from sr_writer.files import write_dicom
+from sr_writer.header import Authorship
+from sr_writer.sources import Sources
 
 pytestmark = pytest.mark.conformance
 
@@ -58,6 +63,45 @@ def test_01_dciodvfy_finds_no_error_in_cards(card: Any, negative: Any) -> None:
     (artifact,) = card
     _no_errors(artifact.path)
     assert gate.check(card, negative.series.instances) == ()
+
+
+@pytest.fixture(scope="module")
+def others(coronal: Any, helpers: Any, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Any, dict[str, Path]]":
+    """What a destination may want instead of what is written by default, for names in GB18030."""
+    sources = Sources(coronal.series.instances)
+    by = Authorship(sources.first.header, coronal.identity, coronal.options, helpers.now, 2)
+    why = helpers.reason("too-thick", "The slices are too thick.", "层厚过大。")
+    seen = [Considered(coronal.series.series_instance_uid, why)]
+    segmentation = seg.build(coronal.result, sources, by)
+    chinese = replace(by, options=replace(coronal.options, languages=("zh-CN", "en")))
+    made = {
+        "pure": sr.build(coronal.result, sources, by, segmentation, tree="pure"),
+        "chinese": sr.build(coronal.result, sources, chinese, segmentation, beside=[segmentation]),
+        "not-analysed": sr_card.build(why, "not_analysed", seen, sources, by),
+        "failed": sr_card.build(why, "failed", seen, sources, by),
+        "fractional": seg.build(coronal.result, sources, by, "fractional"),
+    }
+    out = tmp_path_factory.mktemp("others")
+    for name, ds in made.items():
+        write_dicom(ds, out / f"{name}.dcm")
+    return coronal, {name: out / f"{name}.dcm" for name in made}
+
+
+def test_01_02_dciodvfy_and_dcentvfy_find_no_error_in_other_forms(others: Any) -> None:
+    case, paths = others
+    for path in paths.values():
+        _no_errors(path)
+        judged = _run("dcentvfy", str(case.series.instances[0].path), str(path))
+        assert judged.returncode == 0, judged.stderr
+
+
+def test_report_readers_read_other_forms(others: Any) -> None:
+    for name in ("pure", "chinese", "not-analysed", "failed"):
+        path = str(others[1][name])
+        for tool in ("dcsrdump", "dsrdump"):
+            read = _run(tool, path)
+            assert read.returncode == 0, read.stderr
+    assert "层厚过大" in _run("dsrdump", "+U8", str(others[1]["not-analysed"])).stdout
 
 
 def test_02_dcentvfy_sees_one_patient_and_study(written: Any) -> None:

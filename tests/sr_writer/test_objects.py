@@ -195,7 +195,8 @@ def test_24_every_reference_is_evidence(objects: Any) -> None:
         for series in study.ReferencedSeriesSequence
         for i in series.ReferencedSOPSequence
     }
-    assert evidence == {i.sop_instance_uid for i in case.series.instances} | {written["seg"].SOPInstanceUID}
+    others = {written["seg"].SOPInstanceUID, written["sc"].SOPInstanceUID}
+    assert evidence == {i.sop_instance_uid for i in case.series.instances} | others
     for item in _tree(sr):
         for reference in item.get("ReferencedSOPSequence", []):
             assert reference.ReferencedSOPInstanceUID in evidence
@@ -268,9 +269,10 @@ def test_31_what_cannot_be_given_has_a_qualifier_and_a_reason(objects: Any) -> N
     missing = [i for i in numbers if not i.MeasuredValueSequence]
     (dense,) = missing
     assert dense.NumericValueQualifierCodeSequence[0].CodeValue == "114006"
-    assert dense.ContentSequence[0].TextValue == "Part of the lung lies outside the images"
-    assert dense.ContentSequence[1].TextValue == "部分肺组织位于图像之外"
-    assert dense.ContentSequence[1].ContentSequence[0].ConceptCodeSequence[0].CodeValue == "zh-CN"
+    english, chinese = _named(dense, "121106")
+    assert english.TextValue == "Part of the lung lies outside the images"
+    assert chinese.TextValue == "部分肺组织位于图像之外"
+    assert chinese.ContentSequence[0].ConceptCodeSequence[0].CodeValue == "zh-CN"
     (bound,) = [i for i in numbers if i.MeasuredValueSequence and "NumericValueQualifierCodeSequence" in i]
     assert bound.NumericValueQualifierCodeSequence[0].CodeValue == "LOWER_BOUND"
     for item in numbers:  # OHIF shows no qualifier, and a value of 0 as nothing: the meaning of the name says both
