@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from pipeline.result import Finding
 from sr_writer import gate, tracking, write
 from sr_writer.considered import Considered as Note
 from sr_writer.gate import Refusal
+from sr_writer.gate_claim import Claim
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
 from sr_writer.write import Artifact, Predecessor
@@ -35,6 +37,9 @@ Outcome = Literal["result", "not_analysed", "failed"]
 Progress = Callable[[str, float], None]
 
 _log = structlog.get_logger()
+
+REFUSED = "refused"
+"""Folder beside the results for what the gate keeps back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,18 @@ class _Job:
         context, identity = self.context, self.identity
         earlier = [p.path for p in context.predecessors if p.path is not None]
         result, tracks = tracking.follow(analysis.result, earlier)
+        said = {
+            "device": result.device,
+            "series_instance_uid": result.series_instance_uid,
+            "quality": result.quality.as_json(),
+            "measurements": [m.as_json() for m in result.measurements],
+            "findings": [_finding(f, identity, tracks) for f in result.findings],
+            "notes": [n.as_json() for n in (*self.text_notes, *result.notes)],
+            "summary": dict(result.summary),
+        }
+        claim = Claim.of(result, said)  # before anything is written
         make_folders(self.folder)
+        shutil.rmtree(self.folder / REFUSED, ignore_errors=True)  # of an earlier attempt
         _say(context, "write", 0.9)
         before = time.perf_counter()
         written = write.write_result(
@@ -179,31 +195,26 @@ class _Job:
         passing("job.written")
         _say(context, "gate", 0.95)
         between = time.perf_counter()
-        artifacts, refusals = self._gated(written, chosen.instances)
+        artifacts, refusals = self._gated(written, chosen.instances, claim)
         after = time.perf_counter()
-        if refusals:
-            reason = REASONS("refused-by-gate", codes=", ".join(sorted({r.reason.code for r in refusals})))
-            return replace(self.ended("failed", reason), refusals=refusals)
         timings = {
             **result.timings_s,
             "write": between - before,
             "gate": after - between,
             "total": after - self.started + context.read_s,
         }
-        document = {
-            **self._base(identity, "result", None, artifacts, timings),
-            "device": result.device,
-            "series_instance_uid": result.series_instance_uid,
-            "quality": result.quality.as_json(),
-            "measurements": [m.as_json() for m in result.measurements],
-            "findings": [_finding(f, identity, tracks) for f in result.findings],
-            "notes": [n.as_json() for n in (*self.text_notes, *result.notes)],
-            "summary": dict(result.summary),
-        }
+        if refusals:
+            reason = REASONS("refused-by-gate", codes=", ".join(sorted({r.reason.code for r in refusals})))
+            withheld = {**self._withheld(written, refusals), "said": said}
+            return replace(self.ended("failed", reason, withheld=withheld), refusals=refusals)
+        document = {**self._base(identity, "result", None, artifacts, timings), **said}
         self._describe(document)
         return JobOutcome("result", None, retryable=False, artifacts=artifacts, refusals=(), document=document)
 
-    def ended(self, outcome: Outcome, reason: Reason, *, retryable: bool = False, card: bool = True) -> JobOutcome:
+    def ended(
+        self, outcome: Outcome, reason: Reason, *, retryable: bool = False, card: bool = True,
+        withheld: Mapping[str, Any] | None = None,
+    ) -> JobOutcome:  # fmt: skip
         """Say why there is no result; on a card too, unless the study is not this pipeline's or nobody knows whose."""
         identity = self.identity
         artifacts: tuple[Artifact, ...] = ()
@@ -214,7 +225,7 @@ class _Job:
             except Exception:  # noqa: BLE001 - the outcome itself must not be lost because it could not be drawn
                 _log.exception("card not written", reason=reason.code)
         timings = {"total": time.perf_counter() - self.started + self.context.read_s}
-        document = self._base(identity, outcome, reason, artifacts, timings)
+        document = {**self._base(identity, outcome, reason, artifacts, timings), "withheld": withheld}
         if artifacts:
             self._describe(document)
         again = retryable and outcome == "failed"
@@ -231,19 +242,30 @@ class _Job:
         return self._gated(written, self.inputs)
 
     def _gated(
-        self, written: Sequence[Artifact], sources: Sequence[Instance]
+        self, written: Sequence[Artifact], sources: Sequence[Instance], claim: Claim | None = None
     ) -> tuple[tuple[Artifact, ...], tuple[Refusal, ...]]:
         """Let the gate judge; what it refuses moves to ``refused/`` and takes the whole analysis with it."""
-        refusals = gate.check(written, sources, self.context.predecessors)
+        refusals = gate.check(written, sources, self.context.predecessors, claim)
         if not refusals:
             return tuple(written), ()
-        aside = self.folder / "refused"
+        aside = self.folder / REFUSED
         aside.mkdir(exist_ok=True)
         for artifact in written:
             artifact.path.replace(aside / artifact.name)
         for refusal in refusals:
             _log.error("refused by gate", artifact=refusal.artifact.name, reason=refusal.reason.code)
         return (), refusals
+
+    def _withheld(self, written: Sequence[Artifact], refusals: Sequence[Refusal]) -> dict[str, Any]:
+        """Say what the gate keeps back, and whether a person may let it go."""
+        aside = self.folder / REFUSED
+        objects = []
+        for artifact in written:
+            reasons = [r.reason.as_json() for r in refusals if r.artifact is artifact]
+            moved = replace(artifact, path=aside / artifact.name)
+            objects.append({**self._artifact(moved), "digest": artifact.digest, "reasons": reasons})
+        releasable = all(gate.may_be_released(r.reason.code) for r in refusals)
+        return {"objects": objects, "releasable": releasable, "decision": None}
 
     def _base(
         self,

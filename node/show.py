@@ -28,6 +28,7 @@ from node.store import (
     nodes,
     relays,
     studies,
+    withheld,
 )
 from node.store import node as store
 from node.store.rows import (
@@ -124,6 +125,7 @@ def status(db: Database, folder: DataFolder, version: str, settings: Settings | 
         "senders": [] if settings is None else _senders(db, settings),
         "relays": relays.counts(db),
         "commitments": commitments.counts(db),
+        "withheld": withheld.waiting(db),
         "refused": [{**asdict(r), "last": utc(r.last)} for r in refusals(folder.spool)],
         "alarms": [_alarm(a) for a in alarms.standing(db)],
         "quarantine": sum(1 for path in folder.quarantine.rglob("*.dcm")),

@@ -276,7 +276,8 @@ class Worker:
             _log.error("job.quarantined", job=job.id, study=self._hashed(job), reasons=codes)
             quarantined = dict.fromkeys(job.send_to, outcome.refusals[0].reason.as_json())
         told = _told(job, outcome.outcome, reason) if outcome.artifacts else ()
-        return self._commit(job, outcome.outcome, reason, outcome.document, outcome.artifacts, told, quarantined, now)
+        document = _placed(outcome.document, job)
+        return self._commit(job, outcome.outcome, reason, document, outcome.artifacts, told, quarantined, now)
 
     def _end(self, job: Job, outcome: str, reason: Reason, document: Mapping[str, Any], *, rung: bool = False) -> bool:
         return self._commit(job, outcome, reason.as_json(), document, (), (), {}, self._now(), rung=rung)
@@ -327,6 +328,15 @@ def _told(job: Job, outcome: str, reason: Mapping[str, Any] | None) -> tuple[str
     """Return the destinations that are told of an outcome; "not applicable" is told to nobody."""
     what = outcome if outcome in ("result", "failed") else (reason or {}).get("class")
     return tuple(name for name, told in job.send_to.items() if what in told)
+
+
+def _placed(document: Mapping[str, Any], job: Job) -> Mapping[str, Any]:
+    """Return the document with the places of what the gate keeps back below the data folder, as `show` names all artifacts."""
+    kept = document.get("withheld")
+    if kept is None:
+        return document
+    inside = f"artifacts/{folder_of(job.study_uid)}/"
+    return {**document, "withheld": {**kept, "objects": [{**o, "path": inside + o["path"]} for o in kept["objects"]]}}
 
 
 def _row(artifact: Artifact, job: Job, root: Path) -> StoredArtifact:

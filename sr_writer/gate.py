@@ -1,24 +1,43 @@
 """The outbound gate: nothing wrong leaves.
 
-Every object is compared with the raw source files, read apart from everything that made it. What is compared with what:
-`sr_writer.gate_object` identity, UIDs, references, marks, text and codes of any object; `sr_writer.gate_seg` geometry
-and sides of segmentations; `sr_writer.gate_sr` numbers and outlines of reports.
+Every object is compared with the raw source files, read apart from everything that made it, and with what the analysis
+said before anything was written. What is compared with what:
+
+* `sr_writer.gate_object` identity, UIDs, references, text and codes of any object; `sr_writer.gate_modules` required
+  attributes and marks by SOP class;
+* `sr_writer.gate_seg` geometry, masks and sides of segmentations; `sr_writer.gate_place` whether lungs lie on air;
+* `sr_writer.gate_sr` the tree of documents, `sr_writer.gate_numbers` their numbers, `sr_writer.gate_outline` their outlines;
+* `sr_writer.gate_picture` pictures, presentation states and PDF.
+
+What a person may let go all the same says ``gate_release.toml``.
 """
 
+import tomllib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from importlib.resources import files
 
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 
 from dicom_io.model import Instance
 from dicom_io.reason import Reason
-from sr_writer import gate_object, gate_seg, gate_sr
+from sr_writer import gate_modules, gate_object, gate_picture, gate_seg, gate_sr
+from sr_writer.gate_claim import Claim
+from sr_writer.gate_count import Recount
+from sr_writer.gate_frames import frames_of
+from sr_writer.gate_object import Ours
 from sr_writer.gate_sources import Sources, SourcesError, read_sources
+from sr_writer.gate_tree import named, tree
 from sr_writer.reasons import REASONS
 from sr_writer.write import Artifact, Predecessor
+
+_RELEASE: Mapping[str, Mapping[str, object]] = tomllib.loads(
+    files("sr_writer").joinpath("gate_release.toml").read_text(encoding="utf-8")
+)
+_MEASUREMENTS = "126010"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +48,28 @@ class Refusal:
     reason: Reason
 
 
+@dataclass(slots=True)
+class _Analysis:
+    """What the checks of one analysis share."""
+
+    raw: Sources
+    known: Mapping[str, Ours]
+    claim: Claim | None
+    others: dict[str, Ours] = field(default_factory=dict)
+    recounts: dict[str, Recount] = field(default_factory=dict)
+    pictures: set[tuple[str, str]] = field(default_factory=set)
+
+
+def may_be_released(code: str) -> bool:
+    """Say whether a person may let an object go that was refused for the reason `code`; an unknown reason: no."""
+    return bool(_RELEASE.get(code, {}).get("release", False))
+
+
 def check(
-    artifacts: Sequence[Artifact], sources: Sequence[Instance], known: Sequence[Predecessor] = ()
+    artifacts: Sequence[Artifact],
+    sources: Sequence[Instance],
+    known: Sequence[Predecessor] = (),
+    claim: Claim | None = None,
 ) -> tuple[Refusal, ...]:
     """Compare authored objects with the raw source files.
 
@@ -41,7 +80,9 @@ def check(
     sources : Sequence[Instance]
         The instances that were used; their files are read again.
     known : Sequence[Predecessor]
-        Objects of earlier revisions that may be named.
+        Objects of this installation beside them that may be named, or rejected.
+    claim : Claim or None
+        What the analysis said, taken down before it was written; None where it had no result.
 
     Returns
     -------
@@ -54,35 +95,77 @@ def check(
             raw = read_sources(sources)
         except SourcesError as error:
             return tuple(Refusal(a, error.reason) for a in artifacts)
-        objects: dict[int, FileDataset] = {}
-        refusals = []
+        old = {p.sop_instance_uid: Ours(p.sop_class_uid, p.series_instance_uid) for p in known}
+        about = _Analysis(raw, old, claim)
+        found: dict[int, list[Reason]] = {}
         for n, artifact in enumerate(artifacts):
             try:
-                objects[n] = dcmread(artifact.path)
+                about.others[artifact.sop_instance_uid] = _ours(artifact)
             except Exception as error:  # noqa: BLE001 - whatever a broken file makes the reader raise is a refusal
-                refusals.append(Refusal(artifact, REASONS("object-unreadable", what=type(error).__name__)))
-        frames: dict[str, gate_seg.Frames] = {}
-        for n in objects:
-            reasons = _run(partial(_checks, n, artifacts, objects, raw, known, frames))
-            refusals += [Refusal(artifacts[n], reason) for reason in reasons]
-    return tuple(refusals)
+                found[n] = [REASONS("object-unreadable", what=type(error).__name__)]
+        # segmentations first: what refers to them is counted in them
+        order = sorted(range(len(artifacts)), key=lambda n: (_kind(artifacts[n]) != "seg", n))
+        for n in order:
+            if n not in found:
+                found[n] = _run(partial(_checks, artifacts[n], about))
+    return tuple(Refusal(artifacts[n], reason) for n in range(len(artifacts)) for reason in found[n])
 
 
-def _checks(
-    n: int, artifacts: Sequence[Artifact], objects: Mapping[int, FileDataset], raw: Sources,
-    known: Sequence[Predecessor], frames: dict[str, gate_seg.Frames],
-) -> Iterator[Reason]:  # fmt: skip
-    """Yield everything wrong with object `n`; segmentations come before the reports that refer to them."""
-    ds, artifact = objects[n], artifacts[n]
-    others = {str(o.get("SOPInstanceUID")): str(o.get("SOPClassUID")) for k, o in objects.items() if k != n}
-    others |= {p.sop_instance_uid: p.sop_class_uid for p in known}
-    yield from gate_object.check(ds, raw, others, (artifact.sop_instance_uid, artifact.sop_class_uid))
-    if artifact.kind == "seg":
-        frames[artifact.sop_instance_uid] = gate_seg.frames_of(ds)
-        yield from gate_seg.check(ds, frames[artifact.sop_instance_uid], raw)
-    if artifact.kind == "sr":
-        beside = {a.sop_instance_uid: objects[k] for k, a in enumerate(artifacts) if a.sop_instance_uid in frames}
-        yield from gate_sr.check(ds, raw, beside, frames)
+def _ours(artifact: Artifact) -> Ours:
+    wanted = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"]
+    ds = dcmread(artifact.path, specific_tags=wanted, stop_before_pixels=True)
+    return Ours(str(ds.get("SOPClassUID")), str(ds.get("SeriesInstanceUID")))
+
+
+def _kind(artifact: Artifact) -> str:
+    return gate_modules.kind_of(artifact.sop_class_uid)
+
+
+def _checks(artifact: Artifact, about: _Analysis) -> Iterator[Reason]:
+    """Yield everything wrong with one object."""
+    ds = dcmread(artifact.path)
+    beside = {uid: ours for uid, ours in about.others.items() if uid != artifact.sop_instance_uid} | dict(about.known)
+    yield from gate_object.check(ds, about.raw, beside, (artifact.sop_instance_uid, artifact.sop_class_uid))
+    match gate_modules.kind_of(str(ds.SOPClassUID)):
+        case "seg":
+            frames = frames_of(ds)
+            about.recounts[artifact.sop_instance_uid] = Recount.of(ds, frames, about.raw, about.recounts.values())
+            yield from gate_seg.check(ds, frames, about.raw, about.claim)
+        case "document":
+            yield from _document(ds, about)
+        case "picture":
+            yield from gate_picture.check_picture(ds, about.raw)
+            yield from _once(ds, about)
+        case "presentation":
+            yield from gate_picture.check_presentation(ds, about.raw, about.recounts, about.claim)
+        case "pdf":
+            yield from gate_picture.check_pdf(ds, about.raw)
+
+
+def _document(ds: FileDataset, about: _Analysis) -> Iterator[Reason]:
+    """Check a document: one with measurements against masks and pixels, any against the words of the analysis."""
+    if next(named(ds, _MEASUREMENTS), None) is not None or _title(ds) == "126000":
+        yield from gate_sr.check(ds, about.raw, about.recounts, about.claim)
+        return
+    yield from gate_sr.check_evidence(ds)
+    if next(tree(ds), None) is None:
+        yield REASONS("report-empty")
+    if about.claim is not None:
+        yield from gate_sr.check_texts(ds, about.claim)
+
+
+def _title(ds: Dataset) -> str:
+    return next((str(i.CodeValue) for i in ds.get("ConceptNameCodeSequence") or ()), "")
+
+
+def _once(ds: FileDataset, about: _Analysis) -> Iterator[Reason]:
+    """Check that a series of pictures shows no source image twice."""
+    if "ImagePositionPatient" in ds:
+        for item in ds.get("SourceImageSequence") or ():
+            key = (str(ds.SeriesInstanceUID), str(item.ReferencedSOPInstanceUID))
+            if key in about.pictures:
+                yield REASONS("uid-collides", what="SourceImageSequence")
+            about.pictures.add(key)
 
 
 def _run(check: Callable[[], Iterator[Reason]]) -> list[Reason]:

@@ -1,13 +1,15 @@
 """What must hold for every authored object: whose it is, that its references resolve, that it says what it is."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.valuerep import PersonName
 
 from dicom_io.reason import Reason
+from sr_writer import gate_modules
 from sr_writer.gate_sources import COPIED_TEXT, IDENTITY, Sources, both
 from sr_writer.reasons import REASONS
 
@@ -15,6 +17,22 @@ _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 _SEX = {"M", "F", "O"}
 _TEXT_VRS = {"PN", "LO", "SH", "LT", "ST", "UT", "UC"}
 _PER_FRAME = "PerFrameFunctionalGroupsSequence"
+_OTHER_STUDIES = "PertinentOtherEvidenceSequence"
+_LISTS = ("ReferencedSOPSequence", "ReferencedImageSequence", "ReferencedInstanceSequence")
+_OWN_TEXT = frozenset({
+    "TextValue", "CodeMeaning", "SeriesDescription", "SegmentLabel", "UnformattedTextValue", "DocumentTitle",
+    "DerivationDescription",
+})  # fmt: skip
+"""What is never copied from the source, whose names may be bytes of unknown meaning."""
+REJECTIONS = frozenset({"113001", "113037", "113038", "113039"})
+"""Document titles that hide what a document names from everybody (PS3.16 CID 7011)."""
+
+
+class Ours(NamedTuple):
+    """An object that this installation authored."""
+
+    sop_class_uid: str
+    series_instance_uid: str
 
 
 @dataclass(slots=True)
@@ -25,9 +43,12 @@ class _Met:
     texts: list[tuple[str, str]] = field(default_factory=list)
     schemes: set[str] = field(default_factory=set)
     references: list[tuple[str, str]] = field(default_factory=list)
+    placed: list[tuple[str, str]] = field(default_factory=list)
+    studies: set[str] = field(default_factory=set)
+    rejects: bool = False
 
 
-def check(ds: FileDataset, raw: Sources, others: Mapping[str, str], expected: tuple[str, str]) -> Iterator[Reason]:
+def check(ds: FileDataset, raw: Sources, others: Mapping[str, Ours], expected: tuple[str, str]) -> Iterator[Reason]:
     """Yield what is wrong with an object of any kind.
 
     Parameters
@@ -36,8 +57,8 @@ def check(ds: FileDataset, raw: Sources, others: Mapping[str, str], expected: tu
         The object as read back.
     raw : Sources
         The source files.
-    others : Mapping[str, str]
-        SOP Instance UID to SOP Class UID of what it may refer to beside the sources.
+    others : Mapping[str, Ours]
+        By SOP Instance UID what it may refer to beside the sources.
     expected : tuple[str, str]
         SOP Instance and SOP Class UID that it should have.
     """
@@ -52,18 +73,31 @@ def check(ds: FileDataset, raw: Sources, others: Mapping[str, str], expected: tu
             yield REASONS("uid-invalid", what=keyword)
     if str(ds.get("SOPInstanceUID")) in {*raw.slices, *others}:
         yield REASONS("uid-collides", what="SOPInstanceUID")
-    if str(ds.get("SeriesInstanceUID")) in {s.series_instance_uid for s in raw.slices.values()}:
+    if str(ds.get("SeriesInstanceUID")) in raw.series:
         yield REASONS("uid-collides", what="SeriesInstanceUID")
-    resolvable = {uid: s.sop_class_uid for uid, s in raw.slices.items()} | dict(others)
-    for sop_class, uid in met.references:
-        if resolvable.get(uid) != sop_class:
-            yield REASONS("reference-dangling", what=sop_class)
-    yield from _marks(ds)
-    yield from _texts(met, raw)
+    yield from _references(met, raw, others)
+    yield from gate_modules.check(ds)
+    yield from _texts(met, raw, declared="SpecificCharacterSet" in ds)
     declared = {str(i.get("CodingSchemeDesignator")) for i in ds.get("CodingSchemeIdentificationSequence") or ()}
     for scheme in sorted(met.schemes - declared):
         if scheme.startswith("99") or not scheme:
             yield REASONS("code-undeclared", what=scheme)
+
+
+def _references(met: _Met, raw: Sources, others: Mapping[str, Ours]) -> Iterator[Reason]:
+    """Check that what is named is there, of its class, in its series and study, and may be named so."""
+    for sop_class, uid in met.references:
+        named = raw.slices.get(uid) or others.get(uid)
+        if named is None or named.sop_class_uid != sop_class:
+            yield REASONS("reference-dangling", what=sop_class)
+    for series, uid in met.placed:
+        named = raw.slices.get(uid) or others.get(uid)
+        if named is not None and named.series_instance_uid != series:
+            yield REASONS("reference-dangling", what="SeriesInstanceUID")
+    if not met.studies <= {v for v in raw.values["StudyInstanceUID"] if isinstance(v, str)}:
+        yield REASONS("reference-dangling", what="StudyInstanceUID")
+    if met.rejects and (not met.references or any(uid not in others for _, uid in met.references)):
+        yield REASONS("rejects-what-is-not-ours")
 
 
 def _identity(ds: Dataset, raw: Sources) -> Iterator[Reason]:
@@ -81,21 +115,27 @@ def _is_date(value: str | bytes) -> bool:
     return isinstance(value, str) and re.fullmatch(r"(1[89]|2\d)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])", value) is not None
 
 
-def _walk(ds: Dataset, met: _Met) -> None:
+def _walk(ds: Dataset, met: _Met, *, inside: bool = False) -> None:
     if "ReferencedSOPInstanceUID" in ds:
         met.references.append((str(ds.get("ReferencedSOPClassUID")), str(ds.ReferencedSOPInstanceUID)))
+    if inside and "SeriesInstanceUID" in ds:
+        listed = [item for keyword in _LISTS for item in ds.get(keyword) or ()]
+        met.placed += [(str(ds.SeriesInstanceUID), str(item.get("ReferencedSOPInstanceUID"))) for item in listed]
+    if "CodingSchemeDesignator" in ds:
+        met.schemes.add(str(ds.CodingSchemeDesignator or ""))
+        met.rejects |= ds.CodingSchemeDesignator == "DCM" and str(ds.get("CodeValue")) in REJECTIONS
     for element in ds:
         vr = element.VR
         if vr == "SQ":
-            items = element.value or ()
+            items: Sequence[Dataset] = element.value or ()
+            if element.keyword not in {_PER_FRAME, _OTHER_STUDIES}:
+                met.studies |= {str(item.StudyInstanceUID) for item in items if "StudyInstanceUID" in item}
             for item in items[:1] if element.keyword == _PER_FRAME else items:
-                _walk(item, met)  # the references of single frames are the segmentation's own check
+                _walk(item, met, inside=True)  # the references of single frames are the segmentation's own check
         elif vr == "UI":
             met.uids += [(element.keyword, str(v)) for v in _values(element.value)]
         elif vr in _TEXT_VRS:
             met.texts += [(element.keyword, str(v)) for v in _values(element.value)]
-            if element.keyword == "CodingSchemeDesignator":
-                met.schemes.add(str(element.value or ""))
 
 
 def _values(value: object) -> Iterator[object]:
@@ -107,30 +147,13 @@ def _values(value: object) -> Iterator[object]:
         yield from value
 
 
-def _texts(met: _Met, raw: Sources) -> Iterator[Reason]:
+def _texts(met: _Met, raw: Sources, *, declared: bool) -> Iterator[Reason]:
     for keyword, text in met.texts:
+        if not declared and not text.isascii() and keyword in _OWN_TEXT:
+            yield REASONS("text-lost", what="SpecificCharacterSet")
         if "\N{REPLACEMENT CHARACTER}" in text or "\x1b" in text:
             yield REASONS("text-lost", what=keyword)
         elif "?" in text:
             copied = raw.values.get(keyword, frozenset()) if keyword in {*IDENTITY, *COPIED_TEXT} else frozenset()
             if not any(isinstance(v, str) and "?" in v for v in copied):
                 yield REASONS("text-lost", what=keyword)
-
-
-def _marks(ds: Dataset) -> Iterator[Reason]:
-    """Check that everyone can see that a computer made it and nobody checked it."""
-    modality = ds.get("Modality")
-    if not str(ds.get("SeriesDescription") or "").startswith("AI "):
-        yield REASONS("not-marked", what="SeriesDescription")
-    if not any(item.get("DeviceUID") for item in ds.get("ContributingEquipmentSequence") or ()):
-        yield REASONS("not-marked", what="ContributingEquipmentSequence")
-    if modality == "SR":
-        for keyword, value in (("VerificationFlag", "UNVERIFIED"), ("PreliminaryFlag", "PRELIMINARY")):
-            if ds.get(keyword) != value:
-                yield REASONS("not-marked", what=keyword)
-    elif list(ds.get("ImageType") or ())[:1] != ["DERIVED"]:
-        yield REASONS("not-marked", what="ImageType")
-    if modality == "SEG" and any(s.get("SegmentAlgorithmType") != "AUTOMATIC" for s in ds.get("SegmentSequence") or ()):
-        yield REASONS("not-marked", what="SegmentAlgorithmType")
-    if modality == "OT" and ds.get("BurnedInAnnotation") != "YES":
-        yield REASONS("not-marked", what="BurnedInAnnotation")

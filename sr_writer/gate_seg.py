@@ -1,87 +1,22 @@
-"""What must hold for a segmentation: it lies on its source slices, and left is left."""
+"""What must hold for a segmentation: it lies on its source slices, as the analysis said, and left is left."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from dicom_io.reason import Reason
-from sr_writer.gate_sources import Sources
+from sr_writer.gate_claim import Claim
+from sr_writer.gate_frames import Frames, Runs, union
+from sr_writer.gate_place import better_places
+from sr_writer.gate_sources import Slice, Sources
 from sr_writer.reasons import REASONS
 
 TOLERANCE_MM = 0.01
 TOLERANCE_COSINE = 1e-4
-SAMPLED_FRAMES = 32
-"""Frames per segment from which its centre is estimated."""
 
 LUNG, LEFT, RIGHT = "39607008", "7771000", "24028007"
 _WORDS = {LEFT: "left", RIGHT: "right"}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Frames:
-    """Decoded frames.
-
-    Parameters
-    ----------
-    bits : ndarray, uint8
-        Pixel Data as stored.
-    shape : tuple[int, int]
-        Rows, columns.
-    index : Mapping[tuple[int, str], int]
-        (segment number, SOP Instance UID of the slice) to frame.
-    positions : ndarray, float64, shape (frames, 3)
-        Image Position (Patient) of every frame.
-    sources : tuple[tuple[str, str], ...]
-        SOP Class and SOP Instance UID of the one slice that each frame was derived from.
-    """
-
-    bits: npt.NDArray[np.uint8]
-    shape: tuple[int, int]
-    index: Mapping[tuple[int, str], int]
-    positions: npt.NDArray[np.float64]
-    sources: tuple[tuple[str, str], ...]
-
-    def plane(self, frame: int) -> npt.NDArray[np.uint8]:
-        """Return one frame, 0 or 1, shape (rows, columns)."""
-        size = self.shape[0] * self.shape[1]
-        first, last = frame * size, (frame + 1) * size
-        bits = np.unpackbits(self.bits[first // 8 : (last + 7) // 8], bitorder="little")
-        return bits[first % 8 : first % 8 + size].reshape(self.shape)
-
-    def voxels(self, segment: int) -> int:
-        """Return how many pixels of a segment are set."""
-        size = self.shape[0] * self.shape[1]
-        frames = [k for (number, _), k in self.index.items() if number == segment]
-        if size % 8:
-            return sum(int(np.count_nonzero(self.plane(k))) for k in frames)
-        step = size // 8
-        return sum(int(np.bitwise_count(self.bits[k * step : (k + 1) * step]).sum(dtype=np.int64)) for k in frames)
-
-
-def frames_of(ds: Dataset) -> Frames:
-    """Return the frames of a segmentation.
-
-    Raises
-    ------
-    ValueError
-        If a frame does not name exactly one source slice.
-    """
-    shared = ds.SharedFunctionalGroupsSequence[0]
-    index: dict[tuple[int, str], int] = {}
-    positions, sources = [], []
-    for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
-        identification = group.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence
-        named = [s for d in group.DerivationImageSequence for s in d.SourceImageSequence]
-        if len(named) != 1:
-            raise ValueError(f"frame {k + 1} names {len(named)} source slices")
-        sources.append((str(named[0].ReferencedSOPClassUID), str(named[0].ReferencedSOPInstanceUID)))
-        positions.append([float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient])
-        index[int(identification[0].ReferencedSegmentNumber), sources[-1][1]] = k
-    bits = np.frombuffer(ds.PixelData, np.uint8)
-    return Frames(bits, (int(ds.Rows), int(ds.Columns)), index, np.array(positions), tuple(sources))
 
 
 def voxel_volume_mm3(ds: Dataset) -> float:
@@ -90,19 +25,36 @@ def voxel_volume_mm3(ds: Dataset) -> float:
     return float(measures.PixelSpacing[0]) * float(measures.PixelSpacing[1]) * float(measures.SpacingBetweenSlices)
 
 
-def check(ds: Dataset, frames: Frames, raw: Sources) -> Iterator[Reason]:
+def check(ds: Dataset, frames: Frames, raw: Sources, claim: Claim | None) -> Iterator[Reason]:
     """Yield what is wrong with a segmentation."""
-    used = {uid for _, uid in frames.index}
-    unknown = used - set(raw.slices)
-    if unknown:
+    used = {uid for _, uid in frames.sources}
+    if used - set(raw.slices):
         yield REASONS("reference-dangling", what="SourceImageSequence")
         return
     if {raw.slices[uid].frame_of_reference_uid for uid in used} != {str(ds.get("FrameOfReferenceUID") or "")}:
         yield REASONS("frame-of-reference-differs")
+    if len({raw.slices[uid].series_instance_uid for uid in used}) > 1:
+        yield REASONS("geometry-differs", what="SeriesInstanceUID")
+    yield from _series(ds, raw, used)
     yield from _grid(ds, raw, used)
     yield from _positions(frames, raw)
     yield from _segments(ds, frames)
+    yield from _order(ds, frames)
     yield from _sides(ds, frames, raw)
+    if claim is not None:
+        yield from _as_said(ds, frames, claim)
+    yield from _on_air(ds, frames, raw)
+
+
+def _series(ds: Dataset, raw: Sources, used: set[str]) -> Iterator[Reason]:
+    """Check that Referenced Series Sequence names every slice that a frame stands on, under its series."""
+    named = {
+        (str(series.SeriesInstanceUID), str(item.ReferencedSOPInstanceUID))
+        for series in ds.get("ReferencedSeriesSequence") or ()
+        for item in series.get("ReferencedInstanceSequence") or ()
+    }
+    if not {(raw.slices[uid].series_instance_uid, uid) for uid in used} <= named:
+        yield REASONS("reference-dangling", what="ReferencedSeriesSequence")
 
 
 def _grid(ds: Dataset, raw: Sources, used: set[str]) -> Iterator[Reason]:
@@ -134,40 +86,92 @@ def _positions(frames: Frames, raw: Sources) -> Iterator[Reason]:
 
 
 def _segments(ds: Dataset, frames: Frames) -> Iterator[Reason]:
-    numbers = [int(s.SegmentNumber) for s in ds.SegmentSequence]
+    numbers = [int(s.SegmentNumber) for s in _described(ds)]
     if numbers != list(range(1, len(numbers) + 1)):
         yield REASONS("segments-inconsistent", what="SegmentNumber")
-    if {n for n, _ in frames.index} != set(numbers) or any(not frames.voxels(n) for n in numbers):
+    if {number for number, _ in frames.runs} != set(numbers):
         yield REASONS("segments-inconsistent", what="empty segment")
-    if len(ds.PerFrameFunctionalGroupsSequence) != int(ds.NumberOfFrames) or len(frames.index) != int(
-        ds.NumberOfFrames
-    ):
+    if set(frames.segments) - {0} - set(numbers):
+        yield REASONS("segments-inconsistent", what="ReferencedSegmentNumber")
+    if len(frames.sources) != frames.number:
         yield REASONS("segments-inconsistent", what="NumberOfFrames")
-    if frames.bits.size * 8 < int(ds.NumberOfFrames) * frames.shape[0] * frames.shape[1]:
-        yield REASONS("segments-inconsistent", what="PixelData")
+    if len(set(zip(frames.segments, frames.sources, strict=True))) != len(frames.sources):
+        yield REASONS("segments-inconsistent", what="a slice twice")
+
+
+def _order(ds: Dataset, frames: Frames) -> Iterator[Reason]:
+    """Check that the dimension indices count the segments, and the slices from one end to the other."""
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
+    along = frames.positions @ np.cross(orientation[:3], orientation[3:])
+    labels = 0 in frames.segments
+    if not labels and any(index[0] != segment for index, segment in zip(frames.indices, frames.segments, strict=True)):
+        yield REASONS("segments-inconsistent", what="DimensionIndexValues")
+    rank = np.array([index[-1] for index in frames.indices])
+    order = np.argsort(along, kind="stable")
+    steps = np.diff(rank[order])
+    moved = np.diff(along[order]) > TOLERANCE_MM
+    if (steps[~moved] != 0).any() or not ((steps[moved] > 0).all() or (steps[moved] < 0).all()):
+        yield REASONS("segments-inconsistent", what="DimensionIndexValues")
+
+
+def _as_said(ds: Dataset, frames: Frames, claim: Claim) -> Iterator[Reason]:
+    """Check that every segment covers, pixel for pixel and slice for slice, what the analysis said."""
+    segments = {str(s.get("TrackingID")): int(s.SegmentNumber) for s in _described(ds)}
+    if set(segments) != set(claim.planes):
+        yield REASONS("segments-inconsistent", what="TrackingID")
+    for name, number in segments.items():
+        if {uid: runs.digest for uid, runs in frames.of(number).items()} != claim.planes.get(name):
+            yield REASONS("mask-differs")
+
+
+def _on_air(ds: Dataset, frames: Frames, raw: Sources) -> Iterator[Reason]:
+    numbers = [int(s.SegmentNumber) for s in _described(ds) if kind_of(s) == LUNG]
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
+    normal = np.cross(orientation[:3], orientation[3:])
+    series = {raw.slices[uid].series_instance_uid for _, uid in frames.sources}
+    stack = [s for s in raw.slices.values() if s.series_instance_uid in series and len(s.position) == 3]
+    stack = [s for s in stack if s.shape == frames.shape]
+    uids = {id(s): uid for uid, s in raw.slices.items()}
+    stack.sort(key=lambda s: float(np.dot(s.position, normal)))
+    lungs = [_together([frames.runs.get((n, uids[id(s)])) for n in numbers]) for s in stack]
+    for _ in better_places(lungs, stack):
+        yield REASONS("mask-misplaced")
+        return
+
+
+def _together(parts: list[Runs | None]) -> Runs | None:
+    there = [part for part in parts if part is not None]
+    return union(there) if there else None
 
 
 def _sides(ds: Dataset, frames: Frames, raw: Sources) -> Iterator[Reason]:
     """Left lung must lie further left (+x) than right lung; what overlaps a lung must not claim the other side."""
-    sides = {int(s.SegmentNumber): side_of(s) for s in ds.SegmentSequence}
-    for segment in ds.SegmentSequence:  # viewers show the label
+    described = _described(ds)
+    sides = {int(s.SegmentNumber): side_of(s) for s in described}
+    for segment in described:  # viewers show the label
         words = set(str(segment.SegmentLabel).lower().split())
         if any(word in words and side != side_of(segment) for side, word in _WORDS.items()):
             yield REASONS("side-differs")
-    lungs = {sides[n]: n for s in ds.SegmentSequence if kind_of(s) == LUNG and sides[n := int(s.SegmentNumber)]}
+    lungs = {sides[n]: n for s in described if kind_of(s) == LUNG and sides[n := int(s.SegmentNumber)]}
     if set(lungs) >= {LEFT, RIGHT}:
-        left, right = (_centre_x(lungs[side], frames, raw) for side in (LEFT, RIGHT))
+        covered = {side: frames.of(number) for side, number in lungs.items()}
+        left, right = (_centre_x(covered[side], raw.slices) for side in (LEFT, RIGHT))
         if left <= right:
             yield REASONS("side-differs")
         for number, side in sides.items():
             if number in lungs.values() or side not in lungs:
                 continue
-            mine, other = (
-                _shared(number, lungs[side], frames),
-                _shared(number, lungs[RIGHT if side == LEFT else LEFT], frames),
-            )
-            if other > mine:
+            mine = frames.of(number)
+            other = covered[RIGHT if side == LEFT else LEFT]
+            if _shared(mine, other) > _shared(mine, covered[side]):
                 yield REASONS("side-differs")
+
+
+def _described(ds: Dataset) -> list[Dataset]:
+    """Return the segments that are described; a label map describes its background as well (PS3.3 section C.8.20.4)."""
+    return [s for s in ds.SegmentSequence if int(s.SegmentNumber) > 0]
 
 
 def kind_of(segment: Dataset) -> str:
@@ -181,22 +185,23 @@ def side_of(segment: Dataset) -> str:
     return next((str(m.CodeValue) for m in modifiers if m.CodeValue in {LEFT, RIGHT}), "")
 
 
-def _centre_x(segment: int, frames: Frames, raw: Sources) -> float:
-    """Return the LPS x of a segment's centre in mm, from a sample of its frames."""
-    mine = [(uid, k) for (n, uid), k in frames.index.items() if n == segment]
+def _centre_x(covered: Mapping[str, Runs], slices: Mapping[str, Slice]) -> float:
+    """Return the LPS x of a segment's centre in mm."""
     total, weighted = 0.0, 0.0
-    for uid, k in mine[:: max(1, len(mine) // SAMPLED_FRAMES)]:
-        plane, place = frames.plane(k), raw.slices[uid]
-        rows, columns = plane.sum(axis=1, dtype=np.int64), plane.sum(axis=0, dtype=np.int64)
-        count = float(rows.sum())
-        along_row = float(np.dot(columns, np.arange(columns.size))) * place.spacing[1] * place.orientation[0]
-        along_column = float(np.dot(rows, np.arange(rows.size))) * place.spacing[0] * place.orientation[3]
-        total += count
-        weighted += count * place.position[0] + along_row + along_column
+    for uid, runs in covered.items():
+        place = slices[uid]
+        first, last = runs.columns
+        size = (last - first).astype(float)
+        x = (
+            place.position[0]
+            + (first + last - 1) / 2 * place.spacing[1] * place.orientation[0]
+            + runs.rows * place.spacing[0] * place.orientation[3]
+        )
+        total += float(size.sum())
+        weighted += float((size * x).sum())
     return weighted / total if total else float("nan")
 
 
-def _shared(a: int, b: int, frames: Frames) -> int:
+def _shared(a: Mapping[str, Runs], b: Mapping[str, Runs]) -> int:
     """Return how many pixels two segments share."""
-    both = [(k, frames.index[b, uid]) for (n, uid), k in frames.index.items() if n == a and (b, uid) in frames.index]
-    return sum(int(np.count_nonzero(frames.plane(k) & frames.plane(m))) for k, m in both)
+    return sum(int(a[uid].sums(b[uid].plane()).sum()) for uid in a.keys() & b.keys())

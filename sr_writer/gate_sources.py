@@ -3,12 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from dicom_io import elements
 from dicom_io.charset import declared, text_of
+from dicom_io.limits import LIMITS
 from dicom_io.model import Instance
+from dicom_io.pixels import pixel_format, stored_values
 from dicom_io.reason import Reason
 from sr_writer.reasons import REASONS
 
@@ -20,8 +25,12 @@ IDENTITY = (
 COPIED_TEXT = ("StudyDescription", "ReferringPhysicianName")
 _GEOMETRY = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SpecificCharacterSet",
+    "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SpecificCharacterSet", "Modality", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "RescaleSlope", "RescaleIntercept",
 )  # fmt: skip
+_LEAD = {"1.2.840.10008.1.2": 8, "1.2.840.10008.1.2.1": 12}
+"""Uncompressed little endian transfer syntaxes, and how many bytes stand before the pixels in their element."""
+_PIXEL_DATA = b"\xe0\x7f\x10\x00"
 
 
 class SourcesError(Exception):
@@ -33,8 +42,18 @@ class SourcesError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Cells:
+    """Where the pixels of an uncompressed file begin, and what a cell means."""
+
+    at: int
+    dtype: np.dtype[np.integer]
+    up: int
+    down: int
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
-    """Where one source image lies; millimetres in LPS."""
+    """Where one source image lies, in millimetres in LPS, and how its pixels become values."""
 
     sop_class_uid: str
     series_instance_uid: str
@@ -43,6 +62,28 @@ class Slice:
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
     shape: tuple[int, int]
+    modality: str
+    rescale: tuple[float, float]
+    instance: Instance
+    cells: Cells | None = None
+
+    def values(self) -> npt.NDArray[np.float32]:
+        """Return what the pixels mean (Hounsfield units of CT), shape (rows, columns), read again from the file.
+
+        What lies outside the reconstruction circle is air, as in `dicom_io.volume`. Uncompressed pixels are read here;
+        of the others the decoder is the one that everybody uses, because decoders that may crash run in a child.
+        """
+        slope, intercept = self.rescale
+        if self.cells is None:
+            stored = stored_values(self.instance, pixel_format(self.instance))
+        else:
+            count = self.shape[0] * self.shape[1]
+            flat = np.fromfile(self.instance.path, self.cells.dtype, count, offset=self.cells.at)
+            stored = ((flat << self.cells.up) >> self.cells.down).reshape(self.shape)
+        out = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        if self.modality == "CT":
+            out[out < LIMITS.volume.outside_hu] = LIMITS.volume.air_hu
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,10 +96,13 @@ class Sources:
         By SOP Instance UID.
     values : Mapping[str, frozenset[str | bytes]]
         Per keyword every value that a source has, as Unicode and as raw bytes; empty text if absent.
+    series : frozenset[str]
+        Series Instance UIDs.
     """
 
     slices: Mapping[str, Slice]
     values: Mapping[str, frozenset[str | bytes]]
+    series: frozenset[str]
 
 
 def read_sources(instances: Sequence[Instance]) -> Sources:
@@ -73,11 +117,14 @@ def read_sources(instances: Sequence[Instance]) -> Sources:
     values: dict[str, set[str | bytes]] = {keyword: set() for keyword in (*IDENTITY, *COPIED_TEXT)}
     for instance in instances:
         try:
-            ds = dcmread(
-                instance.path, force=True, stop_before_pixels=True, specific_tags=[*IDENTITY, *COPIED_TEXT, *_GEOMETRY]
-            )
-            uid = str(ds.SOPInstanceUID)
-            slices[uid] = _slice(ds)
+            with instance.path.open("rb") as file:
+                ds = dcmread(
+                    file, force=True, stop_before_pixels=True, specific_tags=[*IDENTITY, *COPIED_TEXT, *_GEOMETRY]
+                )
+                at = file.tell()
+                lead = _LEAD.get(str(ds.file_meta.get("TransferSyntaxUID")), 0)
+                begins = lead > 0 and file.seek(at) == at and file.read(4) == _PIXEL_DATA
+            slices[str(ds.SOPInstanceUID)] = _slice(ds, instance, at + lead if begins else 0)
         except Exception as error:
             raise SourcesError(REASONS("source-unreadable")) from error
         # what the sender declares, and what it really writes where the node was told so
@@ -87,7 +134,8 @@ def read_sources(instances: Sequence[Instance]) -> Sources:
     for keyword in ("PatientID", "StudyInstanceUID"):
         if len({v for v in values[keyword] if isinstance(v, str)}) > 1:
             raise SourcesError(REASONS("sources-of-several-patients", what=keyword))
-    return Sources(slices, {k: frozenset(v) for k, v in values.items()})
+    series = frozenset(s.series_instance_uid for s in slices.values())
+    return Sources(slices, {k: frozenset(v) for k, v in values.items()}, series)
 
 
 def both(ds: Dataset, keyword: str, charset: object = None) -> set[str | bytes]:
@@ -98,15 +146,31 @@ def both(ds: Dataset, keyword: str, charset: object = None) -> set[str | bytes]:
     return {text.text.strip()} | ({text.raw.strip()} if text.raw else set())
 
 
-def _slice(ds: Dataset) -> Slice:
-    def numbers(keyword: str) -> tuple[float, ...]:
-        try:
-            return tuple(float(v) for v in ds.get(keyword) or ())
-        except (TypeError, ValueError):
-            return ()  # a slice without a place fits no segmentation; a picture does not need one
+def _slice(ds: Dataset, instance: Instance, at: int) -> Slice:
+    def number(keyword: str, default: float) -> float:
+        found = elements.number(ds, keyword)
+        return default if found is None else found
 
+    # a slice without a place fits no segmentation; a picture does not need one
     return Slice(
         str(ds.SOPClassUID), str(ds.SeriesInstanceUID), str(ds.get("FrameOfReferenceUID") or ""),
-        numbers("ImagePositionPatient"), numbers("ImageOrientationPatient"), numbers("PixelSpacing"),
-        (int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)),
+        elements.numbers(ds, "ImagePositionPatient"), elements.numbers(ds, "ImageOrientationPatient"),
+        elements.numbers(ds, "PixelSpacing"),
+        (elements.integer(ds, "Rows") or 0, elements.integer(ds, "Columns") or 0),
+        elements.text(ds, "Modality").upper(),
+        (number("RescaleSlope", 1.0), number("RescaleIntercept", 0.0)), instance, _cells(ds, at),
     )  # fmt: skip
+
+
+def _cells(ds: Dataset, at: int) -> Cells | None:
+    """Return how the pixels of one grey image are stored (PS3.5 section 8.1.1); None where a decoder must say."""
+    allocated = elements.integer(ds, "BitsAllocated") or 0
+    if not at or allocated not in {8, 16, 32} or elements.integer(ds, "SamplesPerPixel") not in {None, 1}:
+        return None
+    stored = elements.integer(ds, "BitsStored") or allocated
+    last = elements.integer(ds, "HighBit")
+    high = stored - 1 if last is None else last
+    sign = "i" if elements.integer(ds, "PixelRepresentation") else "u"
+    if not 0 < stored <= high + 1 <= allocated:
+        return None
+    return Cells(at, np.dtype(f"<{sign}{allocated // 8}"), allocated - 1 - high, allocated - stored)

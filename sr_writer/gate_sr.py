@@ -1,69 +1,155 @@
 """What must hold for a report: it has an outline for everything, and its numbers follow from the segmentation."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from dicom_io.reason import Reason
-from sr_writer.codes import concept
-from sr_writer.gate_seg import LEFT, LUNG, RIGHT, Frames, kind_of, side_of, voxel_volume_mm3
+from sr_writer.gate_claim import Claim, Numbers, Site
+from sr_writer.gate_count import Recount
+from sr_writer.gate_frames import Runs
+from sr_writer.gate_numbers import check_claim, check_forms, check_region, check_segment, check_values, measured
+from sr_writer.gate_outline import fits
+from sr_writer.gate_seg import LEFT, RIGHT, side_of
 from sr_writer.gate_sources import Sources
+from sr_writer.gate_tree import children, named, template, tree
 from sr_writer.reasons import REASONS
 
-VOLUME_TOLERANCE = 0.001
-PERCENT_TOLERANCE = 0.1
-OUTLINE_TOLERANCE_PX = 1.5
 _MEASUREMENTS, _GROUP = "126010", "125007"
 _TRACKING_UID, _TRACKING_ID = "112040", "112039"
-_SEGMENT, _VOLUME = "121191", "118565006"
-_SITE, _LATERALITY = "363698007", "272741003"
-_PER_MM3 = {"mm3": 1.0, "cm3": 1000.0}
+_SEGMENT, _FINDING = "121191", "121071"
+_SITE, _LATERALITY, _MODIFIER = "363698007", "272741003", "106233006"
+_REGIONAL = "91723000"
+"""Anatomical Structure: the category of a group that is about the region itself."""
 
 
-def check(
-    ds: Dataset, raw: Sources, segmentations: Mapping[str, Dataset], frames: Mapping[str, Frames]
-) -> Iterator[Reason]:
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The segment that shows what a group is about."""
+
+    tracking_id: str
+    seg: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Thing:
+    """One measurement group with what it says that it is about."""
+
+    group: Dataset
+    tracking_uid: str
+    tracking_id: str
+    site: Site
+    regional: bool
+    segment: _Shown | None
+
+
+def check(ds: Dataset, raw: Sources, recounts: Mapping[str, Recount], claim: Claim | None) -> Iterator[Reason]:
     """Yield what is wrong between a report, its images and the segmentations beside it (by SOP Instance UID)."""
-    groups = [g for c in _named(ds, _MEASUREMENTS) for g in _named(c, _GROUP)]
+    groups = [g for c in named(ds, _MEASUREMENTS) for g in named(c, _GROUP)]
     if not groups:
         yield REASONS("report-empty")
-    yield from _evidence(ds)
+    yield from check_evidence(ds)
+    # an analysis may have several encodings of its segmentation: this report is about those that it names
+    mentioned = {str(r.ReferencedSOPInstanceUID) for i in tree(ds) for r in i.get("ReferencedSOPSequence") or ()}
+    beside = {uid: r for uid, r in recounts.items() if uid in mentioned} or dict(list(recounts.items())[:1])
     segments = {
-        str(s.TrackingUID): (str(s.TrackingID), uid, int(s.SegmentNumber))
-        for uid, seg in segmentations.items()
-        for s in seg.SegmentSequence
+        str(s.TrackingUID): _Shown(str(s.TrackingID), uid, int(s.SegmentNumber))
+        for uid, r in beside.items()
+        for s in r.ds.SegmentSequence
+        if int(s.SegmentNumber) > 0
     }
-    outlined: set[str] = set()
+    things = [_thing(group, segments) for group in groups]
+    for thing in things:
+        yield from _one(thing, beside, claim)
+    yield from _all(things, raw, segments)
+    if claim is not None:
+        yield from _left_out(claim, {t.tracking_uid for t in things if measured(t.group)})
+        yield from check_texts(ds, claim)
+
+
+def _one(thing: _Thing, recounts: Mapping[str, Recount], claim: Claim | None) -> Iterator[Reason]:
+    """Check one measurement group."""
+    if thing.segment is not None and thing.segment.tracking_id != thing.tracking_id:
+        yield REASONS("tracking-differs")
+    yield from _outlines(thing, recounts)
+    yield from _sides(thing, recounts)
+    yield from _segment_named(thing, recounts)
+    about_anatomy = thing.segment is not None or thing.regional
+    yield from check_forms(thing.group, once=about_anatomy)
+    yield from _recounted(thing, recounts)
+    if claim is not None and (about_anatomy or thing.tracking_uid in claim.findings):
+        if measured(thing.group):
+            yield from check_claim(thing.group, _claims(thing, claim))
+    elif claim is not None:
+        yield from check_values(thing.group, claim.quality)
+
+
+def _all(things: Sequence[_Thing], raw: Sources, segments: Mapping[str, _Shown]) -> Iterator[Reason]:
+    """Check what the groups must have together: one identity each, a group for every segment, outlines."""
     tracked: dict[str, str] = {}
-    for group in groups:
-        tracking_uid = next((str(i.UID) for i in _named(group, _TRACKING_UID)), "")
-        tracking_id = next((str(i.TextValue) for i in _named(group, _TRACKING_ID)), "")
-        if not tracking_uid or tracked.setdefault(tracking_uid, tracking_id) != tracking_id:
+    for thing in things:
+        if not thing.tracking_uid or tracked.setdefault(thing.tracking_uid, thing.tracking_id) != thing.tracking_id:
             yield REASONS("tracking-differs")
-        segment = segments.get(tracking_uid)
-        if segment is not None and segment[0] != tracking_id:
-            yield REASONS("tracking-differs")
-        if _template(group) == "1410" and any(_is_outline(i, raw) for i in _children(group, "SCOORD")):
-            outlined.add(tracking_uid)
-        if segment is not None:
-            yield from _outlines(group, frames[segment[1]], segment[2])
-        yield from _sides(group, segmentations, frames, segment)
-        yield from _numbers(group, segmentations, frames, segment)
-    if set(tracked) - outlined:
+    outlined = {
+        t.tracking_uid
+        for t in things
+        if template(t.group) == "1410" and any(_is_outline(i, raw) for i in children(t.group, "SCOORD"))
+    }
+    # the pure tree of AIR has no outlines; viewers that need them need one of everything
+    if outlined and set(tracked) - outlined:
         yield REASONS("outline-missing")
     if set(segments) - set(tracked):
         yield REASONS("tracking-differs")
 
 
-def _evidence(ds: Dataset) -> Iterator[Reason]:
-    """Every image reference of the tree must stand in an evidence sequence (PS3.3 section C.17.2)."""
+def _thing(group: Dataset, segments: Mapping[str, _Shown]) -> _Thing:
+    uid = next((str(i.UID) for i in named(group, _TRACKING_UID)), "")
+    tracking_id = next((str(i.TextValue) for i in named(group, _TRACKING_ID)), "")
+    site: Site = ("", "", "")
+    for item in named(group, _SITE):
+        inner = [next((_code(i) for i in named(item, c)), "") for c in (_LATERALITY, _MODIFIER)]
+        site = (_code(item), inner[0], inner[1])
+        break
+    finding = next((_code(i) for i in named(group, _FINDING)), "")
+    return _Thing(group, uid, tracking_id, site, finding == site[0] != "", segments.get(uid))
+
+
+def _code(item: Dataset) -> str:
+    return str(item.ConceptCodeSequence[0].CodeValue)
+
+
+def _claims(thing: _Thing, claim: Claim) -> tuple[Numbers, ...]:
+    if thing.tracking_uid in claim.findings:
+        return (claim.findings[thing.tracking_uid],)
+    return claim.regions.get(thing.site, ()) if thing.regional else ()
+
+
+def _left_out(claim: Claim, numbered: set[str]) -> Iterator[Reason]:
+    """Check that every finding with numbers stands in the report with numbers."""
+    if {uid for uid, numbers in claim.findings.items() if numbers} - numbered:
+        yield REASONS("number-differs", what="Measurement Group")
+
+
+def check_texts(ds: Dataset, claim: Claim) -> Iterator[Reason]:
+    """Check that every number in a sentence is one of the document's."""
+    for item in tree(ds):
+        odd = claim.allows(str(item.TextValue)) if item.ValueType == "TEXT" else None
+        if odd is not None:
+            yield REASONS("number-differs", what=odd)
+
+
+def check_evidence(ds: Dataset) -> Iterator[Reason]:
+    """Every reference of the tree must stand in an evidence sequence (PS3.3 section C.17.2)."""
     listed = set()
     for keyword in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"):
         for study in ds.get(keyword) or ():
             for series in study.ReferencedSeriesSequence:
                 listed |= {str(i.ReferencedSOPInstanceUID) for i in series.ReferencedSOPSequence}
-    for item in _tree(ds):
+    for item in tree(ds):
         for reference in item.get("ReferencedSOPSequence") or ():
             if str(reference.ReferencedSOPInstanceUID) not in listed:
                 yield REASONS("reference-dangling", what="CurrentRequestedProcedureEvidenceSequence")
@@ -71,8 +157,8 @@ def _evidence(ds: Dataset) -> Iterator[Reason]:
 
 def _is_outline(item: Dataset, raw: Sources) -> bool:
     """Whether an SCOORD is a closed polyline of six points or more that lies inside a source image."""
-    points = np.array(item.GraphicData, float).reshape(-1, 2)
-    references = [r for child in _children(item, "IMAGE") for r in child.ReferencedSOPSequence]
+    points = _points(item)
+    references = [r for child in children(item, "IMAGE") for r in child.ReferencedSOPSequence]
     places = [raw.slices.get(str(r.ReferencedSOPInstanceUID)) for r in references]
     if item.GraphicType != "POLYLINE" or len(places) != 1 or places[0] is None or len(points) < 6:
         return False
@@ -81,125 +167,85 @@ def _is_outline(item: Dataset, raw: Sources) -> bool:
     return bool(inside and np.allclose(points[0], points[-1], atol=0.01))
 
 
-def _outlines(group: Dataset, frames: Frames, segment: int) -> Iterator[Reason]:
-    """Check that outlines lie within the box around their segment; with rows and columns confused they do not."""
-    for item in _children(group, "SCOORD"):
-        points = np.array(item.GraphicData, float).reshape(-1, 2)
-        uid = str(next(_children(item, "IMAGE")).ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
-        frame = frames.index.get((segment, uid))
-        plane = None if frame is None else frames.plane(frame)
-        if plane is None or not plane.any():
-            yield REASONS("outline-differs")
+def _points(item: Dataset) -> npt.NDArray[np.float64]:
+    return np.array(item.GraphicData, float).reshape(-1, 2)
+
+
+def _image(outline: Dataset) -> str:
+    return str(next(children(outline, "IMAGE")).ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+
+
+def _outlines(thing: _Thing, recounts: Mapping[str, Recount]) -> Iterator[Reason]:
+    """Check that every outline is that of the segment, or of the region of the lungs, that its group is about."""
+    for item in children(thing.group, "SCOORD"):
+        uid = _image(item)
+        if thing.segment is not None:
+            runs = recounts[thing.segment.seg].frames.runs.get((thing.segment.number, uid))
+            masks: tuple[Runs, ...] = () if runs is None else (runs,)
+        elif thing.regional and any(r.site(thing.site) for r in recounts.values()):
+            masks = next(r for r in recounts.values() if r.site(thing.site)).covers(thing.site, uid)
+        else:
             continue
-        rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-        low, high = np.array([columns[0], rows[0]]), np.array([columns[-1] + 1, rows[-1] + 1])
-        if (points < low - OUTLINE_TOLERANCE_PX).any() or (points > high + OUTLINE_TOLERANCE_PX).any():
+        if not any(fits(_points(item), mask) for mask in masks):
             yield REASONS("outline-differs")
 
 
-def _sides(
-    group: Dataset, segmentations: Mapping[str, Dataset], frames: Mapping[str, Frames],
-    segment: tuple[str, str, int] | None,
-) -> Iterator[Reason]:  # fmt: skip
-    """Check the side that a group claims: against its segment, else against the lung nearest to its outlines."""
-    claimed = {str(i.ConceptCodeSequence[0].CodeValue) for s in _named(group, _SITE) for i in _named(s, _LATERALITY)}
-    if not claimed & {LEFT, RIGHT}:
-        return
-    if segment is not None:
-        shown = side_of(segmentations[segment[1]].SegmentSequence[segment[2] - 1])
-        if shown and claimed != {shown}:
-            yield REASONS("side-differs")
-        return
-    for item in _children(group, "SCOORD"):
-        nearest = _nearest_lung(item, segmentations, frames)
-        if nearest and claimed != {nearest}:
-            yield REASONS("side-differs")
+def _recounted(thing: _Thing, recounts: Mapping[str, Recount]) -> Iterator[Reason]:
+    if thing.segment is not None:
+        yield from check_segment(thing.group, recounts[thing.segment.seg], thing.segment.number)
+        if thing.regional:
+            yield from _region(thing, recounts[thing.segment.seg])
+    elif thing.regional:
+        for recount in list(recounts.values())[:1]:
+            yield from _region(thing, recount)
 
 
-def _nearest_lung(outline: Dataset, segmentations: Mapping[str, Dataset], frames: Mapping[str, Frames]) -> str:
-    """Return the side of the lung whose mean column on the outline's slice is nearest; empty without both lungs there."""
-    image = str(next(_children(outline, "IMAGE")).ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
-    column = float(np.array(outline.GraphicData, float).reshape(-1, 2)[:, 0].mean())
-    away = {}
-    for uid, seg in segmentations.items():
-        for lung in (s for s in seg.SegmentSequence if kind_of(s) == LUNG and side_of(s)):
-            frame = frames[uid].index.get((int(lung.SegmentNumber), image))
-            columns = () if frame is None else np.flatnonzero(frames[uid].plane(frame).any(axis=0))
-            if len(columns):
-                away[side_of(lung)] = abs(float(np.mean(columns)) - column)
-    return min(away, key=lambda side: away[side]) if {LEFT, RIGHT} <= set(away) else ""
+def _region(thing: _Thing, recount: Recount) -> Iterator[Reason]:
+    counts = recount.site(thing.site)
+    if counts:
+        yield from check_region(thing.group, recount, counts)
 
 
-def _numbers(
-    group: Dataset, segmentations: Mapping[str, Dataset], frames: Mapping[str, Frames],
-    expected: tuple[str, str, int] | None,
-) -> Iterator[Reason]:  # fmt: skip
-    for item in _children(group, "NUM"):
-        given = bool(item.get("MeasuredValueSequence"))
-        if (given and not np.isfinite(_value(item))) or not (given or item.get("NumericValueQualifierCodeSequence")):
-            yield REASONS("number-differs", what=_name(item).CodeMeaning)
-    for image in _named(group, _SEGMENT):
+def _segment_named(thing: _Thing, recounts: Mapping[str, Recount]) -> Iterator[Reason]:
+    for image in named(thing.group, _SEGMENT):
         reference = image.ReferencedSOPSequence[0]
-        uid, number = str(reference.ReferencedSOPInstanceUID), int(reference.ReferencedSegmentNumber)
-        if uid not in segmentations:
+        numbers = reference.ReferencedSegmentNumber
+        uid, number = str(reference.ReferencedSOPInstanceUID), int(numbers if isinstance(numbers, int) else numbers[0])
+        if uid not in recounts:
             yield REASONS("reference-dangling", what="Referenced Segment")
-            continue
-        if expected is None or expected[1:] != (uid, number):
+        elif thing.segment is None or (thing.segment.seg, thing.segment.number) != (uid, number):
             yield REASONS("tracking-differs")
-        if not _volume_follows(group, frames[uid].voxels(number) * voxel_volume_mm3(segmentations[uid])):
-            yield REASONS("number-differs", what="Volume")
-    yield from _shares(group)
 
 
-def _volume_follows(group: Dataset, volume_mm3: float) -> bool:
-    for item in _named(group, _VOLUME):
-        if item.get("MeasuredValueSequence"):
-            factor = _PER_MM3.get(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue, 0.0)
-            if abs(_value(item) * factor - volume_mm3) > VOLUME_TOLERANCE * volume_mm3:
-                return False
-    return True
+def _sides(thing: _Thing, recounts: Mapping[str, Recount]) -> Iterator[Reason]:
+    """Check the side that a group claims: against its segment, else against the lung nearest to its outlines."""
+    claimed = thing.site[1]
+    if claimed not in {LEFT, RIGHT}:
+        return
+    if thing.segment is not None:
+        shown = side_of(_described(recounts[thing.segment.seg].ds, thing.segment.number))
+        if shown and claimed != shown:
+            yield REASONS("side-differs")
+        return
+    for item in children(thing.group, "SCOORD"):
+        nearest = _nearest_lung(item, recounts)
+        if nearest and claimed != nearest:
+            yield REASONS("side-differs")
 
 
-def _shares(group: Dataset) -> Iterator[Reason]:
-    """Check that the share of opacities is their volume over the volume of the same region."""
-    values = {}
-    for item in _children(group, "NUM"):
-        if item.get("MeasuredValueSequence"):
-            values[_name(item).CodeValue] = _value(item)
-    whole, part = values.get(_VOLUME), values.get(concept("opacity_volume").value)
-    share = values.get(concept("opacity_percent").value)
-    if whole and part is not None and share is not None and abs(100 * part / whole - share) > PERCENT_TOLERANCE:
-        yield REASONS("number-differs", what=concept("opacity_percent").meaning)
+def _described(seg: Dataset, number: int) -> Dataset:
+    found: Dataset = next(s for s in seg.SegmentSequence if int(s.SegmentNumber) == number)
+    return found
 
 
-def _value(item: Dataset) -> float:
-    value = item.MeasuredValueSequence[0]
-    return float(value.get("FloatingPointValue", value.NumericValue))
-
-
-def _name(item: Dataset) -> Dataset:
-    name: Dataset = item.ConceptNameCodeSequence[0]
-    return name
-
-
-def _template(group: Dataset) -> str:
-    templates: Sequence[Dataset] = group.get("ContentTemplateSequence") or ()
-    return str(templates[0].TemplateIdentifier) if templates else ""
-
-
-def _named(item: Dataset, code: str) -> Iterator[Dataset]:
-    for child in item.get("ContentSequence") or ():
-        if "ConceptNameCodeSequence" in child and _name(child).CodeValue == code:
-            yield child
-
-
-def _children(item: Dataset, value_type: str) -> Iterator[Dataset]:
-    for child in item.get("ContentSequence") or ():
-        if child.ValueType == value_type:
-            yield child
-
-
-def _tree(item: Dataset) -> Iterator[Dataset]:
-    for child in item.get("ContentSequence") or ():
-        yield child
-        yield from _tree(child)
+def _nearest_lung(outline: Dataset, recounts: Mapping[str, Recount]) -> str:
+    """Return the side of the lung whose mean column on the outline's slice is nearest; empty without both lungs there."""
+    image, column = _image(outline), float(_points(outline)[:, 0].mean())
+    away = {}
+    for recount in recounts.values():
+        for side, number in recount.lungs.items():
+            runs = recount.frames.runs.get((number, image))
+            if runs is not None:
+                columns = np.flatnonzero(runs.plane().any(axis=0))
+                away[side] = abs(float(np.mean(columns)) - column)
+    return min(away, key=lambda side: away[side]) if {LEFT, RIGHT} <= set(away) else ""

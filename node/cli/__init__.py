@@ -20,6 +20,8 @@ COMMANDS = {
     "resend": "Send a study's results again.",
     "retry": "Run a failed or dead job again.",
     "cancel": "Cancel a study's or one job's pending work.",
+    "release": "Let go what the gate refused, after looking at it.",
+    "reject": "Say that what the gate refused never leaves.",
     "dismiss": "End an alarm that has been seen to.",
     "echo": "Ask whether a destination answers, and whether it answers queries.",
     "check-config": "Read the configuration and say what it means.",

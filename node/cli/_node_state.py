@@ -52,6 +52,8 @@ def _rows(document: Mapping[str, Any], words: Words) -> Iterator[tuple[str, str]
         yield key, said or ("" if key in ("relays", "commitments") else "none")
     if document["jobs"]["dead"]:
         yield "", "`pacs-ai-node studies` names the studies of dead jobs: failed"
+    if count := document["withheld"]:
+        yield "kept back", f"{count} results by the gate; `show` says why, then `release` or `reject`"
     yield "quarantine", f"{document['quarantine']} objects"
     yield "work", "idle" if document["idle"] else "busy" if running else "goes on when the node is started"
 

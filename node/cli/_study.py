@@ -103,10 +103,27 @@ def _jobs(jobs: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:
     for job, line in zip(jobs, columns(rows), strict=True):
         yield line
         yield from words.reason(job["reason"])
+        yield from _withheld(job.get("withheld"), words)
         for left in job["replaced"]:
             yield f"    {left['modality']} {left['sop_instance_uid']} left at {', '.join(left['left_at'])}, replaced"
         if job["outcome"] == "result" and job["carried_from"] is None:
             yield from columns([_measured(m) for m in job["measurements"]], indent=4)
+
+
+def _withheld(kept: Mapping[str, Any] | None, words: Words) -> Iterator[str]:
+    """Return what the gate keeps back, why, where it stands, and what a person has decided or may decide."""
+    if not kept:
+        return
+    if decision := kept["decision"]:
+        yield f"    {decision['what']} by {decision['by']}, {words.time(decision['utc'])}: {decision['why']}"
+    elif kept["releasable"]:
+        yield "    kept back by the gate; look at it, then `release` or `reject`"
+    else:
+        yield "    kept back by the gate, never to be released; `reject` it, or put the cause right and `retry`"
+    for refused in kept["objects"]:
+        yield f"      {refused['modality']} {refused['path']}"
+        for reason in refused["reasons"]:
+            yield from words.reason(reason, indent=8)
 
 
 def _measured(m: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -157,15 +157,15 @@ def _masks(path: Path, folder: Path) -> tuple[Any, list[tuple[str, Any]]]:
 
     from dicom_io.read import read_instance
     from dicom_io.stack import build_stack
-    from sr_writer.gate_seg import frames_of
+    from sr_writer.gate_frames import frames_of
 
     stack = build_stack([read_instance(f) for f in sorted((folder / "dicom").glob("*.dcm"))])
     place = {i.sop_instance_uid: z for z, i in enumerate(stack.instances)}
     ds = dcmread(path)
     frames = frames_of(ds)
     masks = {int(s.SegmentNumber): np.zeros((len(place), *frames.shape), bool) for s in ds.SegmentSequence}
-    for (number, uid), frame in frames.index.items():
-        masks[number][place[uid]] = frames.plane(frame)
+    for (number, uid), runs in frames.runs.items():
+        masks[number][place[uid]] = runs.plane()
     lungs = np.zeros((len(place), *frames.shape), np.uint8)
     lesions = []
     for segment in ds.SegmentSequence:

@@ -114,15 +114,15 @@ def finish(
     with db.write() as c:
         if not c.execute(t.job.update().where(_mine(done.id, owner)).values(**values)).rowcount:
             return False
-        _write(c, done, artifacts, now)
-        first = _first_state(c, done)
+        register(c, done, artifacts, now)
+        first = first_state(c, done)
         gone = set() if carried_from is None else carry(c, carried_from, now)
         for destination in [name for name in send_to if name not in gone]:
-            _queue(c, done, destination, now, first, None)
+            queue(c, done, destination, now, first, None)
         kept = sa.and_(t.delivery.c.job_id == done.id, t.delivery.c.what == "refused")
         c.execute(t.delivery.update().where(kept).values(state="superseded"))  # of an earlier attempt
         for destination, error in (quarantined or {}).items():
-            _queue(c, done, destination, now, "quarantined", error)
+            queue(c, done, destination, now, "quarantined", error)
         _say(c, done, now, outcome, reason, artifacts, quarantined or {}, carried_from)
         if alarm is not None:
             alarms.note(c, done.study_uid, alarm, now, done.study_uid)
@@ -240,7 +240,7 @@ def _mine(job_id: int, owner: str) -> sa.ColumnElement[bool]:
     return sa.and_(_j.id == job_id, _j.owner == owner, _j.state == "running")
 
 
-def _write(c: sa.Connection, done: Job, artifacts: Sequence[StoredArtifact], now: float) -> None:
+def register(c: sa.Connection, done: Job, artifacts: Sequence[StoredArtifact], now: float) -> None:
     """Put what a job wrote in the place of what it wrote before; that stays known, it may have left."""
     a = t.artifact.c
     c.execute(t.artifact.update().where(a.job_id == done.id, a.replaced.is_(None)).values(replaced=now))
@@ -281,17 +281,18 @@ def _say(
         tell(c, done.study_uid, now, "ended", data)
 
 
-def _first_state(c: sa.Connection, done: Job) -> str:
-    """State of a new delivery: early work is held, and what a late image has overtaken is not sent at all."""
+def first_state(c: sa.Connection, done: Job) -> str:
+    """Return the state of a new delivery: early work is held, and what a late image has overtaken is not sent at all."""
     study = c.execute(sa.select(t.study.c.state, t.study.c.revision).where(t.study.c.uid == done.study_uid)).one()
     if study.revision != done.revision:
         return "superseded"
     return "waiting" if study.state == "closed" else "held"
 
 
-def _queue(
+def queue(
     c: sa.Connection, done: Job, destination: str, now: float, state: str, error: Mapping[str, Any] | None
 ) -> None:
+    """Queue what a job wrote for one destination, or say that it is kept from there."""
     fresh = {
         **FRESH, "state": state, "next_attempt": now if state == "waiting" else None, "last_error": error,
         "ended": None if state in ("held", "waiting") else now, "queued": now,

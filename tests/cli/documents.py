@@ -74,7 +74,7 @@ def status(**more: Any) -> dict[str, Any]:
         "deliveries": dict.fromkeys(
             ("held", "waiting", "sending", "delivered", "confirmed", "quarantined", "superseded", "cancelled", "dead"), 0
         ),
-        "alarms": [], "destinations": [], "senders": [], "refused": [], "quarantine": 0,
+        "alarms": [], "destinations": [], "senders": [], "refused": [], "withheld": 0, "quarantine": 0,
         "disk": {
             "free_bytes": 2 * 10**9, "total_bytes": 10**10, "accepting": True, "reason": None,
             "bytes_per_day": 10**8, "full_in_days": 20.0,

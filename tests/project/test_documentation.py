@@ -108,7 +108,7 @@ def test_every_decision_has_the_next_number_and_a_date() -> None:
 def test_every_document_has_a_schema() -> None:
     written = (p for package in ("node", "phantom") for p in (ROOT / package).rglob("*.py"))
     code = "\n".join(p.read_text(encoding="utf-8") for p in written)
-    named = set(re.findall(r'"pacs-ai-node/([a-z-]+/\d)"', code)) | {"retry/1", "cancel/1"}
+    named = set(re.findall(r'"pacs-ai-node/([a-z-]+/\d)"', code)) | {"retry/1", "cancel/1", "release/1", "reject/1"}
     schemas = {p.name.removesuffix(".schema.json"): p for p in (ROOT / "node" / "schemas").glob("*.json")}
     assert {name.replace("/", "-") for name in named} == set(schemas)
     for path in schemas.values():

@@ -31,6 +31,8 @@ from pipeline.result import (
 )
 from sr_writer import comprehensive, gsps, key_objects, overlay, pdf, seg, sr, text_sr, write
 from sr_writer.considered import Considered
+from sr_writer.files import write_dicom
+from sr_writer.gate_claim import Claim
 from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
@@ -115,16 +117,11 @@ def result_of(volume: Volume, lung: np.ndarray, lesion: np.ndarray) -> Result:
     regions.append(Region("lungs", Mask.of(lung), LUNG, BOTH))
     for site, side, mask in sides:
         regions.append(Region(site, Mask.of(mask), LUNG, side))
-        axis = int(np.abs(volume.affine[2, :3]).argmax())
-        array_axis = 2 - axis
-        filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != array_axis)))
-        cuts = np.linspace(filled[0], filled[-1] + 1, 4).round().astype(int)
-        names = ("lower", "middle", "upper") if volume.affine[2, axis] > 0 else ("upper", "middle", "lower")
-        for name, a, b in zip(names, cuts[:-1], cuts[1:], strict=True):
-            part = np.zeros_like(mask)
-            window = [slice(None)] * 3
-            window[array_axis] = slice(a, b)
-            part[tuple(window)] = mask[tuple(window)]
+        height = np.einsum("i,i...->...", volume.affine[2, [2, 1, 0]], np.indices(shape))
+        low, high = height[mask].min(), height[mask].max()
+        third = np.clip((high - height) / max(high - low, 1e-9) * 3, 0, 2).astype(int)
+        for k, name in enumerate(("upper", "middle", "lower")):
+            part = mask & (third == k)
             if part.any():
                 regions.append(Region(f"{site}_{name}_third", Mask.of(part), LUNG, side))
     measurements = []
@@ -237,6 +234,46 @@ def fallbacks_of(c: Case) -> dict[str, list[Dataset]]:
     return build_fallbacks(c)
 
 
+def claim(c: Case) -> Claim:
+    """Take down what a case says, as the node does before it writes."""
+    findings = [
+        {
+            "tracking_id": f.tracking_id,
+            "tracking_uid": c.identity.tracking_uid(f.tracking_id),
+            "measurements": [m.as_json() for m in f.measurements],
+        }
+        for f in c.result.findings
+    ]
+    document = {
+        "quality": c.result.quality.as_json(),
+        "measurements": [m.as_json() for m in c.result.measurements],
+        "findings": findings,
+        "notes": [n.as_json() for n in c.result.notes],
+        "summary": dict(c.result.summary),
+    }
+    return Claim.of(c.result, document)
+
+
+def everything(c: Case, out: Path) -> list[write.Artifact]:
+    """Write a case as every kind of object that there is."""
+    written = list(Helpers.write(c, out))
+    made = build_fallbacks(c)
+    named = [
+        (f"{kind}-{n:04d}", ds)
+        for kind in ("csr", "text", "gsps", "kos", "pdf", "overlay")
+        for n, ds in enumerate(made[kind], 1)
+    ]
+    return [*written, *(stored(ds, out, name) for name, ds in named)]
+
+
+def stored(ds: Dataset, out: Path, name: str) -> write.Artifact:
+    path = out / f"{name}.dcm"
+    write_dicom(ds, path)
+    uids = ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID
+    kind = name.split("-", maxsplit=1)[0]
+    return write.Artifact(path, path.name, kind, ds.Modality, *uids, path.stat().st_size, "0" * 64)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, eq=False)
 class Helpers:
     """What test modules of this folder share (they are not a package)."""
@@ -244,6 +281,9 @@ class Helpers:
     now = NOW
     installation = INSTALLATION
     case = staticmethod(case)
+    claim = staticmethod(claim)
+    everything = staticmethod(everything)
+    stored = staticmethod(stored)
     authorship = staticmethod(authorship)
     build_fallbacks = staticmethod(build_fallbacks)
     fallbacks_of = staticmethod(fallbacks_of)

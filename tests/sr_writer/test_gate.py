@@ -25,9 +25,9 @@ def _codes(refusals: tuple[gate.Refusal, ...]) -> set[tuple[str, str]]:
     return {(r.artifact.kind, r.reason.code) for r in refusals}
 
 
-def test_what_is_right_passes(written: Any) -> None:
+def test_what_is_right_passes(written: Any, helpers: Any) -> None:
     case, artifacts = written
-    assert gate.check(tuple(artifacts.values()), case.series.instances) == ()
+    assert gate.check(tuple(artifacts.values()), case.series.instances, (), helpers.claim(case)) == ()
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,11 @@ def test_what_is_wrong_is_refused(fresh: Any, kind: str, change: Change, refused
 
 
 def test_every_reason_of_the_gate_is_shown_by_a_test() -> None:
-    elsewhere = {"source-unreadable", "sources-of-several-patients", "uid-collides"}
+    elsewhere = {
+        "source-unreadable", "sources-of-several-patients", "uid-collides", "document-unsound",
+        *("mask-differs", "mask-misplaced", "picture-differs", "annotation-outside", "required-missing"),
+        "rejects-what-is-not-ours",
+    }  # fmt: skip
     assert {m[3] for m in MUTATIONS} | elsewhere == set(REASONS)
 
 

@@ -1,0 +1,140 @@
+"""What an analysis says, taken down before anything is written, so that the gate can hold the objects against it.
+
+Where the masks lie is kept as digests of runs (`sr_writer.gate_frames`): the writer packs bits, and a frame that it mirrors,
+moves by one pixel or gives to another slice has another digest. The numbers are those of the job's document.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from pipeline.result import Mask, Result
+from sr_writer.codes import measurement, site_modifier
+from sr_writer.gate_frames import Runs
+
+Site = tuple[str, str, str]
+"""Code values of anatomy, side and what narrows it; empty where there is none."""
+
+_NUMBER = re.compile(
+    r"(?<![\w.-])(-?\d+(?:\.\d+)?)\s*(cm3|cm³|mm3|mm³|ml|mL|mm|cm|HU|%|立方厘米|毫升|毫米|厘米)(?![A-Za-z0-9])"
+)
+_SAME = {
+    "cm³": "cm3", "mm³": "mm3", "ml": "cm3", "mL": "cm3", "立方厘米": "cm3", "毫升": "cm3", "毫米": "mm", "厘米": "cm",
+}  # fmt: skip
+_SIGNS = {"[hnsf'U]": "HU"}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One number as the document has it."""
+
+    value: float | None
+    unit: str
+    status: str
+
+
+Numbers = Mapping[str, Said]
+"""By the code value of the measurement's name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claim:
+    """What an analysis says.
+
+    Parameters
+    ----------
+    planes : Mapping[str, Mapping[str, bytes]]
+        Tracking identifier of a segment to SOP Instance UID of a slice to digest of its runs there.
+    findings : Mapping[str, Numbers]
+        By tracking UID.
+    regions : Mapping[Site, tuple[Numbers, ...]]
+        By what they are about; several where the codes do not tell them apart.
+    quality : tuple[tuple[float, str], ...]
+        Numbers about the images, with their units.
+    quantities : frozenset[tuple[str, str]]
+        Digits and unit of every number with a unit in the texts of the document.
+    """
+
+    planes: Mapping[str, Mapping[str, bytes]]
+    findings: Mapping[str, Numbers]
+    regions: Mapping[Site, tuple[Numbers, ...]]
+    quality: tuple[tuple[float, str], ...]
+    quantities: frozenset[tuple[str, str]]
+
+    @classmethod
+    def of(cls, result: Result, document: Mapping[str, Any]) -> "Claim":
+        """Take down what `result` shows and what `document`, made of it, says."""
+        uids = result.geometry.sop_instance_uids
+        planes = {s.tracking_id: _digests(s.mask, uids) for s in result.segments}
+        sites: dict[str, Site] = {}
+        for region in result.regions:
+            modifier = site_modifier(region.site)
+            sites[region.site] = (
+                region.anatomy.value, region.laterality.value if region.laterality else "",
+                modifier.value if modifier else "",
+            )  # fmt: skip
+        regions: dict[Site, tuple[Numbers, ...]] = {}
+        for name in dict.fromkeys(row["site"] for row in document["measurements"]):
+            numbers = _numbers([row for row in document["measurements"] if row["site"] == name])
+            regions[sites[name]] = (*regions.get(sites[name], ()), numbers)
+        findings = {row["tracking_uid"]: _numbers(row["measurements"]) for row in document["findings"]}
+        rows = document["quality"]["findings"]
+        quality = tuple((float(r["value"]), r["unit"]) for r in rows if r["value"] is not None and r["unit"])
+        told = frozenset(found for text in _texts(document) for found in _quantities(text))
+        return cls(planes, findings, regions, quality, told)
+
+    def allows(self, text: str) -> str | None:
+        """Return the first number with a unit in `text` that the document does not have; None if all follow from it."""
+        tables = [*self.findings.values(), *(numbers for some in self.regions.values() for numbers in some)]
+        values = [said for numbers in tables for said in numbers.values()]
+        for digits, unit in _quantities(text):
+            places = len(digits.partition(".")[2])
+            shown = (
+                f"{s.value:z.{places}f}" for s in values if s.value is not None and _SIGNS.get(s.unit, s.unit) == unit
+            )
+            if (digits, unit) not in (self.quantities | _OWN) and digits not in shown:
+                return f"{digits} {unit}"
+        return None
+
+
+def _numbers(rows: list[Mapping[str, Any]]) -> dict[str, Said]:
+    return {measurement(r["name"]).code.value: Said(r["value"], r["unit"], r["status"]) for r in rows}
+
+
+def _digests(mask: Mask, uids: tuple[str, ...]) -> dict[str, bytes]:
+    plane = np.zeros(mask.shape[1:], np.bool_)
+    _, rows, columns = mask.slices
+    out = {}
+    for k, box in enumerate(mask.box):
+        if box.any():
+            plane[rows, columns] = box
+            out[uids[mask.offset[0] + k]] = Runs.of(plane).digest
+    return out
+
+
+def _quantities(text: str) -> Iterator[tuple[str, str]]:
+    for digits, unit in _NUMBER.findall(text):
+        yield digits, _SAME.get(unit, unit)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part)
+
+
+_OWN = frozenset(
+    found
+    for name in ("codes.toml", "texts.toml")
+    for found in _quantities(files("sr_writer").joinpath(name).read_text(encoding="utf-8"))
+)
+"""The writer's own words hold numbers too: limits of density classes."""
