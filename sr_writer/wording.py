@@ -28,4 +28,4 @@ def decimal(value: float, places: int, language: str) -> str:
         f"{value:z.{places}f}"
     )  # as Python rounds, not as Babel would: half of a repr is no half of the value
     pattern = "0." + "0" * places if places else "0"
-    return str(format_decimal(rounded, pattern, _locale(language), group_separator=False))
+    return str(format_decimal(rounded, pattern, _locale(language)))
