@@ -72,8 +72,6 @@ def _conditional(ds: Dataset) -> Iterator[Reason]:
         yield REASONS("required-missing", what="PlanarConfiguration")
     if "FrameOfReferenceUID" in ds and "PositionReferenceIndicator" not in ds:
         yield REASONS("required-missing", what="PositionReferenceIndicator")
-    if ds.get("LossyImageCompression") == "01" and "LossyImageCompressionRatio" not in ds:
-        yield REASONS("required-missing", what="LossyImageCompressionRatio")
     for segment in ds.get("SegmentSequence") or ():
         if segment.get("SegmentAlgorithmType") != "MANUAL" and not segment.get("SegmentAlgorithmName"):
             yield REASONS("required-missing", what="SegmentAlgorithmName")

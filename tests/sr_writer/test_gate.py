@@ -270,6 +270,12 @@ def test_a_series_of_the_source_is_never_extended(fresh: Any) -> None:
     assert ("sc", "uid-collides") in _codes(gate.check(tuple(artifacts.values()), case.series.instances))
 
 
+def test_a_lossy_source_that_does_not_say_how_much_is_no_fault_of_ours(fresh: Any) -> None:
+    case, artifacts = fresh
+    _changed(artifacts["sc"], _set("LossyImageCompression", "01"))
+    assert gate.check((artifacts["sc"],), case.series.instances) == ()
+
+
 def test_a_broken_file_is_refused_and_the_rest_still_judged(fresh: Any) -> None:
     case, artifacts = fresh
     path = artifacts["seg"].path
