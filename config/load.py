@@ -170,7 +170,7 @@ def _typed(data: dict[str, Any], source: str, from_environment: set[str]) -> Set
             guess = f"; did you mean {close[0]!r}?" if close else ""
             says = f"unknown key; allowed here: {', '.join(allowed)}{guess}"
         else:
-            says = first["msg"]
+            says = first["msg"].removeprefix("Value error, ")
         value = None if first["type"].startswith("missing") else first["input"]
         place = "environment" if key in from_environment else source
         raise ConfigError(place, key, value, says) from error
@@ -351,6 +351,11 @@ def _check_destination(place: Destination, at: str, source: str) -> None:
                 raise ConfigError(source, f"{at}.{key}", None, f'is required for kind = "{kind}"')
             if kind != place.kind and value:
                 raise ConfigError(source, f"{at}.{key}", value, f'is for kind = "{kind}"')
+    try:
+        _ = place.wants
+    except ValueError as error:
+        key, _, says = str(error).partition(": ")
+        raise ConfigError(source, f"{at}.{key}" if says else at, None, says or key) from error
     if place.kind == "stow":
         _check_stow(place, at, source)
     elif place.token_file or place.token_env or place.headers:

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from dicom_io.rights import Right
 from dicom_io.tls import ClientTls, ServerTls
 from pipeline.options import ChestCtOptions
 from sr_writer.options import WriterOptions
+from sr_writer.profiles import Compression, Encoding, Item, Profile, ProfileName, of_site
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
@@ -188,11 +189,24 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class SegOptions:
+    """``[destination.seg]``: what is different about the segmentations of the destination's profile; None: nothing."""
+
+    __pydantic_config__: ClassVar = _STRICT
+    encoding: Encoding | None = None
+    compression: Compression | None = None
+    omit_empty_frames: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Destination:
     """``[[destination]]``: one place that results are sent to.
 
     ``kind = "dicom"`` has `host`, `port` and `ae_title`; ``kind = "stow"`` (STOW-RS) has `url`, shows the token that
     stands in `token_file` or in the environment variable `token_env`, and sends `headers` along.
+
+    `profile` says which objects it gets (``sr_writer/profiles.toml``); `seg` changes the encoding of its segmentations,
+    and `objects` is the table of ``profile = "custom"``.
 
     `proof` is how arrival is confirmed: by asking for the objects (C-FIND, QIDO-RS), by storage commitment, or not at
     all. What could not be sent for `max_age_h` is given up, visibly; 0: never.
@@ -208,11 +222,25 @@ class Destination:
     token_file: Path | None = None
     token_env: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
-    profile: Literal["ohif"] = "ohif"
+    profile: ProfileName = "ohif"
+    objects: tuple[Item, ...] = ()
+    seg: SegOptions | None = None
     check_study: bool = True
     proof: Literal["find", "commitment", "none"] = "find"
     max_age_h: Annotated[float, Ge(0.0)] = 168.0
     tls: ClientTls | None = None
+
+    @property
+    def wants(self) -> Profile:
+        """Which objects it gets.
+
+        Raises
+        ------
+        ValueError
+            If `profile`, `objects` and `seg` do not fit together; the text begins with the key.
+        """
+        seg = {} if self.seg is None else {k: v for k, v in asdict(self.seg).items() if v is not None}
+        return of_site(self.profile, self.objects, seg)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from typing import Any, cast
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
@@ -99,7 +99,8 @@ def store(peer: Peer, paths: Sequence[Path], timeouts: Timeouts = Timeouts()) ->
     """Send files in their order; yield one report each, as soon as it is known.
 
     One context is proposed for each pair of SOP class and transfer syntax, so that a refusal is attributable. Data sets
-    without compressed pixels have a second one in the other plain encoding, and are re-encoded if only that is accepted.
+    without compressed pixels have a second one in the other plain encoding, those with RLE one without it, and are
+    re-encoded if only that is accepted.
     After a lost answer a new association is opened for what is left.
     """
     items: list[_Item] = []
@@ -161,8 +162,20 @@ def _batch(items: Sequence[_Item]) -> list[_Item]:
 
 def _encodings(syntax: str) -> tuple[str, ...]:
     """Return the syntaxes in which a data set of `syntax` can leave, its own first."""
+    if syntax == RLELossless:
+        return syntax, str(ExplicitVRLittleEndian)
     others = sorted(INTERCHANGEABLE - {syntax, "1.2.840.10008.1.2.1.99"}) if syntax in INTERCHANGEABLE else []
     return (syntax, *others)
+
+
+def _encoded(item: _Item, syntax: str) -> Path | Dataset:
+    """Return what leaves in `syntax`: the file as it stands, or a data set that is encoded anew; the same object."""
+    if syntax == item.syntax:
+        return item.path
+    ds = dcmread(item.path)
+    if item.syntax == RLELossless:
+        ds.decompress(as_rgb=False, generate_instance_uid=False)
+    return ds
 
 
 def _send(peer: Peer, items: Sequence[_Item], timeouts: Timeouts) -> Iterator[StoreReport]:
@@ -191,8 +204,7 @@ def _send(peer: Peer, items: Sequence[_Item], timeouts: Timeouts) -> Iterator[St
                 continue
             association.dimse_timeout = timeouts.answer_s + item.bytes / timeouts.slowest
             try:
-                # a path leaves as it stands, a data set is encoded in the syntax of the context
-                answer = association.send_c_store(item.path if syntax == item.syntax else dcmread(item.path))
+                answer = association.send_c_store(_encoded(item, syntax))
             except (ValueError, RuntimeError, AttributeError, OSError):  # the association or the file is gone
                 answer = Dataset()
             status = answer.get("Status")

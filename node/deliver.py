@@ -5,7 +5,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -31,6 +31,7 @@ from node.nodes import beating, seated
 from node.proof import Prover
 from node.reasons import REASONS
 from node.ris import Relayer
+from node.selection import Fate, Selected, select
 from node.store import Database, breakers, deliveries, jobs, open_database, place_of, proofs, studies
 from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, StoredArtifact, Study
 from node.transport import Transport, transport_of
@@ -74,15 +75,6 @@ class Verdict:
     counts: bool = True
     heard: bool | None = None
     identity: Identity | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What became of one object, in this attempt or an earlier one."""
-
-    outcome: Outcome
-    code: str | None = None
-    reason: Reason | None = None
 
 
 def judge_store(fates: Sequence[Fate], attempts: int, chance: float) -> Verdict:
@@ -157,6 +149,7 @@ class Courier:
     ) -> None:  # fmt: skip
         self._db, self._root, self._destination, self._owner = db, root, destination, owner
         self._transport = transport or transport_of(destination, calling)
+        self._profile = destination.wants
         self._now, self._chance = now, chance
         self._asked: dict[int, int] = {}
         self.unsettled = False
@@ -240,16 +233,15 @@ class Courier:
     def _attempt(self, delivery: Delivery, chance: float) -> Verdict:
         job = jobs.job(self._db, delivery.job_id)
         study = studies.study(self._db, delivery.study_uid)
-        objects = () if job is None else jobs.artifacts(self._db, job)
-        if study is None or not objects:
+        written = () if job is None else jobs.artifacts(self._db, job)
+        if study is None or not written:
             return Verdict("dead", reason=REASONS("nothing-to-send"))
+        selected = select(self._profile, written)
+        objects = selected.objects
+        if not objects:
+            return Verdict("dead", reason=REASONS("nothing-of-profile", profile=self._profile.name))
         fates = {uid: _earlier(row) for uid, row in deliveries.sent(self._db, delivery.id).items()}
-        ready = [a for a in objects if a.sop_uid not in fates]
-        for artifact, fate in [(a, f) for a in ready if (f := _kept(self._root, a)) is not None]:
-            fates[artifact.sop_uid] = fate
-            if fate.outcome is Outcome.DEAD:
-                self._remember(delivery, artifact, None, fate.reason, accepted=False)
-            ready.remove(artifact)
+        ready = self._whole(delivery, objects, fates) or self._whole(delivery, _others(selected, fates), fates)
         identity: Identity | None = "off" if ready else None  # what was sent before was asked about before
         if ready and self._destination.check_study:
             asked = self._ask(delivery, study, self._root / ready[0].path, chance)
@@ -257,17 +249,37 @@ class Courier:
                 return asked
             identity = asked
         reports: list[StoreReport] = []
-        if ready:
-            self._send(delivery, ready, fates, reports)
+        if ready and self._send(delivery, ready, fates, reports):
+            others = self._whole(delivery, _others(selected, fates), fates)
+            if others:
+                self._send(delivery, others, fates, reports)
         passing("deliver.sent")
-        missing = Fate(Outcome.RETRY)
-        verdict = judge_store([fates.get(a.sop_uid, missing) for a in objects], delivery.attempts, chance)
-        return Verdict(verdict.state, verdict.wait_s, verdict.reason, heard=heard(reports), identity=identity)
+        counted, note = selected.told(fates)
+        if not counted and note is not None:
+            return Verdict("dead", reason=note, heard=heard(reports), identity=identity)
+        verdict = judge_store(counted, delivery.attempts, chance)
+        reason = note if verdict.state == "delivered" and note is not None else verdict.reason
+        return Verdict(verdict.state, verdict.wait_s, reason, heard=heard(reports), identity=identity)
+
+    def _whole(
+        self, delivery: Delivery, objects: Sequence[StoredArtifact], fates: dict[str, Fate]
+    ) -> list[StoredArtifact]:
+        """Return those of which nothing is known yet; a file that is damaged is never sent."""
+        ready = [a for a in objects if a.sop_uid not in fates]
+        for artifact, fate in [(a, f) for a in ready if (f := _kept(self._root, a)) is not None]:
+            fates[artifact.sop_uid] = fate
+            if fate.outcome is Outcome.DEAD:
+                self._remember(delivery, artifact, None, fate.reason, accepted=False)
+            ready.remove(artifact)
+        return ready
 
     def _send(
         self, delivery: Delivery, ready: Sequence[StoredArtifact], fates: dict[str, Fate], reports: list[StoreReport]
-    ) -> None:
-        """Send what is left; what is said for good about an object is on disk before the next one is sent."""
+    ) -> bool:
+        """Send what is left; what is said for good about an object is on disk before the next one is sent.
+
+        False: it was cancelled, or given to another node, meanwhile.
+        """
         by_path = {self._root / a.path: a for a in ready}
         for report in self._transport.store(list(by_path)):
             artifact = by_path[report.path]
@@ -280,8 +292,9 @@ class Courier:
                 delivery, artifact, report.status, fate.reason, accepted=fate.outcome is not Outcome.DEAD
             )
             passing("deliver.object")
-            if not kept:  # cancelled, or given to another node, meanwhile
-                return
+            if not kept:
+                return False
+        return True
 
     def _remember(
         self, delivery: Delivery, artifact: StoredArtifact, status: int | None, reason: Reason | None, *, accepted: bool
@@ -324,6 +337,11 @@ class Courier:
         if verdict is None:
             return "checked"
         return Verdict(verdict.state, verdict.wait_s, verdict.reason, verdict.counts, heard=True, identity="checked")
+
+
+def _others(selected: Selected, fates: Mapping[str, Fate]) -> list[StoredArtifact]:
+    """Return what goes in the place of what the destination does not take."""
+    return [a for choice in selected.choices for a in choice.second(fates)]
 
 
 def _earlier(row: Sent) -> Fate:

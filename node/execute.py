@@ -31,6 +31,7 @@ from sr_writer.gate import Refusal
 from sr_writer.gate_claim import Claim
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
+from sr_writer.profiles import Piece, Profile, wanted
 from sr_writer.write import Artifact, Predecessor
 
 Outcome = Literal["result", "not_analysed", "failed"]
@@ -60,6 +61,8 @@ class ExecutionContext:
         Of the study; from 2 on it stands in the series descriptions.
     predecessors : tuple[Predecessor, ...]
         Objects of the revision before that the new report follows.
+    profiles : tuple[Profile, ...]
+        Of the destinations: everything that one of them wants is written. Empty: the profile of `writer`.
     progress : Progress or None
         Called with a stage and the share done.
     read_s : float
@@ -72,8 +75,13 @@ class ExecutionContext:
     writer: WriterOptions = field(default_factory=WriterOptions)
     revision: int = 1
     predecessors: tuple[Predecessor, ...] = ()
+    profiles: tuple[Profile, ...] = ()
     progress: Progress | None = None
     read_s: float = 0.0
+
+    def pieces(self, *, result: bool) -> tuple[Piece, ...] | None:
+        """Return what is to be written; None: the objects of the writer's own profile, under plain names."""
+        return wanted(self.profiles, result=result) if self.profiles else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +198,7 @@ class _Job:
         before = time.perf_counter()
         written = write.write_result(
             result, analysis.volume, chosen, identity, context.writer, self.folder, context.now,
-            context.revision, context.predecessors, tracks,
+            context.revision, context.predecessors, tracks, context.pieces(result=True),
         )  # fmt: skip
         passing("job.written")
         _say(context, "gate", 0.95)
@@ -236,7 +244,7 @@ class _Job:
         written = write.write_card(
             reason, "failed" if outcome == "failed" else "not_analysed", self.study, identity, self.context.writer,
             self.folder, self.context.now, self.context.revision, self.context.predecessors,
-            tuple(Note(c.series_instance_uid, c.reason) for c in self.considered),
+            tuple(Note(c.series_instance_uid, c.reason) for c in self.considered), self.context.pieces(result=False),
         )  # fmt: skip
         passing("job.written")
         return self._gated(written, self.inputs)
@@ -293,6 +301,7 @@ class _Job:
         return {
             "path": str(artifact.path.relative_to(self.context.out.parent)),
             "kind": artifact.kind,
+            "variant": artifact.variant,
             "modality": artifact.modality,
             "sop_class_uid": artifact.sop_class_uid,
             "sop_instance_uid": artifact.sop_instance_uid,

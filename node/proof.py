@@ -17,7 +17,8 @@ from config.settings import Destination
 from dicom_io.errors import NetworkError
 from node import alarm, retry
 from node.reasons import REASONS
-from node.store import Database, breakers, jobs, proofs, studies
+from node.selection import select
+from node.store import Database, breakers, deliveries, jobs, proofs, studies
 from node.store.rows import Delivery, StoredArtifact
 from node.transport import Transport, transport_of
 
@@ -98,6 +99,7 @@ class Prover:
     ) -> None:  # fmt: skip
         self._db, self._destination = db, destination
         self._transport = transport or transport_of(destination, calling)
+        self._profile = destination.wants
         self._now, self._chance = now, chance
         by_commitment = destination.proof == "commitment" and commitment is not None
         self._ask: Ask = commitment if by_commitment and commitment is not None else self._find
@@ -116,7 +118,8 @@ class Prover:
         if breaker is not None and breaker.state != "closed":
             return False
         job = jobs.job(self._db, delivery.job_id)
-        objects = () if job is None else jobs.artifacts(self._db, job)
+        written = () if job is None else jobs.artifacts(self._db, job)
+        objects = select(self._profile, written).standing(deliveries.sent(self._db, delivery.id))
         finding, missing = self._look(delivery, objects)
         self._conclude(delivery, objects, finding, missing)
         self._asked = self._now()

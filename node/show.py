@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, get_args
 
 from config.settings import Settings
@@ -14,6 +15,7 @@ from node.identity import same_patient
 from node.indexer import lagging
 from node.installation import DataFolder, host_name, node_name
 from node.refusals import refusals
+from node.selection import Selected, select
 from node.spool import alive
 from node.store import (
     Database,
@@ -43,6 +45,7 @@ from node.store.rows import (
     StoredArtifact,
     Study,
 )
+from sr_writer.profiles import Profile
 
 _WORST: tuple[DeliveryState, ...] = (
     "dead", "quarantined", "held", "waiting", "sending", "delivered", "confirmed", "cancelled", "superseded",
@@ -50,8 +53,25 @@ _WORST: tuple[DeliveryState, ...] = (
 """States of a delivery: the sooner in this row, the sooner a person looks."""
 
 
-def show(db: Database, study: Study, version: str, waiting: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """Return ``pacs-ai-node/show/1``: one study, its timeline and its deliveries; `waiting`: see `node.facts.waiting_for`."""
+def show(
+    db: Database, study: Study, version: str, waiting: Sequence[Mapping[str, Any]] = (),
+    wants: Mapping[str, Profile] = MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
+    """Return ``pacs-ai-node/show/1``: one study, its timeline and its deliveries.
+
+    Parameters
+    ----------
+    db : Database
+        Where.
+    study : Study
+        Which.
+    version : str
+        Of the node.
+    waiting : Sequence[Mapping]
+        See `node.facts.waiting_for`.
+    wants : Mapping[str, Profile]
+        What each destination gets; of others only what they have said is told.
+    """
     images, series = studies.counts(db, study.uid)
     rows = jobs.jobs(db, study.uid)
     told = [_event(e) for e in events.timeline(db, study.uid)]
@@ -72,7 +92,7 @@ def show(db: Database, study: Study, version: str, waiting: Sequence[Mapping[str
         "patients": _patients(db, study.uid),
         "jobs": [_job(row, jobs.artifacts(db, row), jobs.replaced(db, row)) for row in rows],
         "timeline": sorted([*told, *received, *_steps(db, study.uid)], key=lambda entry: str(entry["utc"])),
-        "deliveries": _deliveries(db, study),
+        "deliveries": _deliveries(db, study, wants),
         "corrections": [_correction(c) for c in corrections.told(db, study.uid)],
         "alarms": [_alarm(a) for a in alarms.standing(db, study.uid)],
     }
@@ -232,7 +252,7 @@ def _job(
 
 def _artifact(a: StoredArtifact) -> dict[str, Any]:
     return {
-        "path": a.path, "kind": a.kind, "modality": a.modality, "sop_class_uid": a.sop_class,
+        "path": a.path, "kind": a.kind, "variant": a.variant, "modality": a.modality, "sop_class_uid": a.sop_class,
         "sop_instance_uid": a.sop_uid, "series_instance_uid": a.series_uid, "bytes": a.bytes,
     }  # fmt: skip
 
@@ -244,19 +264,37 @@ def _replaced(a: StoredArtifact, left_at: Sequence[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _deliveries(db: Database, study: Study) -> list[dict[str, Any]]:
+def _deliveries(db: Database, study: Study, wants: Mapping[str, Profile]) -> list[dict[str, Any]]:
     known = breakers.breakers(db)
     told = []
     for d in deliveries.deliveries(db, study.uid):
         job = jobs.job(db, d.job_id)
-        objects = () if job is None or d.what != "objects" else jobs.artifacts(db, job)
-        told.append(_delivery(d, known.get(d.destination), objects, deliveries.sent(db, d.id)))
+        written = () if job is None or d.what != "objects" else jobs.artifacts(db, job)
+        profile = wants.get(d.destination)
+        sent = deliveries.sent(db, d.id)
+        unwritten: list[str] = []
+        objects = [_object(a, sent.get(a.sop_uid)) for a in written if not sent or a.sop_uid in sent]
+        if profile is not None:
+            objects, unwritten = _wanted(select(profile, written), sent)
+        told.append({
+            **_delivery(d, known.get(d.destination)), "profile": profile and profile.name, "objects": objects,
+            "not_written": unwritten,
+        })  # fmt: skip
     return told
 
 
-def _delivery(
-    d: Delivery, breaker: Breaker | None, objects: Sequence[StoredArtifact], sent: Mapping[str, Sent]
-) -> dict[str, Any]:
+def _wanted(selected: Selected, sent: Mapping[str, Sent]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what became of everything that a destination should get, and what was never written for it."""
+    objects = []
+    for choice in selected.choices:
+        objects += [_object(a, sent.get(a.sop_uid)) for a in choice.first]
+        if choice.objects:  # else the other choice is the first
+            title = choice.line.piece.form.title
+            objects += [_object(a, sent[a.sop_uid], title) for a in choice.instead if a.sop_uid in sent]
+    return objects, [piece.form.title for piece in selected.unwritten]
+
+
+def _delivery(d: Delivery, breaker: Breaker | None) -> dict[str, Any]:
     then = d.next_attempt
     if then is not None and breaker is not None and breaker.next_try is not None:
         then = max(then, breaker.next_try)
@@ -264,16 +302,15 @@ def _delivery(
         "destination": d.destination, "what": d.what, "job": d.job_id, "revision": d.revision, "priority": d.priority,
         "state": d.state, "attempts": d.attempts, "next_attempt": _optional(then), "last_error": d.last_error,
         "identity": d.identity, "proof": d.proof, "proof_next": _optional(d.proof_next), "created": utc(d.created),
-        "ended": _optional(d.ended), "objects": [_object(a, sent.get(a.sop_uid)) for a in objects],
-        "breaker": breaker.state if breaker else "closed",
+        "ended": _optional(d.ended), "breaker": breaker.state if breaker else "closed",
     }  # fmt: skip
 
 
-def _object(artifact: StoredArtifact, sent: Sent | None) -> dict[str, Any]:
+def _object(artifact: StoredArtifact, sent: Sent | None, instead_of: str | None = None) -> dict[str, Any]:
     state = "open" if sent is None else "accepted" if sent.accepted else "refused"
     return {
-        "sop_instance_uid": artifact.sop_uid, "modality": artifact.modality, "state": state,
-        "status": None if sent is None or sent.status is None else f"{sent.status:04X}",
+        "sop_instance_uid": artifact.sop_uid, "kind": artifact.kind, "modality": artifact.modality, "state": state,
+        "instead_of": instead_of, "status": None if sent is None or sent.status is None else f"{sent.status:04X}",
         "reason": sent and sent.reason, "utc": None if sent is None else utc(sent.at),
     }  # fmt: skip
 

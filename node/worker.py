@@ -33,6 +33,7 @@ from node.store.rows import Job, StoredArtifact
 from pipeline.api import Analysis, Pipeline, Progress, Selection
 from pipeline.errors import PipelineError, PipelineFailed
 from sr_writer.identity import AnalysisIdentity
+from sr_writer.profiles import Profile, profile
 from sr_writer.write import Artifact, Predecessor
 
 _log = structlog.get_logger()
@@ -96,6 +97,7 @@ class Worker:
         self._charsets = charsets(settings)
         self.pipeline, self._now = load, now
         self._writer = replace(settings.writer, languages=settings.node.languages)
+        self._wants = {place.name: place.wants for place in settings.destination}
         self._stage: tuple[str | None, float | None] = (None, None)
         self._lost = threading.Event()
 
@@ -193,12 +195,18 @@ class Worker:
             writer=self._writer,
             revision=job.revision,
             predecessors=tuple(
-                Predecessor(a.sop_class, a.sop_uid, a.series_uid, self._folder.path / a.path) for a in old
+                Predecessor(a.sop_class, a.sop_uid, a.series_uid, self._folder.path / a.path, a.variant) for a in old
             ),
+            profiles=self._profiles(job),
             progress=self._progress,
             read_s=read_s,
         )
         return self._conclude(job, execute(study, pipeline, context))
+
+    def _profiles(self, job: Job) -> tuple[Profile, ...]:
+        """Return what the destinations of a job want; of a job that goes nowhere, the writer's own."""
+        found = {p: None for name, p in self._wants.items() if name in job.send_to}
+        return tuple(found) or (profile(self._writer.profile),)
 
     def _study(self, job: Job) -> tuple[Study, str]:
         """Return the job's candidates, and a name for exactly these bytes."""
@@ -343,6 +351,7 @@ def _row(artifact: Artifact, job: Job, root: Path) -> StoredArtifact:
     return StoredArtifact(
         job.id, artifact.name, str(artifact.path.relative_to(root)), artifact.kind, artifact.modality,
         artifact.sop_class_uid, artifact.sop_instance_uid, artifact.series_instance_uid, artifact.bytes, artifact.digest,
+        variant=artifact.variant,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pydicom.uid import ComprehensiveSRStorage
 from sr_writer.header import Authorship, finish, new_object
 
 
-def build(report: Dataset, by: Authorship) -> Dataset:
+def build(report: Dataset, by: Authorship, variant: str = "") -> Dataset:
     """Return the same content tree as another object of another class.
 
     Parameters
@@ -24,6 +24,8 @@ def build(report: Dataset, by: Authorship) -> Dataset:
         A Comprehensive 3D SR; it is not changed.
     by : Authorship
         Whose, by whom, when: that of the report.
+    variant : str
+        What else makes it another object.
 
     Raises
     ------
@@ -32,7 +34,7 @@ def build(report: Dataset, by: Authorship) -> Dataset:
     """
     if any(item.get("ValueType") == "SCOORD3D" for item in _content(report)):
         raise ValueError("a report with SCOORD3D cannot be written as Comprehensive SR")
-    ds = new_object(by, kind="csr", sop_class_uid=ComprehensiveSRStorage, modality="SR")
+    ds = new_object(by, kind="csr", sop_class_uid=ComprehensiveSRStorage, modality="SR", variant=variant)
     for element in report:
         if element.tag not in ds:
             ds.add(element)

@@ -5,14 +5,16 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
 from dicom_io.files import sync_file, sync_folder
 from sr_writer.device import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
 
-def write_dicom(ds: Dataset, path: Path) -> bool:
-    """Write `ds` in Explicit VR Little Endian, unless the same object already stands at `path`.
+def write_dicom(ds: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> bool:
+    """Write `ds` in the transfer syntax `syntax`, unless the same object already stands at `path`.
+
+    Its pixels are native; what is to be written as RLE Lossless is compressed here, frame by frame.
 
     Returns
     -------
@@ -24,11 +26,18 @@ def write_dicom(ds: Dataset, path: Path) -> bool:
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\0\1"
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if syntax == RLELossless and ds.get("BitsAllocated") == 1:  # a label map that could not be one
+        syntax = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = UID(syntax)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION
     temporary = path.with_name(f".{path.name}.part")
-    FileDataset(temporary, ds, preamble=b"\0" * 128, file_meta=meta).save_as(temporary, enforce_file_format=True)
+    if syntax == RLELossless:
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = FileDataset(temporary, ds, preamble=b"\0" * 128, file_meta=meta)
+    if syntax == RLELossless:
+        file.compress(RLELossless, generate_instance_uid=False)
+    file.save_as(temporary, enforce_file_format=True)
     publish(temporary, path)
     return True
 

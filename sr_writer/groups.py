@@ -12,7 +12,7 @@ PS3.16 TID 1410, 1411, 1501, 4019 (Algorithm Identification), 1210 and 1211 (Equ
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from highdicom import sr
 from pydicom.dataset import Dataset
@@ -24,11 +24,10 @@ from sr_writer.content import COMMENT, text_item
 from sr_writer.header import Authorship
 from sr_writer.narrative import undetermined
 from sr_writer.outline import Outline, outline, spread_slices
+from sr_writer.profiles import Tree
 from sr_writer.sources import Sources
 from sr_writer.tracked import QUALITY_ID, Tracked
 
-Tree = Literal["outlines", "pure"]
-"""``outlines``: every tracking UID has a flat region; ``pure``: what the template needs and nothing else."""
 Group = (
     sr.PlanarROIMeasurementsAndQualitativeEvaluations
     | sr.VolumetricROIMeasurementsAndQualitativeEvaluations

@@ -20,7 +20,7 @@ from sr_writer.codes import DESIGNATOR, coded, coding_scheme_item
 from sr_writer.device import MANUFACTURER, MODEL_NAME, SOFTWARE_VERSION
 from sr_writer.identity import AnalysisIdentity, installation_uid
 from sr_writer.options import WriterOptions
-from sr_writer.series import SERIES
+from sr_writer.profiles import Form, ObjectName, Piece
 
 COPIED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "PatientBirthDate",
@@ -60,6 +60,8 @@ class Authorship:
         Names hold bytes of unknown meaning: no character set may be declared and nothing but ASCII added.
     tracks : Mapping[str, str]
         Tracking identifier to the Tracking UID that it had in an earlier revision, see `sr_writer.tracking`.
+    piece : Piece or None
+        The object that is being written, as a destination's profile wants it; None: in its plain form.
     """
 
     source: Dataset
@@ -69,10 +71,28 @@ class Authorship:
     revision: int
     ascii_only: bool = False
     tracks: Mapping[str, str] = field(default_factory=dict)
+    piece: Piece | None = None
 
     def tracking_uid(self, tracking_id: str) -> str:
         """Return the Tracking UID of the thing called `tracking_id`: the one it has, else a new one."""
         return self.tracks.get(tracking_id) or self.identity.tracking_uid(tracking_id)
+
+    def form(self, kind: ObjectName) -> Form:
+        """Return how the object `kind` is to be encoded, numbered and called."""
+        return self._piece(kind).form
+
+    def series_uid(self, kind: ObjectName, said: str = "") -> str:
+        """Return the UID of the series of the object `kind`; `said` as for `object_uid`."""
+        return self.identity.uid(f"{kind} series", 0, self._piece(kind).variant + said)
+
+    def object_uid(self, kind: ObjectName, ordinal: int = 0, said: str = "") -> str:
+        """Return the UID of the `ordinal`-th instance of the object `kind`; `said` is what else makes it another one."""
+        return self.identity.uid(kind, ordinal, self._piece(kind).variant + said)
+
+    def _piece(self, kind: ObjectName) -> Piece:
+        if self.piece is not None and self.piece.form.object in (kind, f"card_{kind}"):
+            return self.piece
+        return Piece(Form(kind))
 
     @property
     def local(self) -> datetime:
@@ -109,7 +129,7 @@ class Authorship:
 
 
 def new_object(
-    by: Authorship, *, kind: str, sop_class_uid: str, modality: str, variant: str = "", what: str | None = None
+    by: Authorship, *, kind: ObjectName, sop_class_uid: str, modality: str, variant: str = "", what: str | None = None
 ) -> Dataset:
     """Return a data set with patient, study, series, equipment and SOP common modules filled in.
 
@@ -117,14 +137,14 @@ def new_object(
     ----------
     by : Authorship
         Whose, by whom, when.
-    kind : str
-        What sort of object, one per analysis; a row of `SERIES`.
+    kind : ObjectName
+        What sort of object; series number and words are its form's.
     sop_class_uid, modality : str
         As in the object.
     variant : str
-        Encoding variant; another one is another object.
+        What else, beside its form, makes it another object.
     what : str or None
-        Word for the series description instead of the one in the table.
+        Word for the series description instead of the plain form's.
     """
     ds = Dataset()
     for keyword in COPIED:
@@ -136,10 +156,10 @@ def new_object(
     identity = by.identity
     ds.StudyInstanceUID = identity.study_instance_uid
     ds.SOPClassUID = sop_class_uid
-    ds.SOPInstanceUID = identity.uid(kind, 0, variant)
-    ds.SeriesInstanceUID = identity.uid(f"{kind} series", 0, variant)
-    ds.Modality, ds.SeriesNumber, ds.InstanceNumber = modality, SERIES[kind].number, 1
-    ds.SeriesDescription = series_description(by, what or SERIES[kind].what)
+    form = by.form(kind)
+    ds.SOPInstanceUID, ds.SeriesInstanceUID = by.object_uid(kind, said=variant), by.series_uid(kind, variant)
+    ds.Modality, ds.SeriesNumber, ds.InstanceNumber = modality, form.number, 1
+    ds.SeriesDescription = series_description(by, form.description or what or form.word)
     ds.InstanceCreationDate = ds.SeriesDate = ds.ContentDate = by.date
     ds.InstanceCreationTime = ds.SeriesTime = ds.ContentTime = by.time
     ds.Manufacturer, ds.ManufacturerModelName = MANUFACTURER, MODEL_NAME

@@ -5,14 +5,10 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal, get_args
 
 from dicom_io.reason import LANGUAGES
 from sr_writer.device import SOFTWARE_VERSION
-
-Profile = Literal["ohif"]
-"""Sets of encodings that a kind of viewer is known to show; ``ohif``: SEG BINARY uncompressed, SR with SCOORD outlines,
-SC summary."""
+from sr_writer.profiles import Shipped, profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,24 +17,21 @@ class WriterOptions:
 
     Parameters
     ----------
-    profile : Profile
-        Which kind of viewer the objects must please.
+    profile : Shipped
+        Which of the profiles of ``profiles.toml`` is written where no destination says so: by `process`, and by the node
+        for what is sent nowhere. It changes which objects are written, not the bytes of any.
     languages : tuple[str, ...]
         Languages of free text; the first is the document's.
-    omit_empty_frames : bool
-        Leave out the slices that a segment does not touch; False for viewers that shift overlays otherwise.
     research : bool
         Mark everything as research (Content Qualification (0018,9004), series descriptions).
     """
 
-    profile: Profile = "ohif"
+    profile: Shipped = "ohif"
     languages: tuple[str, ...] = LANGUAGES
-    omit_empty_frames: bool = True
     research: bool = True
 
     def __post_init__(self) -> None:
-        if self.profile not in get_args(Profile):
-            raise ValueError(f"profile {self.profile!r} is none of {', '.join(get_args(Profile))}")
+        profile(self.profile)
         if (
             not self.languages
             or not set(self.languages) <= set(LANGUAGES)
@@ -49,7 +42,8 @@ class WriterOptions:
     @property
     def digest(self) -> str:
         """Digest, as ``sha256:...``, of everything here that changes bytes: the options, and the writer's code and tables."""
-        fields = json.dumps({"options": asdict(self), "software": SOFTWARE_VERSION}, sort_keys=True)
+        options = {key: value for key, value in asdict(self).items() if key != "profile"}
+        fields = json.dumps({"options": options, "software": SOFTWARE_VERSION}, sort_keys=True)
         return "sha256:" + hashlib.sha256(fields.encode() + _writer()).hexdigest()
 
 

@@ -59,7 +59,7 @@ def build(result: Result, volume: Volume, sources: Sources, by: Authorship, moda
         ds = new_object(
             by, kind="overlay", sop_class_uid=SecondaryCaptureImageStorage, modality=modality, variant=modality
         )
-        ds.SOPInstanceUID = by.identity.uid("overlay", z, modality)
+        ds.SOPInstanceUID = by.object_uid("overlay", z, modality)
         ds.InstanceNumber = elements.integer(image.header, "InstanceNumber") or z + 1
         sc.fill(ds, draw(z, result, volume, image, by), [image], by, "AI overlay: source image with outlines burned in")
         _place(ds, image, result, sources)

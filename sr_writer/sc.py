@@ -15,6 +15,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from dicom_io import elements
 from dicom_io.model import Instance
 from sr_writer.header import Authorship, finish, mark_lossy, new_object
+from sr_writer.profiles import ObjectName
 from sr_writer.references import source_image
 
 
@@ -23,7 +24,7 @@ def build(
     sources: Sequence[Instance],
     by: Authorship,
     *,
-    kind: str,
+    kind: ObjectName,
     description: str,
     what: str | None = None,
     variant: str = "",
@@ -38,7 +39,7 @@ def build(
         The images that it was made from.
     by : Authorship
         Whose, by whom, when.
-    kind : str
+    kind : ObjectName
         ``sc`` or ``card``.
     description : str
         Derivation Description (0008,2111).

@@ -21,8 +21,9 @@ from sr_writer.codes import coded
 from sr_writer.device import MODEL_NAME
 from sr_writer.header import Authorship, finish, mark_lossy, new_object
 from sr_writer.palette import segment_colours
+from sr_writer.profiles import Encoding
 from sr_writer.references import source_image
-from sr_writer.seg_frames import FULL, LABEL_MAP_STORAGE, Encoding, Frame, frames, label_bytes, overlap, pixel_data
+from sr_writer.seg_frames import FULL, LABEL_MAP_STORAGE, Frame, frames, label_bytes, overlap, pixel_data
 from sr_writer.sources import Sources
 
 _SEGMENTATION = Code("113076", "DCM", "Segmentation")
@@ -51,7 +52,7 @@ def build(result: Result, sources: Sources, by: Authorship, encoding: Encoding =
         encoding = "binary"
     sop_class = LABEL_MAP_STORAGE if encoding == "labelmap" else SegmentationStorage
     ds = new_object(by, kind="seg", sop_class_uid=sop_class, modality="SEG", variant=encoding)
-    shown = frames(result.segments, len(uids), encoding, omit_empty=by.options.omit_empty_frames)
+    shown = frames(result.segments, len(uids), encoding, omit_empty=by.form("seg").omit_empty_frames)
     _image(ds, result, first, encoding)
     if uid := result.geometry.frame_of_reference_uid:
         ds.FrameOfReferenceUID = uid

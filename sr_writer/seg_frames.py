@@ -9,16 +9,15 @@ PS3.3 section C.8.20.2 (Segmentation Image), C.8.20.4; PS3.5 section 8.1.1 (pixe
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.uid import UID
 
 from pipeline.result import Mask, Segment
+from sr_writer.profiles import Encoding
 
-Encoding = Literal["binary", "fractional", "labelmap"]
-"""Segmentation Type (0062,0001): a bit a voxel and segment; a share from 0 to 255; one label a voxel."""
 LABEL_MAP_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
 """Label Map Segmentation Storage (Supplement 243), which pydicom 3.0 does not know."""
 FULL = 255

@@ -22,9 +22,10 @@ from dicom_io.model import Instance
 from pipeline.result import Code, Result
 from sr_writer import codes
 from sr_writer.content import COMMENT, LANGUAGES, observer, reference_item, text_item
-from sr_writer.groups import Group, GroupWriter, Tree, coded, emphasise
+from sr_writer.groups import Group, GroupWriter, coded, emphasise
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.narrative import Paragraph, joined, paragraphs
+from sr_writer.profiles import Tree
 from sr_writer.references import evidence, place
 from sr_writer.sources import Sources
 from sr_writer.tracked import tracked

@@ -1,16 +1,16 @@
 """Writing a result, or the statement that there is none, as DICOM objects into a folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from dicom_io.files import make_folders
 from dicom_io.model import Series, Study
@@ -18,15 +18,14 @@ from dicom_io.read import digest_dataset
 from dicom_io.reason import Reason
 from dicom_io.volume import Volume
 from pipeline.result import Result
-from sr_writer import card, sc, seg, sr, summary
-from sr_writer.considered import Considered, card_variant
+from sr_writer.analysis import Analysis, NoResult, Pixels
+from sr_writer.considered import Considered
 from sr_writer.files import publish, write_dicom
 from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
+from sr_writer.profiles import REPORTS, SERIES, SYNTAXES, ObjectName, Piece, profile
 from sr_writer.sources import Sources
-
-Kind = Literal["seg", "sr", "sc", "card"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Artifact:
         The file.
     name : str
         Its name in the output folder, for example ``seg.dcm``.
-    kind : Kind
+    kind : ObjectName
         What it is.
     modality, sop_class_uid, sop_instance_uid, series_instance_uid : str
         As in the object.
@@ -47,17 +46,20 @@ class Artifact:
         Size of the file.
     digest : str
         SHA-256 (hex) of the encoded data set after the file meta information.
+    variant : str
+        Which encoding of it, see `sr_writer.profiles.Piece`.
     """
 
     path: Path
     name: str
-    kind: Kind
+    kind: ObjectName
     modality: str
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     bytes: int
     digest: str
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,15 @@ class Predecessor:
         As in the object.
     path : Path or None
         Its file, from which what is found again is known; it need not be there.
+    variant : str
+        Which encoding of it.
     """
 
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     path: Path | None = None
+    variant: str = ""
 
 
 def write_result(  # noqa: PLR0917 - everything that an analysis hands over
@@ -89,8 +94,9 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     revision: int = 1,
     predecessors: Sequence[Predecessor] = (),
     tracks: Mapping[str, str] = MappingProxyType({}),
+    pieces: Sequence[Piece] | None = None,
 ) -> tuple[Artifact, ...]:
-    """Write ``seg.dcm`` (if there is a segment), ``sr.dcm``, ``sc.dcm`` and ``preview.png`` into `out`.
+    """Write the objects that bring `result`, and ``preview.png``, into `out`.
 
     Parameters
     ----------
@@ -114,11 +120,14 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
         Objects of the revision before.
     tracks : Mapping[str, str]
         Tracking UIDs of what was found before, see `sr_writer.tracking.follow`.
+    pieces : Sequence[Piece] or None
+        What to write, each in a file that is named for its encoding; None: the objects of ``options.profile`` in files
+        that are named for their kind. Where there is nothing to show, some are left out.
 
     Returns
     -------
     tuple[Artifact, ...]
-        What stands in the folder, synced to disk, in the order in which it should be sent.
+        What stands in the folder, synced to disk, in the order of `pieces`.
 
     Raises
     ------
@@ -130,18 +139,29 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     if missing := set(result.geometry.sop_instance_uids) - set(sources.instances):
         raise ValueError(f"{len(missing)} slices of the result are not in the series")
     make_folders(out)
-    segmentation = seg.build(result, sources, by) if result.segments else None
-    artifacts = [] if segmentation is None else [_write(segmentation, out, "seg")]
-    keys = [sources.instances[uid] for uid in summary.key_images(result)]
-    canvas = summary.draw(result, volume, sources, by)
-    picture = sc.build(
-        canvas.pixels(), keys, by, kind="sc", description="AI summary: key images with outlines, numbers"
-    )
-    report = sr.build(result, sources, by, segmentation, _reports(predecessors, identity), beside=[picture])
-    artifacts += [_write(report, out, "sr"), _write(picture, out, "sc")]
-    _preview(artifacts[-1], out)
+    names = _names(pieces, options, result=True)
+    analysis = Analysis(result, volume, sources, by, lambda piece: _reports(predecessors, identity, piece))
+    written: dict[str, list[Artifact]] = {}
+    for piece, stem in sorted(names.items(), key=lambda row: row[0].form.object in REPORTS):  # they refer to the others
+        written[stem] = [
+            _write(ds, out, name, piece) for ds, name in _named(analysis.objects(piece), stem, piece.form.object)
+        ]
+    artifacts = [a for stem in names.values() for a in written[stem]]
+    _preview(artifacts, lambda: analysis.picture, out)
     _remove_others(out, artifacts)
     return tuple(artifacts)
+
+
+def _names(pieces: Sequence[Piece] | None, options: WriterOptions, *, result: bool) -> dict[Piece, str]:
+    """Return file names, without their endings, of what is to be written."""
+    if pieces is not None:
+        return {piece: piece.stem for piece in pieces}
+    return {line.piece: line.piece.form.object for line in profile(options.profile).lines(result=result)}
+
+
+def _named(objects: Iterable[Dataset], stem: str, kind: ObjectName) -> Iterator[tuple[Dataset, str]]:
+    for n, ds in enumerate(objects, start=1):
+        yield ds, f"{stem}-{n:04d}" if kind in SERIES else stem
 
 
 def _authorship(
@@ -151,9 +171,11 @@ def _authorship(
     return Authorship(first.header, identity, options, now, revision, first.ascii_only)
 
 
-def _reports(predecessors: Sequence[Predecessor], identity: AnalysisIdentity) -> list[Dataset]:
-    """Return what the report follows (PS3.3 section C.17.2): the earlier report, or the card that stood in its place."""
-    reports = [p for p in predecessors if p.sop_class_uid == Comprehensive3DSRStorage]
+def _reports(predecessors: Sequence[Predecessor], identity: AnalysisIdentity, piece: Piece) -> list[Dataset]:
+    """Return what a report follows (PS3.3 section C.17.2): the earlier one, or the card that stood in its place."""
+    sop_class = {"sr": Comprehensive3DSRStorage, "csr": ComprehensiveSRStorage}[piece.form.object]
+    same = [p for p in predecessors if p.sop_class_uid == sop_class]
+    reports = [p for p in same if p.variant == piece.variant] or same
     out = []
     for predecessor in reports or predecessors:
         ds = Dataset()
@@ -163,12 +185,12 @@ def _reports(predecessors: Sequence[Predecessor], identity: AnalysisIdentity) ->
     return out
 
 
-def _write(ds: Dataset, out: Path, kind: Kind) -> Artifact:
-    path = out / f"{kind}.dcm"
-    write_dicom(ds, path)
+def _write(ds: Dataset, out: Path, name: str, piece: Piece) -> Artifact:
+    path = out / f"{name}.dcm"
+    write_dicom(ds, path, SYNTAXES[piece.form.compression])
     return Artifact(
-        path, path.name, kind, ds.Modality, ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID,
-        path.stat().st_size, digest_dataset(path),
+        path, path.name, piece.form.object, ds.Modality, ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID,
+        path.stat().st_size, digest_dataset(path), piece.variant,
     )  # fmt: skip
 
 
@@ -183,6 +205,7 @@ def write_card(  # noqa: PLR0917 - as `write_result`
     revision: int = 1,
     predecessors: Sequence[Predecessor] = (),
     considered: Sequence[Considered] = (),
+    pieces: Sequence[Piece] | None = None,
 ) -> tuple[Artifact, ...]:
     """Write ``card.dcm`` and ``preview.png`` into `out`: one picture that says why there is no result.
 
@@ -200,35 +223,34 @@ def write_card(  # noqa: PLR0917 - as `write_result`
         Accepted for symmetry with `write_result`; a picture names no predecessor.
     considered : Sequence[Considered]
         Series that were looked at, with what was thought of them.
+    pieces : Sequence[Piece] or None
+        As for `write_result`.
     """
     del predecessors
     used = {uid for uid, _ in identity.inputs}
     inputs = [i for i in study.instances if i.sop_instance_uid in used] or list(study.instances)
-    by = _authorship(Sources(inputs), identity, options, now, revision)
+    sources = Sources(inputs)
+    by = _authorship(sources, identity, options, now, revision)
     make_folders(out)
-    canvas = card.draw(reason, outcome, study, considered, by)
-    first_of_series = {i.series_instance_uid: i for i in reversed(inputs)}
-    sources = [i for _, i in sorted(first_of_series.items())]
-    what = {"not_analysed": "not analysed", "failed": "failed"}[outcome]
-    picture = sc.build(
-        canvas.pixels(), sources, by, kind="card", what=what, description=f"AI {what}: {reason.code}",
-        variant=card_variant(reason, outcome, considered),
-    )  # fmt: skip
-    artifacts = [_write(picture, out, "card")]
-    _preview(artifacts[-1], out)
+    said = NoResult(reason, outcome, study, considered, sources, by)
+    names = _names(pieces, options, result=False)
+    artifacts = [_write(said.object(piece), out, stem, piece) for piece, stem in names.items()]
+    _preview(artifacts, said.picture, out)
     _remove_others(out, artifacts)
     return tuple(artifacts)
 
 
-def _preview(picture: Artifact, out: Path) -> None:
-    """Write the picture that stands in the object, whose first bytes are kept, as PNG."""
+def _preview(artifacts: Sequence[Artifact], picture: Callable[[], Pixels], out: Path) -> None:
+    """Write a picture as PNG: the one that stands in an object, whose first bytes are kept, or else `picture`."""
     temporary = out / ".preview.png.part"
-    Image.fromarray(dcmread(picture.path).pixel_array).save(temporary, "PNG", compress_level=6)
+    stored = next((a.path for a in artifacts if a.kind in {"sc", "card"}), None)
+    pixels = picture() if stored is None else dcmread(stored).pixel_array
+    Image.fromarray(pixels).save(temporary, "PNG", compress_level=6)
     publish(temporary, out / "preview.png")
 
 
 def _remove_others(out: Path, artifacts: Sequence[Artifact]) -> None:
     """Take away objects of an earlier, different analysis: what stands in the folder is one analysis, whole."""
-    for kind in get_args(Kind):
-        if all(a.kind != kind for a in artifacts):
-            (out / f"{kind}.dcm").unlink(missing_ok=True)
+    for path in out.glob("*.dcm"):
+        if path.stem.split("-")[0] not in {a.kind for a in artifacts}:
+            path.unlink()

@@ -1,5 +1,6 @@
 """One study as its administrator reads it: what came of it first, then what needs a hand, then how it went."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -145,10 +146,36 @@ def _deliveries(deliveries: Sequence[Mapping[str, Any]], words: Words) -> Iterat
         if d["state"] in _OVER:  # what once went wrong there is of no concern any more
             continue
         yield from words.reason(d["last_error"] or _why(d))
-        for refused in (o for o in d["objects"] if o["state"] == "refused"):
+        if said := _went(d):
+            yield f"    {said}"
+        if d["not_written"]:
+            missing = REASONS("object-not-written", profile=d["profile"], what=", ".join(d["not_written"]))
+            yield from words.reason(missing.as_json())
+        for refused, count in _refused(d["objects"]):
             status = f" {refused['status']}" if refused["status"] else ""
-            yield f"      {refused['modality']} {refused['sop_instance_uid']} refused{status}"
+            which = refused["sop_instance_uid"] if count == 1 else f"{count} objects"
+            yield f"      {refused['modality']} {which} refused{status}"
             yield from words.reason(refused["reason"], indent=8)
+
+
+def _went(d: Mapping[str, Any]) -> str:
+    """Say which objects a delivery has brought, by the words of the profile."""
+    there = Counter(
+        o["kind"] + (f" instead of {o['instead_of']}" if o["instead_of"] else "")
+        for o in d["objects"]
+        if o["state"] == "accepted"
+    )
+    parts = [f"{kind} ({count})" if count > 1 else kind for kind, count in there.items()]
+    return f"profile {d['profile']}: {', '.join(parts)}" if parts and d["profile"] else ""
+
+
+def _refused(objects: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], int]]:
+    """Yield refused objects, those of one kind with one answer once, and how many these are."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for o in objects:
+        if o["state"] == "refused":
+            groups.setdefault((o["kind"], o["status"], str(o["reason"])), []).append(o)
+    yield from ((group[0], len(group)) for group in groups.values())
 
 
 def _next(d: Mapping[str, Any], words: Words) -> str:

@@ -20,6 +20,7 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
     """Read the configuration and say what it means; exit code 2 names file, key, value and what is allowed."""
     del verbose
     from node.store import place_of, shown
+    from sr_writer.profiles import rows
 
     settings = settings_of(config_file)
     _check_files(settings)
@@ -50,6 +51,11 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
         wire = ", TLS" if place.tls else ""
         address = place.url or f"{place.ae_title}@{place.host}:{place.port}"
         click.echo(f"destination   {place.name}: {address}{wire}, profile {place.profile}")
+        said = [
+            f"{what} as series {number}{f' (else {otherwise})' if otherwise else ''}"
+            for what, number, _, otherwise in rows(place.wants)
+        ]
+        click.echo(f"              gets {', '.join(said)}")
     for rule in settings.rule:
         click.echo(
             f"rule          {rule.name}: run {', '.join(rule.run) or 'nothing'}, send to {', '.join(rule.send_to) or 'nobody'} ({rule.mode})"

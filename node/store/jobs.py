@@ -171,7 +171,7 @@ def standing(db: Database, now_at: Job) -> Job | None:
 
 
 def artifacts(db: Database, of: Job) -> tuple[StoredArtifact, ...]:
-    """Return what stands for a job: what it wrote, or what the job that it carries forward wrote; in the order of sending."""
+    """Return what stands for a job: what it wrote, or what the job that it carries forward wrote."""
     order = sa.case({"seg": 0, "sr": 1, "sc": 2}, value=t.artifact.c.kind, else_=3)
     with db.read() as c:
         rows = c.execute(
@@ -214,7 +214,7 @@ def predecessor(db: Database, of: Job) -> Job | None:
     # of what was overtaken half-way: if the report is among what arrived
     report = sa.exists().where(
         t.sent.c.delivery_id == d.id, t.sent.c.accepted, t.artifact.c.sop_uid == t.sent.c.sop_uid,
-        t.artifact.c.kind == "sr", t.artifact.c.replaced.is_(None),
+        t.artifact.c.kind.in_(("sr", "csr")), t.artifact.c.replaced.is_(None),
     )  # fmt: skip
     arrived = sa.or_(d.state.in_(("sending", "delivered", "confirmed")), report)
     left = sa.exists().where(d.job_id == _j.id, arrived)
@@ -248,7 +248,7 @@ def register(c: sa.Connection, done: Job, artifacts: Sequence[StoredArtifact], n
         facts = {
             "name": artifact.name, "path": artifact.path, "kind": artifact.kind, "modality": artifact.modality,
             "sop_class": artifact.sop_class, "series_uid": artifact.series_uid, "bytes": artifact.bytes,
-            "digest": artifact.digest, "removed": None, "replaced": None,
+            "digest": artifact.digest, "variant": artifact.variant, "removed": None, "replaced": None,
         }  # fmt: skip
         row = insert(t.artifact).values(job_id=done.id, sop_uid=artifact.sop_uid, **facts)
         c.execute(row.on_conflict_do_update(index_elements=["job_id", "sop_uid"], set_=facts))

@@ -311,6 +311,7 @@ class StoredArtifact:
     digest: str
     removed: float | None = None
     replaced: float | None = None
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

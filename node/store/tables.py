@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from node.store.sql import Big, Text
 
-VERSION = 6
+VERSION = 7
 """Counts up with every change of the tables."""
 
 metadata = sa.MetaData()
@@ -184,6 +184,7 @@ artifact = sa.Table(
     sa.Column("name", Text, nullable=False),
     sa.Column("path", Text, nullable=False),  # relative to the data folder
     sa.Column("kind", Text, nullable=False),
+    sa.Column("variant", Text, nullable=False, default=""),  # which encoding of it, see sr_writer/profiles.py
     sa.Column("modality", Text, nullable=False),
     sa.Column("sop_class", Text, nullable=False),
     sa.Column("series_uid", Text, nullable=False),

@@ -21,6 +21,8 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 RULE = '[[rule]]\nname = "r"\nwhen = {{ {when} }}\nrun = ["{run}"]\nsend_to = ["{to}"]\n[[destination]]\nname = "pacs"\nhost = "h"\nport = 104\nae_title = "P"\n'
+PLACE = '[[destination]]\nname = "pacs"\nhost = "h"\nport = 1\nae_title = "A"\n{more}\n'
+OBJECT = 'profile = "custom"\n[[destination.objects]]\n{}'
 PEER = '[[dicom.peer]]\nae_title = "CT1"\nhost = "10.1.2.3"\n{more}\n'
 
 
@@ -109,6 +111,27 @@ def test_commented_tables_of_the_default_file_load_when_uncommented(tmp_path: Pa
         (RULE.format(when='Modality = "CT"', run="chest_ct", to="nowhere"), "rule.0.send_to", "pacs"),
         (RULE.format(when='Modality = "CT"', run="knee", to="pacs"), "rule.0.run", "chest_ct"),
         (RULE.format(when='Modalty = "CT"', run="chest_ct", to="pacs"), "rule.0.when.Modalty", "keyword"),
+        ('[writer]\nprofile = "custom"\n', "writer.profile", "legacy"),
+        (PLACE.format(more='profile = "nobody"'), "destination.0.profile", "'pdf-only' or 'custom'"),
+        (PLACE.format(more='profile = "custom"'), "destination.0.objects", "needed there"),
+        (PLACE.format(more='[[destination.objects]]\nobject = "sc"'), "destination.0.objects", "custom"),
+        (PLACE.format(more=OBJECT.format('object = "movie"')), "destination.0.objects.0.object", "'overlay'"),
+        (
+            PLACE.format(more=OBJECT.format('object = "seg"\nencodin = "x"')),
+            "destination.0.objects.0.encodin",
+            "'encoding'",
+        ),
+        (
+            PLACE.format(more=OBJECT.format('object = "seg"\ncompression = "rle"')),
+            "destination.0.objects.0",
+            "deflated",
+        ),
+        (
+            PLACE.format(more='profile = "legacy"\nseg = { encoding = "labelmap" }'),
+            "destination.0.seg",
+            "no segmentation",
+        ),
+        (PLACE.format(more='seg = { encoding = "gray" }'), "destination.0.seg.encoding", "fractional"),
         ('[dicom.tls]\ncertificate = "c"\nkey = "k"\n', "dicom.tls.ca", "authorities"),
         ('[dicom.tls]\ncertificate = "c"\nkey = "k"\nca = "a"\nminimum = "1.1"\n', "dicom.tls.minimum", "1.2"),
         (PEER.format(more='rights = ["delete"]'), "dicom.peer.0.rights", "store"),

@@ -16,7 +16,7 @@ from pydicom import DataElement, config, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
@@ -144,6 +144,28 @@ def test_if_every_context_is_refused_the_reason_says_so(write_slice: Callable[..
         [report] = store(peer(port), [write_slice()])
     assert (report.outcome, report.reason.code) == (Outcome.DEAD, "context-refused")
     assert "CT Image Storage" in report.reason.text["en"]
+
+
+@pytest.mark.usefixtures("choosy")
+def test_a_peer_that_takes_no_rle_gets_the_same_object_without(write_slice: Callable[..., Path]) -> None:
+    path = write_slice(Rows=4, Columns=6, BitsAllocated=8, BitsStored=8, HighBit=7, PixelData=bytes(range(24)))
+    packed = dcmread(path)
+    packed.compress(RLELossless, generate_instance_uid=False)
+    packed.save_as(path)
+    stored: list[Dataset] = []
+
+    def keep(event: Event) -> int:
+        stored.append(event.dataset)
+        return 0
+
+    for syntaxes in ([ExplicitVRLittleEndian], [RLELossless]):
+        with scripted([(evt.EVT_C_STORE, keep)], contexts=((packed.SOPClassUID, syntaxes),)) as port:
+            [report] = store(peer(port), [path])
+        assert report.outcome is Outcome.DELIVERED
+    plain, as_it_stands = stored
+    assert plain.SOPInstanceUID == as_it_stands.SOPInstanceUID == packed.SOPInstanceUID
+    assert bytes(plain.PixelData) == bytes(range(24))
+    assert as_it_stands.PixelData == packed.PixelData
 
 
 @pytest.mark.usefixtures("choosy")

@@ -143,7 +143,8 @@ class Desk:
         return found
 
     def show(self, uid: str) -> dict[str, Any]:
-        return show.show(self.db, self.study(uid), "test")
+        wants = {d.name: d.wants for d in self.settings.destination}
+        return show.show(self.db, self.study(uid), "test", wants=wants)
 
     def jobs(self, uid: str) -> tuple[Job, ...]:
         return jobs.jobs(self.db, uid)

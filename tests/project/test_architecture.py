@@ -77,7 +77,7 @@ def test_only_node_imports_config() -> None:
 
 
 def test_config_sees_only_option_types_and_names() -> None:
-    allowed = ("pipeline.options", "pipeline.registry", "sr_writer.options", "dicom_io.")
+    allowed = ("pipeline.options", "pipeline.registry", "sr_writer.options", "sr_writer.profiles", "dicom_io.")
     for name, path in modules():
         if name.startswith("config"):
             for target in imported(path):

@@ -14,6 +14,8 @@ from dicom_io import contexts, status
 from dicom_io.reason import ReasonTable
 from node.cli import COMMANDS
 from node.store.rows import DeliveryState
+from sr_writer import profiles
+from sr_writer.seg_frames import LABEL_MAP_STORAGE
 
 pytestmark = pytest.mark.unit
 
@@ -148,3 +150,33 @@ def test_a_refused_object_is_sent_again_alone() -> None:
     """`resend` sends everything to everybody; `retry` what is missing."""
     for code, row in ReasonTable("dicom_io").items():
         assert "resend" not in " ".join(row.hint.values()), code
+
+
+def test_the_page_of_viewers_has_the_tables_of_the_profiles() -> None:
+    page = (ROOT / "docs" / "what-each-viewer-shows.md").read_text(encoding="utf-8")
+    for name, profile in profiles.shipped().items():
+        told = page.split(f"### `{name}`\n", 1)[1].split("\n#", 1)[0]
+        rows = [f"| {' | '.join((*row[:3], row[3] or 'a failure'))} |" for row in profiles.rows(profile)]
+        assert [line for line in told.splitlines() if line.startswith("| ")][1:] == rows, name
+        assert f"{profile.about['en']}." in told, name
+    for name, facts in profiles.table()["object"].items():
+        told = (" · ".join(facts[of].values()) for of in ("name", "look"))
+        assert f"| `{name}` | {' | '.join(told)} |" in page, name
+    assert set(re.findall(r"^### `([a-z-]+)`$", page, re.MULTILINE)) == set(profiles.shipped())
+
+
+def test_toml_in_the_page_of_viewers_is_a_configuration_that_starts(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "what-each-viewer-shows.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    path = tmp_path / "page.toml"
+    for block in blocks:
+        path.write_text(block, encoding="utf-8")
+        assert load(path, {}).destination[0].wants.lines(result=True)
+
+
+def test_conformance_lists_every_class_that_is_sent() -> None:
+    rows = re.findall(r"^\| ([a-z_, ()]+) \| [^|]+ \| ([0-9.]+) \|$", section("Objects that are sent"), re.MULTILINE)
+    listed = {name: uid for names, uid in rows for name in names.split(", ")}
+    assert listed.pop("seg (labelmap)") == LABEL_MAP_STORAGE
+    assert listed == {name: facts["sop_class"] for name, facts in profiles.table()["object"].items()}

@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 import phantom
 from sr_writer import codes
 from sr_writer.identity import authored_by
+from sr_writer.profiles import Form, Piece
 from sr_writer.write import Predecessor
 
 pytestmark = pytest.mark.unit
@@ -427,8 +428,8 @@ def test_one_segment_alone(negative: Any, helpers: Any, tmp_path: Path) -> None:
 
 
 def test_empty_frames_are_written_on_demand(negative: Any, helpers: Any, tmp_path: Path) -> None:
-    options = replace(negative.options, omit_empty_frames=False)
-    paths = {a.kind: a.path for a in helpers.write(negative, tmp_path, options=options)}
+    pieces = [Piece(Form("seg", omit_empty_frames=False))]
+    paths = {a.kind: a.path for a in helpers.write(negative, tmp_path, pieces=pieces)}
     seg = pydicom.dcmread(paths["seg"])
     assert seg.NumberOfFrames == 2 * len(negative.series.instances)
     assert seg.pixel_array.any(axis=(1, 2)).sum() < seg.NumberOfFrames
