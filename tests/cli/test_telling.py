@@ -109,8 +109,13 @@ def test_only_the_present_revision_is_in_the_headline() -> None:
         (delivery(state="delivered", identity="not-offered"), ["identity there was not checked"]),
         (delivery(state="delivered", proof="missing"), ["NOT FOUND"]),
         (delivery(state="dead", proof=None, objects=[
-            {"sop_instance_uid": "1.9", "modality": "SEG", "state": "refused", "status": "A900",
-             "reason": reason("mismatch"), "utc": AT}]), ["SEG 1.9", "A900", "mismatch in English", "mismatch: do this"]),
+            {"sop_instance_uid": "1.9", "kind": "seg", "modality": "SEG", "state": "refused", "instead_of": None,
+             "status": "A900", "reason": reason("mismatch"), "utc": AT}]),
+         ["SEG 1.9", "A900", "mismatch in English", "mismatch: do this"]),
+        (delivery(state="delivered", last_error=reason("instead"), objects=[
+            {"sop_instance_uid": "1.8", "kind": "csr", "modality": "SR", "state": "accepted", "instead_of": "sr",
+             "status": "0000", "reason": None, "utc": AT}], not_written=["overlay", "pdf"]),
+         ["profile ohif: csr instead of sr", "instead in English", "were not written", "overlay, pdf"]),
     ],
     ids=lambda v: v["state"] if isinstance(v, dict) else "",
 )  # fmt: skip
