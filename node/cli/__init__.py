@@ -24,6 +24,7 @@ COMMANDS = {
     "reject": "Say that what the gate refused never leaves.",
     "dismiss": "End an alarm that has been seen to.",
     "echo": "Ask whether a destination answers, and whether it answers queries.",
+    "probe": "Send a display test to a destination: what it takes, and what its viewer shows.",
     "check-config": "Read the configuration and say what it means.",
     "doctor": "Check this machine and this installation.",
     "models": "Pipelines of this installation and what they rest on.",

@@ -1,0 +1,191 @@
+"""A display test: one of each object that any profile knows, numbered, so that a site sees what its viewer shows.
+
+It is about a phantom, in a study of its own, and says so; what a destination takes decides which profiles it can have.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dicom_io.model import Study
+from dicom_io.reason import Reason
+from dicom_io.scu import StoreReport
+from dicom_io.status import Outcome
+from node.reasons import REASONS
+from node.transport import Transport
+from pipeline.api import Pipeline
+from pipeline.result import Mask, Result
+from sr_writer import gate, write
+from sr_writer.identity import AnalysisIdentity
+from sr_writer.options import WriterOptions
+from sr_writer.profiles import CARDS, SYNTAXES, Form, Item, Profile, shipped, table
+from sr_writer.write import Artifact
+
+PATIENT_NAME = "AI^DISPLAY TEST"
+FIRST_NUMBER = 951
+"""Series Number (0020,0011) of the first object; the others follow it."""
+
+
+class ProbeError(Exception):
+    """The display test could not be made; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One object of the display test.
+
+    Parameters
+    ----------
+    number : int
+        Stands in its series description.
+    form : Form
+        As a profile names it.
+    item : Item
+        As it is sent: with the number.
+    """
+
+    number: int
+    form: Form
+    item: Item
+
+    @property
+    def look(self) -> Mapping[str, str]:
+        """Language to what to look for."""
+        found: Mapping[str, str] = table()["object"][self.form.object]["look"]
+        return found
+
+
+@dataclass(slots=True)
+class Found:
+    """What became of one object at a destination."""
+
+    test: Test
+    artifacts: list[Artifact] = field(default_factory=list)
+    reports: list[StoreReport] = field(default_factory=list)
+
+    @property
+    def taken(self) -> bool:
+        """Whether every instance of it was."""
+        done = (Outcome.DELIVERED, Outcome.DELIVERED_WITH_WARNING)
+        return len(self.reports) == len(self.artifacts) > 0 and all(r.outcome in done for r in self.reports)
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why not, or what was remarkable."""
+        return next((r.reason for r in self.reports if r.reason is not None), None)
+
+
+def tests(wants: Profile) -> tuple[Test, ...]:
+    """Return the objects of the display test: every form of every profile and of `wants`, and those of the table's ``probe``."""
+    items = [i for profile in (*shipped().values(), wants) for i in profile.items]
+    forms = [f for i in items for f in (i.form, i.instead) if f is not None]
+    forms += [Form(**row) for row in table()["probe"]["objects"]]
+    order = list(table()["object"])
+    rows = sorted(dict.fromkeys(forms), key=lambda form: order.index(form.object))
+    return tuple(
+        Test(n, f, Item(**{**f.own, "object": f.object, "series_number": FIRST_NUMBER + n - 1,
+                           "description": f"TEST {n:02d} {f.title}"[:40]}))
+        for n, f in enumerate(rows, start=1)
+    )  # fmt: skip
+
+
+def author(
+    study: Study, pipeline: Pipeline, installation_id: str, writer: WriterOptions, now: datetime, out: Path,
+    wants: Profile,
+) -> list[Found]:  # fmt: skip
+    """Write the display test about `study` into `out`, and let the gate judge it; with it what the profile `wants` has.
+
+    Raises
+    ------
+    ProbeError
+        If the pipeline has no result for the study, or the gate refuses an object.
+    PipelineError
+        If the pipeline cannot work.
+    """
+    chosen = pipeline.select(study).chosen
+    if chosen is None:
+        raise ProbeError(f"{pipeline.name} does not take the test images")
+    analysis = pipeline.run(chosen, None)
+    identity = AnalysisIdentity.of(
+        installation_id=installation_id, study_instance_uid=study.study_instance_uid, instances=chosen.instances,
+        pipeline=pipeline.name, version=pipeline.version, weights_digest=pipeline.weights_digest,
+        options_digests=(pipeline.options_digest, writer.digest),
+    )  # fmt: skip
+    found = [Found(test) for test in tests(wants)]
+    profile = Profile("probe", tuple(f.test.item for f in found))
+    pieces = {line.piece.form: line.piece for yes in (True, False) for line in profile.lines(result=yes)}
+    results = [p for p in pieces.values() if p.form.object not in CARDS]
+    maps = [p for p in results if p.form.encoding == "labelmap"]
+    written = [
+        *write.write_result(
+            analysis.result, analysis.volume, chosen, identity, writer, out / "result", now,
+            pieces=[p for p in results if p not in maps],
+        ),
+        *write.write_result(
+            apart(analysis.result), analysis.volume, chosen, identity, writer, out / "label-maps", now, pieces=maps
+        ),
+        *write.write_card(
+            REASONS("display-test"), "not_analysed", study, identity, writer, out / "cards", now,
+            pieces=[p for p in pieces.values() if p.form.object in CARDS],
+        ),
+    ]  # fmt: skip
+    if refusals := gate.check(written, chosen.instances):
+        raise ProbeError(f"{refusals[0].artifact.name}: {refusals[0].reason.text['en']}")
+    for one in found:
+        key = pieces[one.test.item.form].key
+        one.artifacts = [a for a in written if (a.kind, a.variant) == key]
+    return found
+
+
+def apart(result: Result) -> Result:
+    """Return a result whose segments share no voxel, as a label map needs it: what comes later covers what came before."""
+    free = np.ones(result.geometry.shape, bool)
+    kept = []
+    for segment in reversed(result.segments):
+        whole = np.zeros(result.geometry.shape, bool)
+        segment.mask.paint(whole)
+        kept.append(replace(segment, mask=Mask.of(whole & free)))
+        free &= ~whole
+    left = [s for s in reversed(kept) if s.mask.voxels]
+    renumbered = tuple(replace(s, number=n) for n, s in enumerate(left, start=1))
+    return replace(result, segments=renumbered, findings=())
+
+
+def send(transport: Transport, images: Sequence[Path], found: Sequence[Found]) -> tuple[StoreReport, ...]:
+    """Send the images, then the objects; return what became of the images, and put what became of each object into `found`.
+
+    If an image is not taken, no object is sent.
+    """
+    of_images = tuple(transport.store(images))
+    if any(r.outcome not in (Outcome.DELIVERED, Outcome.DELIVERED_WITH_WARNING) for r in of_images):
+        return of_images
+    whose = {a.path: one for one in found for a in one.artifacts}
+    for report in transport.store(list(whose)):
+        whose[report.path].reports.append(report)
+    return of_images
+
+
+def whole(profile: Profile, found: Sequence[Found]) -> bool:
+    """Say whether a destination took everything that a profile needs, or what stands in for it."""
+    taken = {one.test.form for one in found if one.taken}
+    return all(i.form in taken or i.instead in taken or not i.needed for i in profile.items)
+
+
+def rows(found: Sequence[Found]) -> Iterator[dict[str, Any]]:
+    """Yield what became of each object, as JSON."""
+    for one in found:
+        test, first = one.test, one.artifacts[0] if one.artifacts else None
+        yield {
+            "number": test.number, "object": test.form.object, "form": test.form.title,
+            "name": dict(table()["object"][test.form.object]["name"]), "series_number": test.item.number,
+            "series_instance_uid": first and first.series_instance_uid, "sop_class_uid": first and first.sop_class_uid,
+            "transfer_syntax_uid": SYNTAXES[test.form.compression], "instances": len(one.artifacts),
+            "taken": one.taken, "reason": None if one.reason is None else one.reason.as_json(), "look": dict(test.look),
+            "profiles": [
+                p.name for p in shipped().values() if any(test.form in (i.form, i.instead) for i in p.items)
+            ],
+        }  # fmt: skip
