@@ -333,7 +333,7 @@ def _finding(finding: Finding, identity: AnalysisIdentity, tracks: Mapping[str, 
         "tracking_uid": tracks.get(finding.tracking_id) or identity.tracking_uid(finding.tracking_id),
         "code": finding.code.as_json(),
         "site": finding.site,
-        "centroid_mm": [round(v, 2) for v in finding.centroid_mm],
+        "centroid_mm": None if finding.centroid_mm is None else [round(v, 2) for v in finding.centroid_mm],
         "measurements": [m.as_json() for m in finding.measurements],
         "segment_number": finding.segment_number,
     }

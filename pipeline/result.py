@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from dicom_io.radiograph import Orientation, Spacing
 from dicom_io.reason import Reason
 
 Status = Literal["ok", "lower_bound", "not_computable"]
@@ -63,6 +64,49 @@ class Geometry:
         """Map array indices, shape (..., 3) in order [z, y, x], to LPS millimetres, shape (..., 3)."""
         index = np.asarray(zyx, dtype=np.float64)[..., ::-1]
         return index @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """The grid of a result on one radiograph: pixels, but no place in the patient and no volume.
+
+    Masks are those of one slice, shape (1, rows, columns).
+
+    Parameters
+    ----------
+    rows, columns : int
+        Of the image.
+    sop_instance_uid : str
+        The image.
+    orientation : Orientation
+        Patient directions towards the end of the rows and of the columns; empty where the image does not say.
+    spacing : Spacing or None
+        What a pixel measures, and where; None where the image does not say.
+    """
+
+    rows: int
+    columns: int
+    sop_instance_uid: str
+    orientation: Orientation
+    spacing: Spacing | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """One slice, rows, columns."""
+        return 1, self.rows, self.columns
+
+    @property
+    def sop_instance_uids(self) -> tuple[str, ...]:
+        """The one image."""
+        return (self.sop_instance_uid,)
+
+    @property
+    def frame_of_reference_uid(self) -> str:
+        """Empty: there are no coordinates to refer to."""
+        return ""
+
+
+Grid = Geometry | Projection
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,8 +258,8 @@ class Finding:
         The region it lies in.
     laterality : Code or None
         Its side.
-    centroid_mm : tuple[float, float, float]
-        LPS millimetres.
+    centroid_mm : tuple[float, float, float] or None
+        LPS millimetres; None on a radiograph.
     measurements : tuple[Measurement, ...]
         About this finding; their `site` is that of the finding.
     segment_number : int or None
@@ -226,7 +270,7 @@ class Finding:
     code: Code
     site: str
     laterality: Code | None
-    centroid_mm: tuple[float, float, float]
+    centroid_mm: tuple[float, float, float] | None
     measurements: tuple[Measurement, ...]
     segment_number: int | None
 
@@ -272,8 +316,8 @@ class Result:
         Which pipeline spoke.
     series_instance_uid : str
         The series it looked at.
-    geometry : Geometry
-        Grid of all masks.
+    geometry : Grid
+        Grid of all masks: of a series of slices, or of one radiograph.
     device : str
         What it ran on, for example ``cpu`` or ``cuda:0``.
     quality : Quality
@@ -297,7 +341,7 @@ class Result:
     pipeline: str
     version: str
     series_instance_uid: str
-    geometry: Geometry
+    geometry: Grid
     device: str
     quality: Quality
     regions: tuple[Region, ...]

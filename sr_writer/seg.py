@@ -16,7 +16,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import SegmentationStorage
 
-from pipeline.result import Code, Result, Segment
+from pipeline.result import Code, Geometry, Grid, Projection, Result, Segment
 from sr_writer.codes import coded
 from sr_writer.device import MODEL_NAME
 from sr_writer.header import Authorship, finish, mark_lossy, new_object
@@ -43,12 +43,13 @@ def build(result: Result, sources: Sources, by: Authorship, encoding: Encoding =
     by : Authorship
         Whose, by whom, when.
     encoding : Encoding
-        Segments that overlap are written as ``binary`` where ``labelmap`` is wanted: that has one label a voxel.
+        Segments that overlap are written as ``binary`` where ``labelmap`` is wanted: that has one label a voxel. So are those
+        of a radiograph, whose organs lie behind each other.
     """
     uids = result.geometry.sop_instance_uids
     first = sources.header(uids[0])
     overlapping = overlap(result.segments)
-    if overlapping and encoding == "labelmap":
+    if encoding == "labelmap" and (overlapping or isinstance(result.geometry, Projection)):
         encoding = "binary"
     sop_class = LABEL_MAP_STORAGE if encoding == "labelmap" else SegmentationStorage
     ds = new_object(by, kind="seg", sop_class_uid=sop_class, modality="SEG", variant=encoding)
@@ -62,7 +63,7 @@ def build(result: Result, sources: Sources, by: Authorship, encoding: Encoding =
     if encoding == "labelmap":
         ds.SegmentSequence.insert(0, _background())
     ds.SegmentsOverlap = "YES" if overlapping else "NO"
-    _dimensions(ds, by, encoding)
+    _dimensions(ds, result, by, encoding)
     _functional_groups(ds, result, sources, shown)
     ds.ReferencedSeriesSequence = [_referenced_series(result, sources)]
     ds.NumberOfFrames = len(shown)
@@ -85,6 +86,8 @@ def _image(ds: Dataset, result: Result, first: Dataset, encoding: Encoding) -> N
     ds.ContentLabel, ds.ContentDescription, ds.ContentCreatorName = "AI_SEGMENTATION", f"AI {result.pipeline}"[:64], ""
     if first.get("BodyPartExamined"):
         ds.BodyPartExamined = first.BodyPartExamined
+    if isinstance(result.geometry, Projection):  # nothing else says where its pixels lie (PS3.3 section C.7.6.1.1.1)
+        ds.PatientOrientation = list(result.geometry.orientation) or ""
 
 
 def _background() -> Dataset:
@@ -120,16 +123,15 @@ def _segment(segment: Segment, colour: tuple[int, int, int], by: Authorship) -> 
     return item
 
 
-def _dimensions(ds: Dataset, by: Authorship, encoding: Encoding) -> None:
+def _dimensions(ds: Dataset, result: Result, by: Authorship, encoding: Encoding) -> None:
     organization = Dataset()
     organization.DimensionOrganizationUID = by.identity.uid("seg dimensions")
     ds.DimensionOrganizationSequence = [organization]
-    rows = (
-        (0x0062000B, 0x0062000A, "Segment Number"),
-        (0x00200032, 0x00209113, "Image Position Patient"),
-    )
+    rows = [] if encoding == "labelmap" else [(0x0062000B, 0x0062000A, "Segment Number")]
+    if isinstance(result.geometry, Geometry):
+        rows.append((0x00200032, 0x00209113, "Image Position Patient"))
     items = []
-    for pointer, group, label in rows[1:] if encoding == "labelmap" else rows:
+    for pointer, group, label in rows:
         item = Dataset()
         item.DimensionOrganizationUID = organization.DimensionOrganizationUID
         item.DimensionIndexPointer, item.FunctionalGroupPointer, item.DimensionDescriptionLabel = pointer, group, label
@@ -140,10 +142,33 @@ def _dimensions(ds: Dataset, by: Authorship, encoding: Encoding) -> None:
 def _functional_groups(ds: Dataset, result: Result, sources: Sources, shown: Sequence[Frame]) -> None:
     """Fill the shared and per-frame groups; what belongs to a slice is built once and stands in each of its frames."""
     uids = result.geometry.sop_instance_uids
-    first = sources.header(uids[0])
+    placed = isinstance(result.geometry, Geometry)
+    ds.SharedFunctionalGroupsSequence = [_shared(result.geometry, sources.header(uids[0]))]
+    places = [_slice_elements(uid, sources, placed=placed) for uid in uids]
+    identifications = {
+        s.number: _sequence("SegmentIdentificationSequence", _identification(s)) for s in result.segments
+    }
+    rank = {z: i for i, z in enumerate(sorted({f.z for f in shown}), start=1)}
+    groups = []
+    for z, segments in shown:
+        numbers = [] if ds.SegmentationType == "LABELMAP" else [s.number for s in segments]
+        content = Dataset()
+        content.DimensionIndexValues = [*numbers, rank[z]] if placed else numbers
+        group = Dataset()
+        group.FrameContentSequence = [content]
+        for element in (*places[z], *(identifications[number] for number in numbers)):
+            group.add(element)
+        groups.append(group)
+    ds.PerFrameFunctionalGroupsSequence = groups
+
+
+def _shared(geometry: Grid, first: Dataset) -> Dataset:
+    """Return what all slices have in common; the pixels of a radiograph have no size that holds in the patient."""
     shared = Dataset()
+    if isinstance(geometry, Projection):
+        return shared
     spacing = [float(v) for v in first.PixelSpacing]
-    step = result.geometry.voxel_volume_mm3 / (spacing[0] * spacing[1])  # along the normal: a tilted gantry leans
+    step = geometry.voxel_volume_mm3 / (spacing[0] * spacing[1])  # along the normal: a tilted gantry leans
     shared.PixelMeasuresSequence = hd.PixelMeasuresSequence(
         pixel_spacing=spacing,
         slice_thickness=float(first.get("SliceThickness") or step),
@@ -153,35 +178,21 @@ def _functional_groups(ds: Dataset, result: Result, sources: Sources, shown: Seq
     orientation = Dataset()
     orientation.ImageOrientationPatient = first.ImageOrientationPatient
     shared.PlaneOrientationSequence = [orientation]
-    ds.SharedFunctionalGroupsSequence = [shared]
-
-    places = [_slice_elements(uid, sources) for uid in uids]
-    identifications = {
-        s.number: _sequence("SegmentIdentificationSequence", _identification(s)) for s in result.segments
-    }
-    rank = {z: i for i, z in enumerate(sorted({f.z for f in shown}), start=1)}
-    groups = []
-    for z, segments in shown:
-        numbers = [] if ds.SegmentationType == "LABELMAP" else [s.number for s in segments]
-        content = Dataset()
-        content.DimensionIndexValues = [*numbers, rank[z]]
-        group = Dataset()
-        group.FrameContentSequence = [content]
-        for element in (*places[z], *(identifications[number] for number in numbers)):
-            group.add(element)
-        groups.append(group)
-    ds.PerFrameFunctionalGroupsSequence = groups
+    return shared
 
 
-def _slice_elements(uid: str, sources: Sources) -> tuple[DataElement, DataElement]:
-    position = Dataset()
-    position.ImagePositionPatient = sources.position(uid)
+def _slice_elements(uid: str, sources: Sources, *, placed: bool) -> list[DataElement]:
     image = source_image(sources.instances[uid])
     image.SpatialLocationsPreserved = "YES"
     derivation = Dataset()
     derivation.SourceImageSequence = [image]
     derivation.DerivationCodeSequence = [coded(_SEGMENTATION)]
-    return _sequence("PlanePositionSequence", position), _sequence("DerivationImageSequence", derivation)
+    derived = _sequence("DerivationImageSequence", derivation)
+    if not placed:
+        return [derived]
+    position = Dataset()
+    position.ImagePositionPatient = sources.position(uid)
+    return [_sequence("PlanePositionSequence", position), derived]
 
 
 def _identification(segment: Segment) -> Dataset:

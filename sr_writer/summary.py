@@ -17,7 +17,7 @@ from sr_writer.header import Authorship
 from sr_writer.narrative import bare, number, paragraphs
 from sr_writer.palette import segment_colours
 from sr_writer.sources import Sources
-from sr_writer.tiles import key_views, reformat_view, render
+from sr_writer.tiles import key_views, reformat_view, render, stack_of
 
 LEFT, GAP, TILE = 24, 10, 284
 TOP = 128
@@ -110,11 +110,12 @@ def _tiles(canvas: Canvas, result: Result, volume: Volume, sources: Sources) -> 
 
 def pictures(result: Result, volume: Volume, sources: Sources, size: int) -> Iterator[Image.Image]:
     """Yield the key slices and a reformat, each a square of `size` pixels with its caption."""
+    geometry = stack_of(result)
     for view in key_views(result):
-        header = sources.instances[result.geometry.sop_instance_uids[view.index]].header
+        header = sources.instances[geometry.sop_instance_uids[view.index]].header
         image = elements.text(header, "InstanceNumber")
-        at = result.geometry.to_lps((view.index, (volume.array.shape[1] - 1) / 2, (volume.array.shape[2] - 1) / 2))
-        axis = int(np.abs(result.geometry.affine[:3, 2]).argmax())
+        at = geometry.to_lps((view.index, (volume.array.shape[1] - 1) / 2, (volume.array.shape[2] - 1) / 2))
+        axis = int(np.abs(geometry.affine[:3, 2]).argmax())
         yield render(view, volume, result, size, f"Im {image} · {'xyz'[axis]} {at[axis]:.0f} mm")
     yield render(reformat_view(result), volume, result, size, "Reformat")
 

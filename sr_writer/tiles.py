@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from dicom_io.volume import Volume
-from pipeline.result import Mask, Result
+from pipeline.result import Geometry, Mask, Result
 from sr_writer.canvas import BRIGHT, SOFT, Colour
 from sr_writer.fonts import runs
 from sr_writer.outline import contours, largest_slice
@@ -85,6 +85,19 @@ class View:
         return (rest[1], rest[0]) if self.swap else (rest[0], rest[1])
 
 
+def stack_of(result: Result) -> Geometry:
+    """Return the geometry of a result on slices.
+
+    Raises
+    ------
+    TypeError
+        If it stands on a radiograph.
+    """
+    if not isinstance(result.geometry, Geometry):
+        raise TypeError("a radiograph has no slices")
+    return result.geometry
+
+
 def source_view(affine: npt.NDArray[np.float64], z: int) -> View:
     """Return slice `z` as the source shows it."""
     return View(0, z, (False, False), False, (*_ends(affine[:3, 0]), *_ends(affine[:3, 1])))
@@ -95,7 +108,7 @@ def reformat_view(result: Result) -> View:
 
     Shown as radiologists hang it: patient right on the left, head or front at the top.
     """
-    affine = result.geometry.affine
+    affine = stack_of(result).affine
     dominant = [int(np.abs(affine[:3, 2 - k]).argmax()) for k in range(3)]  # patient axis of each array axis
     across = 1 if dominant[0] != 1 else 2
     axis = dominant.index(across) if across in dominant else 1
@@ -128,7 +141,7 @@ def key_views(result: Result) -> list[View]:
     ]:
         if len(kept) < COUNT - 1 and all(abs(z - k) >= apart for k in kept):
             kept.append(z)
-    return [source_view(result.geometry.affine, z) for z in sorted(kept)]
+    return [source_view(stack_of(result).affine, z) for z in sorted(kept)]
 
 
 def render(view: View, volume: Volume, result: Result, size: int, caption: str) -> Image.Image:
