@@ -14,6 +14,7 @@ class ReadLimits:
     meta_bytes: int
     inflated_bytes: int
     image_bytes: int
+    frames: int
     items: int
     depth: int
     pdu_bytes: int

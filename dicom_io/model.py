@@ -3,14 +3,21 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
 
 
+class ImageKey(NamedTuple):
+    """Which image: SOP Instance UID, and the frame number from 1 where the instance holds several; else 0."""
+
+    sop_instance_uid: str
+    frame: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One SOP instance on disk.
+    """One SOP instance on disk, or one frame of it.
 
     Parameters
     ----------
@@ -21,13 +28,17 @@ class Instance:
     transfer_syntax_uid : str
         How the data set is encoded.
     header : Dataset
-        Every element before the pixel data, as sent. Read only by convention.
+        Every element before the pixel data, as sent; of one frame as `dicom_io.frames` puts it. Read only by convention.
+    frame, frames : int
+        Which frame it is, from 1, and how many the file holds; 0 and 1 for the instance as a whole.
     """
 
     path: Path
     digest: str
     transfer_syntax_uid: str
     header: Dataset = field(repr=False, compare=False)
+    frame: int = 0
+    frames: int = 1
 
     def _text(self, keyword: str) -> str:
         value: Any = self.header.get(keyword)
@@ -47,6 +58,11 @@ class Instance:
     def sop_instance_uid(self) -> str:
         """SOP Instance UID (0008,0018)."""
         return self._text("SOPInstanceUID")
+
+    @property
+    def key(self) -> ImageKey:
+        """Which image it is."""
+        return ImageKey(self.sop_instance_uid, self.frame)
 
     @property
     def sop_class_uid(self) -> str:

@@ -1,4 +1,4 @@
-"""Stored pixel values of one instance, uncompressed or not.
+"""Stored pixel values of one image, uncompressed or not.
 
 References
 ----------
@@ -6,6 +6,7 @@ DICOM PS3.5 section 8.1.1 (pixel cells: bits allocated, bits stored, high bit), 
 """
 
 import io
+import os
 import struct
 import warnings
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import dcmread
-from pydicom.dataset import FileDataset
-from pydicom.encaps import get_frame
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_io import elements, guarded
+from dicom_io.encapsulated import frame_bytes
 from dicom_io.errors import DicomIOError, PixelError
 from dicom_io.limits import LIMITS
 from dicom_io.model import Instance
@@ -95,7 +97,9 @@ def pixel_format(instance: Instance) -> Format:
 
 
 def stored_values(instance: Instance, form: Format) -> Stored:
-    """Return the stored values of an instance, shape (rows, columns), unused bits cleared and the sign extended.
+    """Return the stored values of an image, shape (rows, columns), unused bits cleared and the sign extended.
+
+    Of a frame only its own bytes are read.
 
     Raises
     ------
@@ -103,6 +107,8 @@ def stored_values(instance: Instance, form: Format) -> Stored:
         ``pixels-missing``, ``pixels-truncated`` or ``pixels-undecodable``.
     """
     try:
+        if instance.frame:
+            return _frame(instance, form)
         if instance.transfer_syntax_uid in _NATIVE:
             cells = _tail(instance.path, form, implicit=instance.transfer_syntax_uid == ImplicitVRLittleEndian)
             if cells is not None:
@@ -110,6 +116,22 @@ def stored_values(instance: Instance, form: Format) -> Stored:
         return _decode(instance, form)
     except OSError as error:
         raise PixelError(REASONS("unreadable-file"), retryable=True) from error
+
+
+def _frame(instance: Instance, form: Format) -> Stored:
+    """Return the stored values of one frame of a multi-frame instance."""
+    syntax = instance.transfer_syntax_uid
+    data = frame_bytes(instance.path, syntax, instance.frame, instance.frames, form.bytes)
+    if syntax in _NATIVE:
+        return _clean(np.frombuffer(data, form.dtype).reshape(form.rows, form.columns), form)
+    alone = FileDataset("", {}, file_meta=FileMetaDataset())
+    alone.file_meta.TransferSyntaxUID = UID(syntax)
+    alone.SamplesPerPixel, alone.PhotometricInterpretation = 1, "MONOCHROME2"
+    alone.Rows, alone.Columns, alone.BitsAllocated = form.rows, form.columns, form.allocated
+    alone.BitsStored, alone.HighBit, alone.PixelRepresentation = form.stored, form.high_bit, int(form.signed)
+    alone.PixelData = encapsulate([data])
+    alone["PixelData"].VR = "OB"
+    return _decoded(alone, form, instance.transfer_syntax_uid, None)
 
 
 def _tail(path: Path, form: Format, *, implicit: bool) -> Stored | None:
@@ -146,22 +168,45 @@ def _decode(instance: Instance, form: Format) -> Stored:
         with instance.path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = dcmread(_source(file), force=True)
-            if "TransferSyntaxUID" not in dataset.file_meta:
-                dataset.file_meta.TransferSyntaxUID = UID(instance.transfer_syntax_uid)
+    except (DicomIOError, OSError):
+        raise
+    except Exception as error:  # pydicom raises whatever hostile bytes make it raise
+        raise PixelError(REASONS("pixels-undecodable", syntax=instance.transfer_syntax_uid)) from error
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = UID(instance.transfer_syntax_uid)
+    return _decoded(dataset, form, instance.transfer_syntax_uid, instance.path)
+
+
+def _decoded(dataset: FileDataset, form: Format, stated: str, path: Path | None) -> Stored:
+    """Decode the only frame of `dataset`, which stands at `path` if it has a file of its own."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             _check_whole(dataset, form)
             syntax = dataset.file_meta.TransferSyntaxUID
             decoder = BY_UID[syntax].decoder if syntax in BY_UID else ""
-            if decoder == "child":
-                cells = guarded.decode(instance.path, syntax)
-            else:
+            if decoder != "child":
                 cells = pixel_array(dataset, raw=True, decoding_plugin=decoder)
+            elif path is not None:
+                cells = guarded.decode(path, syntax)
+            else:
+                cells = _in_child(dataset, syntax)
     except (DicomIOError, OSError):
         raise
     except Exception as error:  # decoders raise whatever hostile bytes make them raise
-        raise PixelError(REASONS("pixels-undecodable", syntax=instance.transfer_syntax_uid)) from error
+        raise PixelError(REASONS("pixels-undecodable", syntax=stated)) from error
     if cells.shape != (form.rows, form.columns):
-        raise PixelError(REASONS("pixels-undecodable", syntax=instance.transfer_syntax_uid))
+        raise PixelError(REASONS("pixels-undecodable", syntax=stated))
     return cells
+
+
+def _in_child(dataset: FileDataset, syntax: str) -> Stored:
+    """Give one frame to the child as a file in memory, which leaves nothing behind."""
+    descriptor = os.memfd_create("frame")
+    with os.fdopen(descriptor, "wb") as file:
+        dcmwrite(file, dataset, implicit_vr=False, little_endian=True)
+        file.flush()
+        return guarded.decode(Path(f"/proc/{os.getpid()}/fd/{descriptor}"), syntax)
 
 
 def pixels_of(path: Path, syntax: str) -> Stored:

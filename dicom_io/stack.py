@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from dicom_io import elements
 from dicom_io.errors import GeometryError
+from dicom_io.frames import check_alike, images_of
 from dicom_io.limits import LIMITS
-from dicom_io.model import Instance
+from dicom_io.model import ImageKey, Instance
 from dicom_io.reasons import REASONS
 
 Plane = Literal["axial", "coronal", "sagittal", "oblique"]
@@ -50,7 +51,7 @@ class Stack:
     Parameters
     ----------
     instances : tuple[Instance, ...]
-        One for each position; index 0 has the smallest position.
+        One image for each position; index 0 has the smallest position.
     origins_mm : ndarray, shape (n, 3)
         LPS position of the centre of the first voxel of each slice.
     positions_mm : ndarray, shape (n,)
@@ -71,8 +72,8 @@ class Stack:
         Median Slice Thickness (0018,0050).
     gaps : tuple[Gap, ...]
         Steps longer than 1.5 medians.
-    duplicates : tuple[str, ...]
-        SOP Instance UIDs that were dropped because another slice stands at the same position.
+    duplicates : tuple[ImageKey, ...]
+        Images that were dropped because another slice stands at the same position.
     tilt_deg : float
         Angle between the slice-to-slice displacement and the normal (gantry tilt).
     uniform : bool
@@ -94,15 +95,15 @@ class Stack:
     spacing_mm: float
     thickness_mm: float | None
     gaps: tuple[Gap, ...]
-    duplicates: tuple[str, ...]
+    duplicates: tuple[ImageKey, ...]
     tilt_deg: float
     uniform: bool
     frame_of_reference_uid: str
 
     @property
-    def sop_instance_uids(self) -> tuple[str, ...]:
-        """SOP Instance UID of each slice, in order."""
-        return tuple(i.sop_instance_uid for i in self.instances)
+    def images(self) -> tuple[ImageKey, ...]:
+        """Which image each slice is, in order."""
+        return tuple(i.key for i in self.instances)
 
     @property
     def displacement_mm(self) -> Vector:
@@ -144,7 +145,7 @@ def build_stack(instances: Sequence[Instance]) -> Stack:
     Parameters
     ----------
     instances : Sequence[Instance]
-        Slices of one series in any order.
+        Slices of one series in any order; the frames of enhanced CT are slices.
 
     Returns
     -------
@@ -154,16 +155,18 @@ def build_stack(instances: Sequence[Instance]) -> Stack:
     Raises
     ------
     GeometryError
-        ``no-slices``, ``multi-frame-not-supported``, ``no-geometry``, ``mixed-size``, ``mixed-pixel-spacing``,
+        ``no-slices``, ``multi-frame-not-supported``, ``frames-too-many``, ``frames-inconsistent``, ``frames-mixed``, ``no-geometry``, ``mixed-size``, ``mixed-pixel-spacing``,
         ``mixed-orientation``, ``mixed-frames-of-reference``, ``positions-repeated`` or ``slices-not-in-line``.
     """
     if not instances:
         raise GeometryError(REASONS("no-slices"))
-    slices = [_slice(i) for i in instances]
+    images = [image for instance in instances for image in images_of(instance)]
+    check_alike(images)
+    slices = [_slice(i) for i in images]
     _check_alike(slices)
     normal = np.cross(slices[0].row, slices[0].column)
     normal /= np.linalg.norm(normal)
-    slices.sort(key=lambda s: (float(s.origin @ normal), s.number, s.instance.sop_instance_uid))
+    slices.sort(key=lambda s: (float(s.origin @ normal), s.number, s.instance.key))
     kept, duplicates = _drop_duplicates(slices, normal)
     origins = np.array([s.origin for s in kept], dtype=np.float64)
     positions = origins @ normal
@@ -207,9 +210,8 @@ def continuous(stack: Stack) -> bool:
 
 def _slice(instance: Instance) -> _Slice:
     header = instance.header
-    if (elements.number(header, "NumberOfFrames") or 1) > 1 or elements.value(
-        header, "PerFrameFunctionalGroupsSequence"
-    ):
+    several = (elements.number(header, "NumberOfFrames") or 1) > 1
+    if several or elements.value(header, "PerFrameFunctionalGroupsSequence"):
         raise GeometryError(REASONS("multi-frame-not-supported"))
     origin = elements.numbers(header, "ImagePositionPatient")
     cosines = elements.numbers(header, "ImageOrientationPatient")
@@ -255,7 +257,7 @@ def _check_alike(slices: Sequence[_Slice]) -> None:
         raise GeometryError(REASONS("mixed-orientation"))
 
 
-def _drop_duplicates(slices: Sequence[_Slice], normal: Vector) -> tuple[list[_Slice], tuple[str, ...]]:
+def _drop_duplicates(slices: Sequence[_Slice], normal: Vector) -> tuple[list[_Slice], tuple[ImageKey, ...]]:
     """Keep one slice for each position of a sorted list.
 
     The median step is taken over steps longer than rounding, so that a series whose every position is held twice does
@@ -270,8 +272,8 @@ def _drop_duplicates(slices: Sequence[_Slice], normal: Vector) -> tuple[list[_Sl
     repeated = sum(len(g) > 1 for g in groups)
     if len(groups) > 1 and repeated > LIMITS.stack.repeated_share * len(groups):
         raise GeometryError(REASONS("positions-repeated", positions=len(groups), slices=len(slices)))
-    ordered = [sorted(g, key=lambda s: (s.number, s.instance.sop_instance_uid)) for g in groups]
-    dropped = tuple(s.instance.sop_instance_uid for g in ordered for s in g[1:])
+    ordered = [sorted(g, key=lambda s: (s.number, s.instance.key)) for g in groups]
+    dropped = tuple(s.instance.key for g in ordered for s in g[1:])
     return [g[0] for g in ordered], dropped
 
 

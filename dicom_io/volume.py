@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dicom_io import elements
 from dicom_io.errors import GeometryError, PixelError
 from dicom_io.limits import LIMITS
-from dicom_io.model import Instance
+from dicom_io.model import ImageKey, Instance
 from dicom_io.pixels import Format, pixel_format, stored_values
 from dicom_io.reasons import REASONS
 from dicom_io.stack import Stack
@@ -33,8 +33,8 @@ class Volume:
     affine_error_mm : float
         Largest distance between a slice's stated position and where the affine puts it; above rounding only if the
         volume was loaded with `allow_gaps`.
-    sop_instance_uids : tuple[str, ...]
-        ``sop_instance_uids[z]`` is the instance that slice z came from.
+    images : tuple[ImageKey, ...]
+        ``images[z]`` is the image that slice z came from.
     frame_of_reference_uid : str
         Empty if the source has none.
     series_instance_uid : str
@@ -47,7 +47,7 @@ class Volume:
     array: npt.NDArray[np.float32]
     affine: npt.NDArray[np.float64]
     affine_error_mm: float
-    sop_instance_uids: tuple[str, ...]
+    images: tuple[ImageKey, ...]
     frame_of_reference_uid: str
     series_instance_uid: str
     padding: npt.NDArray[np.bool_] | None
@@ -77,7 +77,7 @@ def load_volume(stack: Stack, *, allow_gaps: bool = False) -> Volume:
     stack : Stack
         The slices.
     allow_gaps : bool
-        Load a stack with missing or unevenly spaced slices as well. No slice is invented: `sop_instance_uids` stay
+        Load a stack with missing or unevenly spaced slices as well. No slice is invented: `images` stay
         right, but positions and volumes from the affine are then wrong by up to `affine_error_mm` and must not be
         reported.
 
@@ -115,7 +115,7 @@ def load_volume(stack: Stack, *, allow_gaps: bool = False) -> Volume:
         array=array,
         affine=affine,
         affine_error_mm=error_mm,
-        sop_instance_uids=stack.sop_instance_uids,
+        images=stack.images,
         frame_of_reference_uid=stack.frame_of_reference_uid,
         series_instance_uid=stack.instances[0].series_instance_uid,
         padding=padding,

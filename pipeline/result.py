@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from dicom_io.model import ImageKey
 from dicom_io.radiograph import Orientation, Spacing
 from dicom_io.reason import Reason
 
@@ -40,20 +41,20 @@ class Geometry:
         Slices, rows, columns.
     affine : ndarray, shape (4, 4), float64
         Maps (x, y, z, 1) of array indices [z, y, x] to LPS millimetres of voxel centres.
-    sop_instance_uids : tuple[str, ...]
-        ``sop_instance_uids[z]`` is the instance that slice z came from.
+    images : tuple[ImageKey, ...]
+        ``images[z]`` is the image that slice z came from.
     frame_of_reference_uid : str
         Frame of Reference UID (0020,0052) of the source; empty if it has none.
     """
 
     shape: tuple[int, int, int]
     affine: npt.NDArray[np.float64]
-    sop_instance_uids: tuple[str, ...]
+    images: tuple[ImageKey, ...]
     frame_of_reference_uid: str
 
     def __post_init__(self) -> None:
-        if len(self.sop_instance_uids) != self.shape[0] or self.affine.shape != (4, 4):
-            raise ValueError(f"geometry: {len(self.sop_instance_uids)} instances for shape {self.shape}")
+        if len(self.images) != self.shape[0] or self.affine.shape != (4, 4):
+            raise ValueError(f"geometry: {len(self.images)} images for shape {self.shape}")
 
     @property
     def voxel_volume_mm3(self) -> float:
@@ -96,9 +97,9 @@ class Projection:
         return 1, self.rows, self.columns
 
     @property
-    def sop_instance_uids(self) -> tuple[str, ...]:
+    def images(self) -> tuple[ImageKey, ...]:
         """The one image."""
-        return (self.sop_instance_uid,)
+        return (ImageKey(self.sop_instance_uid),)
 
     @property
     def frame_of_reference_uid(self) -> str:

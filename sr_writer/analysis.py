@@ -107,7 +107,7 @@ class Analysis:
 
     def _summary(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
         del piece
-        keys = [self._sources.instances[uid] for uid in summary.key_images(self._result)]
+        keys = [self._sources.images[key] for key in summary.key_images(self._result)]
         what = "AI summary: key images with outlines, numbers"
         yield sc.build(self.picture, keys, by, kind="sc", description=what)
 

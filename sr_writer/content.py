@@ -17,6 +17,7 @@ from dicom_io.reason import LANGUAGE_CODES
 from sr_writer.device import MANUFACTURER, MODEL_NAME
 from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity, installation_uid
+from sr_writer.references import frame_numbers
 from sr_writer.seg_frames import LABEL_MAP_STORAGE
 
 COMMENT = DicomCode("121106", "DCM", "Comment")
@@ -74,7 +75,9 @@ def section(title: DicomCode, items: Sequence[Dataset]) -> Dataset:
 
 def image_item(image: Instance, name: DicomCode) -> sr.ImageContentItem:
     """Return an image."""
-    return sr.ImageContentItem(name, image.sop_class_uid, image.sop_instance_uid, relationship_type="CONTAINS")
+    return sr.ImageContentItem(
+        name, image.sop_class_uid, image.sop_instance_uid, frame_numbers(image), relationship_type="CONTAINS"
+    )
 
 
 def reference_item(

@@ -22,14 +22,14 @@ from importlib.resources import files
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 
-from dicom_io.model import Instance
+from dicom_io.model import ImageKey, Instance
 from dicom_io.reason import Reason
 from sr_writer import gate_modules, gate_object, gate_picture, gate_seg, gate_sr
 from sr_writer.gate_claim import Claim
 from sr_writer.gate_count import Recount
 from sr_writer.gate_frames import frames_of
 from sr_writer.gate_object import Ours
-from sr_writer.gate_sources import Sources, SourcesError, read_sources
+from sr_writer.gate_sources import Sources, SourcesError, image_of, read_sources
 from sr_writer.gate_tree import named, tree
 from sr_writer.reasons import REASONS
 from sr_writer.write import Artifact, Predecessor
@@ -57,7 +57,7 @@ class _Analysis:
     claim: Claim | None
     others: dict[str, Ours] = field(default_factory=dict)
     recounts: dict[str, Recount] = field(default_factory=dict)
-    pictures: set[tuple[str, str]] = field(default_factory=set)
+    pictures: set[tuple[str, ImageKey]] = field(default_factory=set)
 
 
 def may_be_released(code: str) -> bool:
@@ -125,7 +125,8 @@ def _checks(artifact: Artifact, about: _Analysis) -> Iterator[Reason]:
     """Yield everything wrong with one object."""
     ds = dcmread(artifact.path)
     beside = {uid: ours for uid, ours in about.others.items() if uid != artifact.sop_instance_uid} | dict(about.known)
-    yield from gate_object.check(ds, about.raw, beside, (artifact.sop_instance_uid, artifact.sop_class_uid))
+    expected = artifact.sop_instance_uid, artifact.sop_class_uid
+    yield from gate_object.check(ds, about.raw, beside, expected, result=about.claim is not None)
     match gate_modules.kind_of(str(ds.SOPClassUID)):
         case "seg":
             frames = frames_of(ds)
@@ -162,7 +163,7 @@ def _once(ds: FileDataset, about: _Analysis) -> Iterator[Reason]:
     """Check that a series of pictures shows no source image twice."""
     if "ImagePositionPatient" in ds:
         for item in ds.get("SourceImageSequence") or ():
-            key = (str(ds.SeriesInstanceUID), str(item.ReferencedSOPInstanceUID))
+            key = (str(ds.SeriesInstanceUID), image_of(item))
             if key in about.pictures:
                 yield REASONS("uid-collides", what="SourceImageSequence")
             about.pictures.add(key)

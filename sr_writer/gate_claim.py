@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dicom_io.model import ImageKey
 from pipeline.result import Mask, Result
 from sr_writer.codes import measurement, site_modifier
 from sr_writer.gate_frames import Runs
@@ -47,8 +48,8 @@ class Claim:
 
     Parameters
     ----------
-    planes : Mapping[str, Mapping[str, bytes]]
-        Tracking identifier of a segment to SOP Instance UID of a slice to digest of its runs there.
+    planes : Mapping[str, Mapping[ImageKey, bytes]]
+        Tracking identifier of a segment to image to digest of its runs there.
     findings : Mapping[str, Numbers]
         By tracking UID.
     regions : Mapping[Site, tuple[Numbers, ...]]
@@ -59,7 +60,7 @@ class Claim:
         Digits and unit of every number with a unit in the texts of the document.
     """
 
-    planes: Mapping[str, Mapping[str, bytes]]
+    planes: Mapping[str, Mapping[ImageKey, bytes]]
     findings: Mapping[str, Numbers]
     regions: Mapping[Site, tuple[Numbers, ...]]
     quality: tuple[tuple[float, str], ...]
@@ -68,8 +69,8 @@ class Claim:
     @classmethod
     def of(cls, result: Result, document: Mapping[str, Any]) -> "Claim":
         """Take down what `result` shows and what `document`, made of it, says."""
-        uids = result.geometry.sop_instance_uids
-        planes = {s.tracking_id: _digests(s.mask, uids) for s in result.segments}
+        images = result.geometry.images
+        planes = {s.tracking_id: _digests(s.mask, images) for s in result.segments}
         sites: dict[str, Site] = {}
         for region in result.regions:
             modifier = site_modifier(region.site)
@@ -105,14 +106,14 @@ def _numbers(rows: list[Mapping[str, Any]]) -> dict[str, Said]:
     return {measurement(r["name"]).code.value: Said(r["value"], r["unit"], r["status"]) for r in rows}
 
 
-def _digests(mask: Mask, uids: tuple[str, ...]) -> dict[str, bytes]:
+def _digests(mask: Mask, images: tuple[ImageKey, ...]) -> dict[ImageKey, bytes]:
     plane = np.zeros(mask.shape[1:], np.bool_)
     _, rows, columns = mask.slices
     out = {}
     for k, box in enumerate(mask.box):
         if box.any():
             plane[rows, columns] = box
-            out[uids[mask.offset[0] + k]] = Runs.of(plane).digest
+            out[images[mask.offset[0] + k]] = Runs.of(plane).digest
     return out
 
 

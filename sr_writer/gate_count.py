@@ -15,6 +15,7 @@ from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
 from dicom_io.errors import DicomIOError
+from dicom_io.model import ImageKey
 from sr_writer.codes import concept
 from sr_writer.gate_claim import Site
 from sr_writer.gate_frames import Frames, Runs, union
@@ -100,33 +101,33 @@ class Recount:
         )
 
     @cached_property
-    def _opaque(self) -> dict[str, Runs]:
-        parts: dict[str, list[Runs]] = {}
-        for (number, uid), runs in self.frames.runs.items():
+    def _opaque(self) -> dict[ImageKey, Runs]:
+        parts: dict[ImageKey, list[Runs]] = {}
+        for (number, image), runs in self.frames.runs.items():
             if number in self.opacities:
-                parts.setdefault(uid, []).append(runs)
-        return {uid: union(some) for uid, some in parts.items()}
+                parts.setdefault(image, []).append(runs)
+        return {image: union(some) for image, some in parts.items()}
 
     @cached_property
     def counted(self) -> tuple[Mapping[int, Count], Mapping[tuple[str, int], tuple[Count, Count, Count]], bool]:
         """By segment; by side and third (for borders a little higher, as they are, and a little lower); whether values were read."""
         segments: dict[int, Count] = {}
         thirds = {(side, k): (Count(), Count(), Count()) for side in self.lungs for k in range(3)}
-        here: dict[str, list[tuple[int, Runs]]] = {}
-        for (number, uid), runs in self.frames.runs.items():
-            here.setdefault(uid, []).append((number, runs))
+        here: dict[ImageKey, list[tuple[int, Runs]]] = {}
+        for (number, image), runs in self.frames.runs.items():
+            here.setdefault(image, []).append((number, runs))
         sides = {number: side for side, number in self.lungs.items()}
         readable = True
-        for uid, parts in here.items():
-            values = self._values(self.raw.slices[uid]) if readable else None
+        for image, parts in here.items():
+            values = self._values(self.raw.slices[image]) if readable else None
             readable = values is not None
-            opaque = self._opaque[uid].plane() if uid in self._opaque else None
+            opaque = self._opaque[image].plane() if image in self._opaque else None
             for number, runs in parts:
                 total = segments.setdefault(number, Count())
                 rows = _Rows.of(runs, opaque, values)
                 total.add(rows.total)
                 if number in sides:
-                    self._by_third(number, sides[number], uid, rows, thirds)
+                    self._by_third(number, sides[number], image, rows, thirds)
         return segments, thirds, readable
 
     @staticmethod
@@ -137,13 +138,18 @@ class Recount:
             return None
 
     def _by_third(
-        self, number: int, side: str, uid: str, rows: "_Rows", thirds: Mapping[tuple[str, int], tuple[Count, ...]]
+        self,
+        number: int,
+        side: str,
+        image: ImageKey,
+        rows: "_Rows",
+        thirds: Mapping[tuple[str, int], tuple[Count, ...]],
     ) -> None:
         low, high = self.height(number)
-        at = self._heights(rows.runs, uid)
-        if self.raw.slices[uid].orientation[2] and (at[:, 0] != at[:, 1]).any():
+        at = self._heights(rows.runs, image)
+        if self.raw.slices[image].orientation[2] and (at[:, 0] != at[:, 1]).any():
             rows = rows.pixels()
-            at = self._heights(rows.runs, uid)
+            at = self._heights(rows.runs, image)
         share = (high - at[:, 0]) / max(high - low, 1e-9) * 3
         for n, shift in enumerate((-_EDGE, 0.0, _EDGE)):
             third = np.clip(share + shift, 0, 2).astype(int)
@@ -153,13 +159,13 @@ class Recount:
     def height(self, number: int) -> tuple[float, float]:
         """Return LPS z of the lowest and of the highest voxel centre of a segment, in mm."""
         if number not in self._height:
-            ends = [self._heights(runs, uid) for uid, runs in self.frames.of(number).items()]
+            ends = [self._heights(runs, image) for image, runs in self.frames.of(number).items()]
             self._height[number] = min(float(e.min()) for e in ends), max(float(e.max()) for e in ends)
         return self._height[number]
 
-    def _heights(self, runs: Runs, uid: str) -> npt.NDArray[np.float64]:
+    def _heights(self, runs: Runs, image: ImageKey) -> npt.NDArray[np.float64]:
         """Return LPS z of the first and the last pixel of every run, shape (runs, 2)."""
-        place, (first, last) = self.raw.slices[uid], runs.columns
+        place, (first, last) = self.raw.slices[image], runs.columns
         row = runs.rows * place.orientation[5] * place.spacing[0]
         across = place.orientation[2] * place.spacing[1]
         start = place.position[2] + (row if place.orientation[5] else 0.0)
@@ -187,20 +193,20 @@ class Recount:
             return (self.segment(self.lungs[side]),)
         return self.counted[1][side, THIRDS.index(modifier)] if modifier in THIRDS else ()
 
-    def covers(self, site: Site, uid: str) -> tuple[Runs, ...]:
+    def covers(self, site: Site, image: ImageKey) -> tuple[Runs, ...]:
         """Return what a region of the lungs covers on a slice, several where borders are in doubt; none if it is no such region."""
         anatomy, side, modifier = site
         if anatomy != LUNG or set(self.lungs) != {LEFT, RIGHT} or (modifier and modifier not in THIRDS):
             return ()
         numbers = [n for s, n in self.lungs.items() if side in (s, BOTH)]
-        parts = [self.frames.runs[n, uid] for n in numbers if (n, uid) in self.frames.runs]
+        parts = [self.frames.runs[n, image] for n in numbers if (n, image) in self.frames.runs]
         if not modifier or not parts:
             return (union(parts),) if parts else ()
         low, high = self.height(numbers[0])
         rows = _Rows.of(parts[0], None, None)
-        if self.raw.slices[uid].orientation[2]:
+        if self.raw.slices[image].orientation[2]:
             rows = rows.pixels()
-        share = (high - self._heights(rows.runs, uid)[:, 0]) / max(high - low, 1e-9) * 3
+        share = (high - self._heights(rows.runs, image)[:, 0]) / max(high - low, 1e-9) * 3
         out = []
         for shift in (-_EDGE, 0.0, _EDGE):
             keep = np.clip(share + shift, 0, 2).astype(int) == THIRDS.index(modifier)
@@ -213,8 +219,8 @@ class Recount:
         Between centres of voxels, and half a pixel at each end. Where the slices are axial a slab is one slice.
         """
         points = []
-        for uid, runs in self.frames.of(number).items():
-            place, (first, last) = self.raw.slices[uid], runs.columns
+        for image, runs in self.frames.of(number).items():
+            place, (first, last) = self.raw.slices[image], runs.columns
             row, column = np.array(place.orientation[3:]), np.array(place.orientation[:3])
             for x in (first, last - 1):
                 at = runs.rows[:, None] * row * place.spacing[0] + x[:, None] * column * place.spacing[1]

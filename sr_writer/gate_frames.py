@@ -15,9 +15,12 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 
+from dicom_io.model import ImageKey
+from sr_writer.gate_sources import image_of
+
 Plane = npt.NDArray[np.uint8]
-Key = tuple[int, str]
-"""Segment number, SOP Instance UID of the slice."""
+Key = tuple[int, ImageKey]
+"""Segment number, image of the slice."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,8 +136,8 @@ class Frames:
         Number of Frames (0028,0008).
     positions : ndarray, float64, shape (frames, 3)
         Image Position (Patient) of every frame.
-    sources : tuple[tuple[str, str], ...]
-        SOP Class and SOP Instance UID of the one slice that each frame was derived from.
+    sources : tuple[tuple[str, ImageKey], ...]
+        SOP Class UID, and which one image each frame was derived from.
     segments : tuple[int, ...]
         Segment that each frame shows; 0 where one frame shows all of them by their numbers.
     indices : tuple[tuple[int, ...], ...]
@@ -146,7 +149,7 @@ class Frames:
     shape: tuple[int, int]
     number: int
     positions: npt.NDArray[np.float64]
-    sources: tuple[tuple[str, str], ...]
+    sources: tuple[tuple[str, ImageKey], ...]
     segments: tuple[int, ...]
     indices: tuple[tuple[int, ...], ...]
     cells: npt.NDArray[np.unsignedinteger]
@@ -155,20 +158,20 @@ class Frames:
     def runs(self) -> Mapping[Key, Runs]:
         """What every segment covers on every slice, empty planes left out; of a frame that comes twice the last."""
         out: dict[Key, Runs] = {}
-        for k, (segment, (_, uid)) in enumerate(zip(self.segments, self.sources, strict=True)):
+        for k, (segment, (_, image)) in enumerate(zip(self.segments, self.sources, strict=True)):
             plane = self._plane(k)
             if segment:
                 found = Runs.of(plane)
                 if found.starts.size:
-                    out[segment, uid] = found
+                    out[segment, image] = found
             else:
                 for number in np.unique(plane[plane > 0]):
-                    out[int(number), uid] = Runs.of(plane == number)
+                    out[int(number), image] = Runs.of(plane == number)
         return out
 
-    def of(self, segment: int) -> dict[str, Runs]:
+    def of(self, segment: int) -> dict[ImageKey, Runs]:
         """Return where a segment lies, by slice."""
-        return {uid: runs for (number, uid), runs in self.runs.items() if number == segment}
+        return {image: runs for (number, image), runs in self.runs.items() if number == segment}
 
     def _plane(self, frame: int) -> npt.NDArray[np.unsignedinteger]:
         if self.cells.ndim == 3:
@@ -183,8 +186,8 @@ class Frames:
     def fingerprint(self) -> bytes:
         """Digest of all masks: two encodings of one segmentation have the same."""
         total = hashlib.blake2b()
-        for (segment, uid), runs in sorted(self.runs.items()):
-            total.update(f"{segment} {uid} ".encode() + runs.digest)
+        for (segment, image), runs in sorted(self.runs.items()):
+            total.update(f"{segment} {image.sop_instance_uid} {image.frame} ".encode() + runs.digest)
         return total.digest()
 
 
@@ -203,7 +206,7 @@ def frames_of(ds: Dataset) -> Frames:
         named = [s for d in group.DerivationImageSequence for s in d.SourceImageSequence]
         if len(named) != 1:
             raise ValueError(f"frame {k + 1} names {len(named)} source slices")
-        sources.append((str(named[0].ReferencedSOPClassUID), str(named[0].ReferencedSOPInstanceUID)))
+        sources.append((str(named[0].ReferencedSOPClassUID), image_of(named[0])))
         positions.append([float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient])
         segments.append(0 if labels else _segment(group, shared))
         values = group.FrameContentSequence[0].DimensionIndexValues

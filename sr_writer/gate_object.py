@@ -8,9 +8,10 @@ from typing import NamedTuple
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.valuerep import PersonName
 
+from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
 from sr_writer import gate_modules
-from sr_writer.gate_sources import COPIED_TEXT, IDENTITY, Sources, both
+from sr_writer.gate_sources import COPIED_TEXT, IDENTITY, Sources, both, frames_named
 from sr_writer.reasons import REASONS
 
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
@@ -18,6 +19,8 @@ _SEX = {"M", "F", "O"}
 _TEXT_VRS = {"PN", "LO", "SH", "LT", "ST", "UT", "UC"}
 _PER_FRAME = "PerFrameFunctionalGroupsSequence"
 _OTHER_STUDIES = "PertinentOtherEvidenceSequence"
+_IMAGES = {"SourceImageSequence", "ReferencedImageSequence"}
+"""What refers to images, as items of a content tree do; other lists name instances as a whole."""
 _LISTS = ("ReferencedSOPSequence", "ReferencedImageSequence", "ReferencedInstanceSequence")
 _OWN_TEXT = frozenset({
     "TextValue", "CodeMeaning", "SeriesDescription", "SegmentLabel", "UnformattedTextValue", "DocumentTitle",
@@ -35,6 +38,15 @@ class Ours(NamedTuple):
     series_instance_uid: str
 
 
+class _Reference(NamedTuple):
+    """What is named: class and instance, which of its frames, and whether it is one image and not the instance as a whole."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    frames: tuple[int, ...]
+    image: bool
+
+
 @dataclass(slots=True)
 class _Met:
     """What was met on a walk through an object."""
@@ -42,13 +54,15 @@ class _Met:
     uids: list[tuple[str, str]] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)
     schemes: set[str] = field(default_factory=set)
-    references: list[tuple[str, str]] = field(default_factory=list)
+    references: list["_Reference"] = field(default_factory=list)
     placed: list[tuple[str, str]] = field(default_factory=list)
     studies: set[str] = field(default_factory=set)
     rejects: bool = False
 
 
-def check(ds: FileDataset, raw: Sources, others: Mapping[str, Ours], expected: tuple[str, str]) -> Iterator[Reason]:
+def check(
+    ds: FileDataset, raw: Sources, others: Mapping[str, Ours], expected: tuple[str, str], *, result: bool
+) -> Iterator[Reason]:
     """Yield what is wrong with an object of any kind.
 
     Parameters
@@ -61,6 +75,8 @@ def check(ds: FileDataset, raw: Sources, others: Mapping[str, Ours], expected: t
         By SOP Instance UID what it may refer to beside the sources.
     expected : tuple[str, str]
         SOP Instance and SOP Class UID that it should have.
+    result : bool
+        Whether it is about what images show, so that it must say which frames it means.
     """
     meta = (ds.file_meta.get("MediaStorageSOPInstanceUID"), ds.file_meta.get("MediaStorageSOPClassUID"))
     if not meta == expected == (ds.get("SOPInstanceUID"), ds.get("SOPClassUID")):
@@ -71,11 +87,11 @@ def check(ds: FileDataset, raw: Sources, others: Mapping[str, Ours], expected: t
     for keyword, uid in met.uids:
         if len(uid) > 64 or not _UID.fullmatch(uid):
             yield REASONS("uid-invalid", what=keyword)
-    if str(ds.get("SOPInstanceUID")) in {*raw.slices, *others}:
+    if str(ds.get("SOPInstanceUID")) in {*raw.instances, *others}:
         yield REASONS("uid-collides", what="SOPInstanceUID")
     if str(ds.get("SeriesInstanceUID")) in raw.series:
         yield REASONS("uid-collides", what="SeriesInstanceUID")
-    yield from _references(met, raw, others)
+    yield from _references(met, raw, others, result=result)
     yield from gate_modules.check(ds)
     yield from _texts(met, raw, declared="SpecificCharacterSet" in ds)
     declared = {str(i.get("CodingSchemeDesignator")) for i in ds.get("CodingSchemeIdentificationSequence") or ()}
@@ -84,20 +100,29 @@ def check(ds: FileDataset, raw: Sources, others: Mapping[str, Ours], expected: t
             yield REASONS("code-undeclared", what=scheme)
 
 
-def _references(met: _Met, raw: Sources, others: Mapping[str, Ours]) -> Iterator[Reason]:
+def _references(met: _Met, raw: Sources, others: Mapping[str, Ours], *, result: bool) -> Iterator[Reason]:
     """Check that what is named is there, of its class, in its series and study, and may be named so."""
-    for sop_class, uid in met.references:
-        named = raw.slices.get(uid) or others.get(uid)
+    for sop_class, uid, frames, image in met.references:
+        named = raw.instances.get(uid) or others.get(uid)
         if named is None or named.sop_class_uid != sop_class:
             yield REASONS("reference-dangling", what=sop_class)
+        elif uid in raw.instances and not _one_of(raw, uid, frames, whole=not (image and result)):
+            yield REASONS("reference-dangling", what="ReferencedFrameNumber")
     for series, uid in met.placed:
-        named = raw.slices.get(uid) or others.get(uid)
+        named = raw.instances.get(uid) or others.get(uid)
         if named is not None and named.series_instance_uid != series:
             yield REASONS("reference-dangling", what="SeriesInstanceUID")
     if not met.studies <= {v for v in raw.values["StudyInstanceUID"] if isinstance(v, str)}:
         yield REASONS("reference-dangling", what="StudyInstanceUID")
-    if met.rejects and (not met.references or any(uid not in others for _, uid in met.references)):
+    if met.rejects and (not met.references or any(r.sop_instance_uid not in others for r in met.references)):
         yield REASONS("rejects-what-is-not-ours")
+
+
+def _one_of(raw: Sources, uid: str, frames: Sequence[int], *, whole: bool) -> bool:
+    """Whether the frames of a reference are there; where frames must be named, that some are."""
+    if not frames:
+        return whole or ImageKey(uid) in raw.slices
+    return all(ImageKey(uid, frame) in raw.slices for frame in frames)
 
 
 def _identity(ds: Dataset, raw: Sources) -> Iterator[Reason]:
@@ -115,9 +140,10 @@ def _is_date(value: str | bytes) -> bool:
     return isinstance(value, str) and re.fullmatch(r"(1[89]|2\d)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])", value) is not None
 
 
-def _walk(ds: Dataset, met: _Met, *, inside: bool = False) -> None:
+def _walk(ds: Dataset, met: _Met, *, inside: bool = False, image: bool = False) -> None:
     if "ReferencedSOPInstanceUID" in ds:
-        met.references.append((str(ds.get("ReferencedSOPClassUID")), str(ds.ReferencedSOPInstanceUID)))
+        named = str(ds.get("ReferencedSOPClassUID")), str(ds.ReferencedSOPInstanceUID)
+        met.references.append(_Reference(*named, frames_named(ds), image))
     if inside and "SeriesInstanceUID" in ds:
         listed = [item for keyword in _LISTS for item in ds.get(keyword) or ()]
         met.placed += [(str(ds.SeriesInstanceUID), str(item.get("ReferencedSOPInstanceUID"))) for item in listed]
@@ -131,7 +157,8 @@ def _walk(ds: Dataset, met: _Met, *, inside: bool = False) -> None:
             if element.keyword not in {_PER_FRAME, _OTHER_STUDIES}:
                 met.studies |= {str(item.StudyInstanceUID) for item in items if "StudyInstanceUID" in item}
             for item in items[:1] if element.keyword == _PER_FRAME else items:
-                _walk(item, met, inside=True)  # the references of single frames are the segmentation's own check
+                # the references of single frames are the segmentation's own check
+                _walk(item, met, inside=True, image=element.keyword in _IMAGES or "ValueType" in ds)
         elif vr == "UI":
             met.uids += [(element.keyword, str(v)) for v in _values(element.value)]
         elif vr in _TEXT_VRS:

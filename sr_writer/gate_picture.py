@@ -9,12 +9,13 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from dicom_io.errors import DicomIOError
+from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
 from sr_writer.gate_claim import Claim
 from sr_writer.gate_count import Recount
 from sr_writer.gate_outline import fits
 from sr_writer.gate_seg import TOLERANCE_COSINE, TOLERANCE_MM
-from sr_writer.gate_sources import Slice, Sources
+from sr_writer.gate_sources import Slice, Sources, frames_named, image_of
 from sr_writer.reasons import REASONS
 
 SHOWN_HU = (-1400.0, 200.0)
@@ -35,7 +36,7 @@ _STREAM = re.compile(rb"stream\r?\n(.*?)\r?\n?endstream", re.DOTALL)
 
 def check_picture(ds: Dataset, raw: Sources) -> Iterator[Reason]:
     """Yield what is wrong with a picture that says where in the body it lies: on its one source image."""
-    named = [str(i.get("ReferencedSOPInstanceUID")) for i in ds.get("SourceImageSequence") or ()]
+    named = [image_of(i) for i in ds.get("SourceImageSequence") or ()]
     if not named:
         yield REASONS("required-missing", what="SourceImageSequence")
     if "ImagePositionPatient" not in ds and "FrameOfReferenceUID" not in ds:
@@ -107,19 +108,20 @@ def check_presentation(
 ) -> Iterator[Reason]:
     """Yield what is wrong with a presentation state: what it draws lies in its images, and where something was found."""
     listed = {
-        str(i.ReferencedSOPInstanceUID)
+        (str(i.ReferencedSOPInstanceUID), frame)
         for series in ds.get("ReferencedSeriesSequence") or ()
         for i in series.get("ReferencedImageSequence") or ()
+        for frame in frames_named(i) or (0,)
     }
     layers = {str(layer.GraphicLayer) for layer in ds.get("GraphicLayerSequence") or ()}
     for annotation in ds.get("GraphicAnnotationSequence") or ():
-        named = [str(i.ReferencedSOPInstanceUID) for i in annotation.get("ReferencedImageSequence") or ()]
+        named = [image_of(i) for i in annotation.get("ReferencedImageSequence") or ()]
         if not named or not set(named) <= listed:
             yield REASONS("reference-dangling", what="ReferencedImageSequence")
             continue
         if annotation.get("GraphicLayer") not in layers:
             yield REASONS("required-missing", what="GraphicLayer")
-        shapes = [raw.slices[uid].shape for uid in named if uid in raw.slices]
+        shapes = [raw.slices[image].shape for image in named if image in raw.slices]
         for graphic in annotation.get("GraphicObjectSequence") or ():
             yield from _graphic(graphic, named, shapes, recounts)
         for text in annotation.get("TextObjectSequence") or ():
@@ -135,7 +137,7 @@ def check_presentation(
 
 
 def _graphic(
-    graphic: Dataset, named: Sequence[str], shapes: Sequence[tuple[int, int]], recounts: Mapping[str, Recount]
+    graphic: Dataset, named: Sequence[ImageKey], shapes: Sequence[tuple[int, int]], recounts: Mapping[str, Recount]
 ) -> Iterator[Reason]:
     points = np.array(graphic.GraphicData, float).reshape(-1, 2)
     if len(points) != graphic.NumberOfGraphicPoints or graphic.GraphicType not in _TYPES:
@@ -147,7 +149,7 @@ def _graphic(
         yield REASONS("annotation-outside", what="GraphicData")
     closed = graphic.GraphicType == "POLYLINE" and len(points) > 3 and np.allclose(points[0], points[-1], atol=0.01)
     if closed and graphic.GraphicAnnotationUnits == "PIXEL" and recounts:
-        masks = [runs for r in recounts.values() for (_, uid), runs in r.frames.runs.items() if uid in named]
+        masks = [runs for r in recounts.values() for (_, image), runs in r.frames.runs.items() if image in named]
         if not any(fits(points, mask) for mask in masks):
             yield REASONS("outline-differs")
 
@@ -168,7 +170,7 @@ def check_pdf(ds: Dataset, raw: Sources) -> Iterator[Reason]:
     if not fonts_embedded(data):
         yield REASONS("document-unsound", what="fonts")
     named = {str(i.get("ReferencedSOPInstanceUID")) for i in ds.get("SourceInstanceSequence") or ()}
-    if not named & set(raw.slices):
+    if not named & set(raw.instances):
         yield REASONS("required-missing", what="SourceInstanceSequence")
 
 

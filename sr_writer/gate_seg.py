@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from pydicom.dataset import Dataset
 
+from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
 from sr_writer.gate_claim import Claim
 from sr_writer.gate_frames import Frames, Runs, union
@@ -27,13 +28,13 @@ def voxel_volume_mm3(ds: Dataset) -> float:
 
 def check(ds: Dataset, frames: Frames, raw: Sources, claim: Claim | None) -> Iterator[Reason]:
     """Yield what is wrong with a segmentation."""
-    used = {uid for _, uid in frames.sources}
+    used = {image for _, image in frames.sources}
     if used - set(raw.slices):
         yield REASONS("reference-dangling", what="SourceImageSequence")
         return
-    if {raw.slices[uid].frame_of_reference_uid for uid in used} != {str(ds.get("FrameOfReferenceUID") or "")}:
+    if {raw.slices[image].frame_of_reference_uid for image in used} != {str(ds.get("FrameOfReferenceUID") or "")}:
         yield REASONS("frame-of-reference-differs")
-    if len({raw.slices[uid].series_instance_uid for uid in used}) > 1:
+    if len({raw.slices[image].series_instance_uid for image in used}) > 1:
         yield REASONS("geometry-differs", what="SeriesInstanceUID")
     yield from _series(ds, raw, used)
     yield from _grid(ds, raw, used)
@@ -46,22 +47,22 @@ def check(ds: Dataset, frames: Frames, raw: Sources, claim: Claim | None) -> Ite
     yield from _on_air(ds, frames, raw)
 
 
-def _series(ds: Dataset, raw: Sources, used: set[str]) -> Iterator[Reason]:
+def _series(ds: Dataset, raw: Sources, used: set[ImageKey]) -> Iterator[Reason]:
     """Check that Referenced Series Sequence names every slice that a frame stands on, under its series."""
     named = {
         (str(series.SeriesInstanceUID), str(item.ReferencedSOPInstanceUID))
         for series in ds.get("ReferencedSeriesSequence") or ()
         for item in series.get("ReferencedInstanceSequence") or ()
     }
-    if not {(raw.slices[uid].series_instance_uid, uid) for uid in used} <= named:
+    if not {(raw.slices[image].series_instance_uid, image.sop_instance_uid) for image in used} <= named:
         yield REASONS("reference-dangling", what="ReferencedSeriesSequence")
 
 
-def _grid(ds: Dataset, raw: Sources, used: set[str]) -> Iterator[Reason]:
+def _grid(ds: Dataset, raw: Sources, used: set[ImageKey]) -> Iterator[Reason]:
     shared = ds.SharedFunctionalGroupsSequence[0]
     orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
     spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, float)
-    slices = [raw.slices[uid] for uid in used]
+    slices = [raw.slices[image] for image in used]
     if any(s.shape != (int(ds.Rows), int(ds.Columns)) for s in slices):
         yield REASONS("geometry-differs", what="Rows, Columns")
     if any(len(s.orientation) != 6 or np.abs(orientation - s.orientation).max() > TOLERANCE_COSINE for s in slices):
@@ -77,7 +78,7 @@ def _grid(ds: Dataset, raw: Sources, used: set[str]) -> Iterator[Reason]:
 
 
 def _positions(frames: Frames, raw: Sources) -> Iterator[Reason]:
-    slices = [raw.slices[uid] for _, uid in frames.sources]
+    slices = [raw.slices[image] for _, image in frames.sources]
     if any(s.sop_class_uid != sop_class for s, (sop_class, _) in zip(slices, frames.sources, strict=True)):
         yield REASONS("reference-dangling", what="SourceImageSequence")
     expected = np.array([s.position for s in slices if len(s.position) == 3])
@@ -121,7 +122,7 @@ def _as_said(ds: Dataset, frames: Frames, claim: Claim) -> Iterator[Reason]:
     if set(segments) != set(claim.planes):
         yield REASONS("segments-inconsistent", what="TrackingID")
     for name, number in segments.items():
-        if {uid: runs.digest for uid, runs in frames.of(number).items()} != claim.planes.get(name):
+        if {image: runs.digest for image, runs in frames.of(number).items()} != claim.planes.get(name):
             yield REASONS("mask-differs")
 
 
@@ -130,12 +131,12 @@ def _on_air(ds: Dataset, frames: Frames, raw: Sources) -> Iterator[Reason]:
     shared = ds.SharedFunctionalGroupsSequence[0]
     orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
     normal = np.cross(orientation[:3], orientation[3:])
-    series = {raw.slices[uid].series_instance_uid for _, uid in frames.sources}
+    series = {raw.slices[image].series_instance_uid for _, image in frames.sources}
     stack = [s for s in raw.slices.values() if s.series_instance_uid in series and len(s.position) == 3]
     stack = [s for s in stack if s.shape == frames.shape]
-    uids = {id(s): uid for uid, s in raw.slices.items()}
+    images = {id(s): image for image, s in raw.slices.items()}
     stack.sort(key=lambda s: float(np.dot(s.position, normal)))
-    lungs = [_together([frames.runs.get((n, uids[id(s)])) for n in numbers]) for s in stack]
+    lungs = [_together([frames.runs.get((n, images[id(s)])) for n in numbers]) for s in stack]
     for _ in better_places(lungs, stack):
         yield REASONS("mask-misplaced")
         return
@@ -185,11 +186,11 @@ def side_of(segment: Dataset) -> str:
     return next((str(m.CodeValue) for m in modifiers if m.CodeValue in {LEFT, RIGHT}), "")
 
 
-def _centre_x(covered: Mapping[str, Runs], slices: Mapping[str, Slice]) -> float:
+def _centre_x(covered: Mapping[ImageKey, Runs], slices: Mapping[ImageKey, Slice]) -> float:
     """Return the LPS x of a segment's centre in mm."""
     total, weighted = 0.0, 0.0
-    for uid, runs in covered.items():
-        place = slices[uid]
+    for image, runs in covered.items():
+        place = slices[image]
         first, last = runs.columns
         size = (last - first).astype(float)
         x = (
@@ -202,6 +203,6 @@ def _centre_x(covered: Mapping[str, Runs], slices: Mapping[str, Slice]) -> float
     return weighted / total if total else float("nan")
 
 
-def _shared(a: Mapping[str, Runs], b: Mapping[str, Runs]) -> int:
+def _shared(a: Mapping[ImageKey, Runs], b: Mapping[ImageKey, Runs]) -> int:
     """Return how many pixels two segments share."""
-    return sum(int(a[uid].sums(b[uid].plane()).sum()) for uid in a.keys() & b.keys())
+    return sum(int(a[image].sums(b[image].plane()).sum()) for image in a.keys() & b.keys())

@@ -1,7 +1,7 @@
 """The source files as the gate sees them: read again from disk, by nothing that the writers use."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from pydicom.tag import Tag
 from dicom_io import elements
 from dicom_io.charset import declared, text_of
 from dicom_io.limits import LIMITS
-from dicom_io.model import Instance
+from dicom_io.model import ImageKey, Instance
 from dicom_io.pixels import pixel_format, stored_values
 from dicom_io.reason import Reason
 from sr_writer.reasons import REASONS
@@ -27,7 +27,15 @@ _GEOMETRY = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SpecificCharacterSet", "Modality", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "RescaleSlope", "RescaleIntercept",
+    "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
+_IN_GROUPS = {
+    "ImagePositionPatient": "PlanePositionSequence", "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence", "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}  # fmt: skip
+"""Where enhanced CT says of a frame what other images say at their top level (PS3.3 section C.7.6.16)."""
+_ENHANCED_CT = {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}
 _LEAD = {"1.2.840.10008.1.2": 8, "1.2.840.10008.1.2.1": 12}
 """Uncompressed little endian transfer syntaxes, and how many bytes stand before the pixels in their element."""
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
@@ -92,15 +100,18 @@ class Sources:
 
     Parameters
     ----------
-    slices : Mapping[str, Slice]
-        By SOP Instance UID.
+    slices : Mapping[ImageKey, Slice]
+        Every image: the instances, of enhanced CT the frames.
+    instances : Mapping[str, Slice]
+        By SOP Instance UID the first image of it.
     values : Mapping[str, frozenset[str | bytes]]
         Per keyword every value that a source has, as Unicode and as raw bytes; empty text if absent.
     series : frozenset[str]
         Series Instance UIDs.
     """
 
-    slices: Mapping[str, Slice]
+    slices: Mapping[ImageKey, Slice]
+    instances: Mapping[str, Slice]
     values: Mapping[str, frozenset[str | bytes]]
     series: frozenset[str]
 
@@ -113,7 +124,7 @@ def read_sources(instances: Sequence[Instance]) -> Sources:
     SourcesError
         If one cannot be read, or they are of several patients or studies.
     """
-    slices: dict[str, Slice] = {}
+    slices: dict[ImageKey, Slice] = {}
     values: dict[str, set[str | bytes]] = {keyword: set() for keyword in (*IDENTITY, *COPIED_TEXT)}
     for instance in instances:
         try:
@@ -124,7 +135,7 @@ def read_sources(instances: Sequence[Instance]) -> Sources:
                 at = file.tell()
                 lead = _LEAD.get(str(ds.file_meta.get("TransferSyntaxUID")), 0)
                 begins = lead > 0 and file.seek(at) == at and file.read(4) == _PIXEL_DATA
-            slices[str(ds.SOPInstanceUID)] = _slice(ds, instance, at + lead if begins else 0)
+            slices |= _images(ds, instance, at + lead if begins else 0)
         except Exception as error:
             raise SourcesError(REASONS("source-unreadable")) from error
         # what the sender declares, and what it really writes where the node was told so
@@ -135,7 +146,8 @@ def read_sources(instances: Sequence[Instance]) -> Sources:
         if len({v for v in values[keyword] if isinstance(v, str)}) > 1:
             raise SourcesError(REASONS("sources-of-several-patients", what=keyword))
     series = frozenset(s.series_instance_uid for s in slices.values())
-    return Sources(slices, {k: frozenset(v) for k, v in values.items()}, series)
+    first = {key.sop_instance_uid: image for key, image in reversed(slices.items())}
+    return Sources(slices, first, {k: frozenset(v) for k, v in values.items()}, series)
 
 
 def both(ds: Dataset, keyword: str, charset: object = None) -> set[str | bytes]:
@@ -144,6 +156,41 @@ def both(ds: Dataset, keyword: str, charset: object = None) -> set[str | bytes]:
     if text is None or not text.text.strip():
         return {""}
     return {text.text.strip()} | ({text.raw.strip()} if text.raw else set())
+
+
+def frames_named(reference: Dataset) -> tuple[int, ...]:
+    """Return the frame numbers of a reference; none means the instance as a whole."""
+    return tuple(int(n) for n in elements.numbers(reference, "ReferencedFrameNumber"))
+
+
+def image_of(reference: Dataset) -> ImageKey:
+    """Return the one image that a reference names; one to several frames names none that there is."""
+    frames = frames_named(reference) or (0,)
+    return ImageKey(str(reference.get("ReferencedSOPInstanceUID")), frames[0] if len(frames) == 1 else -1)
+
+
+def _images(ds: Dataset, instance: Instance, at: int) -> dict[ImageKey, Slice]:
+    """Return the images of one file; of an enhanced CT whose groups do not fit its frames the whole, which has no place."""
+    uid = str(ds.SOPInstanceUID)
+    groups = list(ds.get("PerFrameFunctionalGroupsSequence") or ())
+    if str(ds.SOPClassUID) not in _ENHANCED_CT or len(groups) != elements.integer(ds, "NumberOfFrames"):
+        return {ImageKey(uid): _slice(ds, instance, at)}
+    shared = list(ds.get("SharedFunctionalGroupsSequence") or ())
+    length = (elements.integer(ds, "Rows") or 0) * (elements.integer(ds, "Columns") or 0)
+    length *= (elements.integer(ds, "BitsAllocated") or 0) // 8
+    out = {}
+    for k, group in enumerate(groups):
+        frame = Dataset()
+        for keyword in set(_GEOMETRY) - set(_IN_GROUPS):
+            if keyword in ds and not keyword.endswith("Sequence"):
+                frame[keyword] = ds[keyword]
+        for keyword, sequence in _IN_GROUPS.items():
+            for item in (i for level in (*shared, group) for i in level.get(sequence) or ()):
+                if keyword in item:
+                    frame[keyword] = item[keyword]
+        alone = replace(instance, frame=k + 1, frames=len(groups))
+        out[ImageKey(uid, k + 1)] = _slice(frame, alone, at + k * length if at else 0)
+    return out
 
 
 def _slice(ds: Dataset, instance: Instance, at: int) -> Slice:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
+from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
 from sr_writer.gate_claim import Claim, Numbers, Site
 from sr_writer.gate_count import Recount
@@ -14,7 +15,7 @@ from sr_writer.gate_frames import Runs
 from sr_writer.gate_numbers import check_claim, check_forms, check_region, check_segment, check_values, measured
 from sr_writer.gate_outline import fits
 from sr_writer.gate_seg import LEFT, RIGHT, side_of
-from sr_writer.gate_sources import Sources
+from sr_writer.gate_sources import Sources, image_of
 from sr_writer.gate_tree import children, named, template, tree
 from sr_writer.reasons import REASONS
 
@@ -159,7 +160,7 @@ def _is_outline(item: Dataset, raw: Sources) -> bool:
     """Whether an SCOORD is a closed polyline of six points or more that lies inside a source image."""
     points = _points(item)
     references = [r for child in children(item, "IMAGE") for r in child.ReferencedSOPSequence]
-    places = [raw.slices.get(str(r.ReferencedSOPInstanceUID)) for r in references]
+    places = [raw.slices.get(image_of(r)) for r in references]
     if item.GraphicType != "POLYLINE" or len(places) != 1 or places[0] is None or len(points) < 6:
         return False
     rows, columns = places[0].shape
@@ -171,19 +172,19 @@ def _points(item: Dataset) -> npt.NDArray[np.float64]:
     return np.array(item.GraphicData, float).reshape(-1, 2)
 
 
-def _image(outline: Dataset) -> str:
-    return str(next(children(outline, "IMAGE")).ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+def _image(outline: Dataset) -> ImageKey:
+    return image_of(next(children(outline, "IMAGE")).ReferencedSOPSequence[0])
 
 
 def _outlines(thing: _Thing, recounts: Mapping[str, Recount]) -> Iterator[Reason]:
     """Check that every outline is that of the segment, or of the region of the lungs, that its group is about."""
     for item in children(thing.group, "SCOORD"):
-        uid = _image(item)
+        image = _image(item)
         if thing.segment is not None:
-            runs = recounts[thing.segment.seg].frames.runs.get((thing.segment.number, uid))
+            runs = recounts[thing.segment.seg].frames.runs.get((thing.segment.number, image))
             masks: tuple[Runs, ...] = () if runs is None else (runs,)
         elif thing.regional and any(r.site(thing.site) for r in recounts.values()):
-            masks = next(r for r in recounts.values() if r.site(thing.site)).covers(thing.site, uid)
+            masks = next(r for r in recounts.values() if r.site(thing.site)).covers(thing.site, image)
         else:
             continue
         if not any(fits(_points(item), mask) for mask in masks):

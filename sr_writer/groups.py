@@ -25,6 +25,7 @@ from sr_writer.header import Authorship
 from sr_writer.narrative import undetermined
 from sr_writer.outline import Outline, outline, spread_slices
 from sr_writer.profiles import Tree
+from sr_writer.references import frame_numbers
 from sr_writer.sources import Sources
 from sr_writer.tracked import QUALITY_ID, Tracked
 
@@ -100,11 +101,11 @@ class GroupWriter:
         }
 
     def _region(self, shape: Outline) -> sr.ImageRegion:
-        source = self.sources.instances[self.result.geometry.sop_instance_uids[shape.z]]
+        source = self.sources.images[self.result.geometry.images[shape.z]]
         return sr.ImageRegion(
             graphic_type=sr.GraphicTypeValues.POLYLINE,
             graphic_data=shape.points,
-            source_image=sr.SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid),
+            source_image=sr.SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid, frame_numbers(source)),
         )
 
     def _numbers(self, thing: Tracked, common: Mapping[str, Any]) -> Group:
@@ -127,7 +128,7 @@ class GroupWriter:
 
     def _quality(self, thing: Tracked, common: Mapping[str, Any]) -> Group:
         quality = self.result.quality
-        source = self.sources.instances[self.result.geometry.sop_instance_uids[thing.key.z]]
+        source = self.sources.images[self.result.geometry.images[thing.key.z]]
         said = [
             sr.QualitativeEvaluation(_QUALITY_ASSESSMENT, coded(codes.assessment(quality.grade))),
             sr.QualitativeEvaluation(
@@ -145,7 +146,9 @@ class GroupWriter:
         group = sr.MeasurementsAndQualitativeEvaluations(
             measurements=numbers or None,
             qualitative_evaluations=said,
-            source_images=[sr.SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid)],
+            source_images=[
+                sr.SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid, frame_numbers(source))
+            ],
             **common,
         )
         for found in quality.findings:

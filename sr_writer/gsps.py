@@ -24,7 +24,7 @@ from sr_writer import codes
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.narrative import conclusion, finding_label, number
 from sr_writer.outline import Points, largest_slice, outlines, spread_slices
-from sr_writer.references import reference, referenced_series
+from sr_writer.references import image_reference, referenced_series
 from sr_writer.sc import body_part
 from sr_writer.sources import Sources
 from sr_writer.tracked import finding_mask, main_mask
@@ -71,7 +71,7 @@ def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
     shown = sorted(graphics) or [largest_slice(main_mask(result))]
     for z in shown:
         texts.setdefault(z, []).append(_banner(result, by))
-    images = {z: sources.instances[result.geometry.sop_instance_uids[z]] for z in shown}
+    images = {z: sources.images[result.geometry.images[z]] for z in shown}
     _state(ds, images, result, sources, by)
     ds.GraphicAnnotationSequence = [_annotation(images[z], graphics.get(z), texts[z]) for z in shown]
     ds.GraphicLayerSequence = [_layer()]
@@ -94,7 +94,7 @@ def _state(ds: Dataset, images: Mapping[int, Instance], result: Result, sources:
     rows, columns = result.geometry.shape[1:]
     area.DisplayedAreaTopLeftHandCorner, area.DisplayedAreaBottomRightHandCorner = [1, 1], [columns, rows]
     area.PresentationSizeMode = "SCALE TO FIT"
-    spacing = sources.header(next(iter(images.values())).sop_instance_uid).get("PixelSpacing")
+    spacing = sources.header(next(iter(images.values())).key).get("PixelSpacing")
     if spacing:
         area.PresentationPixelSpacing = spacing
     else:
@@ -115,7 +115,7 @@ def _layer() -> Dataset:
 
 def _annotation(image: Instance, graphics: list[Dataset] | None, texts: list[Dataset]) -> Dataset:
     item = Dataset()
-    item.ReferencedImageSequence = [reference(image.sop_class_uid, image.sop_instance_uid)]
+    item.ReferencedImageSequence = [image_reference(image)]
     item.GraphicLayer = LAYER
     item.TextObjectSequence = texts
     if graphics:

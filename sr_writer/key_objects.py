@@ -36,7 +36,7 @@ def build(result: Result, sources: Sources, by: Authorship) -> Dataset | None:
     by : Authorship
         Whose, by whom, when.
     """
-    images = [sources.instances[uid] for uid in finding_keys(result)]
+    images = [sources.images[key] for key in finding_keys(result)]
     if not images:
         return None
     ds = new_object(by, kind="kos", sop_class_uid=KeyObjectSelectionDocumentStorage, modality="KO")

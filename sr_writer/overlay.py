@@ -54,8 +54,8 @@ def build(result: Result, volume: Volume, sources: Sources, by: Authorship, moda
         OT, so that nobody takes the pictures for images of the scanner; the source's for viewers that link only series of
         one modality.
     """
-    for z, uid in enumerate(result.geometry.sop_instance_uids):
-        image = sources.instances[uid]
+    for z, key in enumerate(result.geometry.images):
+        image = sources.images[key]
         ds = new_object(
             by, kind="overlay", sop_class_uid=SecondaryCaptureImageStorage, modality=modality, variant=modality
         )
@@ -68,12 +68,12 @@ def build(result: Result, volume: Volume, sources: Sources, by: Authorship, moda
 
 def _place(ds: Dataset, image: Instance, result: Result, sources: Sources) -> None:
     """Say where the picture lies: where its source lies."""
-    first = sources.header(result.geometry.sop_instance_uids[0])
+    first = sources.header(result.geometry.images[0])
     for keyword in _PLANE:
         if first.get(keyword):
             ds[keyword] = first[keyword]
     if elements.numbers(image.header, "ImagePositionPatient"):
-        ds.ImagePositionPatient = sources.position(image.sop_instance_uid)
+        ds.ImagePositionPatient = sources.position(image.key)
     ds.PatientOrientation = first.get("PatientOrientation") or ""
     if uid := result.geometry.frame_of_reference_uid:
         ds.FrameOfReferenceUID = uid

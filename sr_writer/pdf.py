@@ -46,7 +46,7 @@ def build(result: Result, volume: Volume, sources: Sources, by: Authorship) -> D
     by : Authorship
         Whose, by whom, when.
     """
-    keys = [sources.instances[uid] for uid in key_images(result)]
+    keys = [sources.images[key] for key in key_images(result)]
     return _document(pdf_report.of_result(result, volume, sources, by), keys, by)
 
 
@@ -85,7 +85,9 @@ def _document(pages: bytes, sources: Iterable[Instance], by: Authorship, variant
     ds.RecognizableVisualFeatures = "NO"
     ds.DocumentTitle = f"AI report, unverified: {by.identity.pipeline} {by.identity.version}"
     ds.ConceptNameCodeSequence = [coded(_TITLE)]
-    ds.SourceInstanceSequence = [reference(i.sop_class_uid, i.sop_instance_uid) for i in sources]
+    ds.SourceInstanceSequence = [
+        reference(*uids) for uids in dict.fromkeys((i.sop_class_uid, i.sop_instance_uid) for i in sources)
+    ]
     ds.MIMETypeOfEncapsulatedDocument = "application/pdf"
     ds.EncapsulatedDocument = pages + b"\0" * (len(pages) % 2)
     ds.EncapsulatedDocumentLength = len(pages)

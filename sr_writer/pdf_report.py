@@ -39,8 +39,8 @@ def of_result(result: Result, volume: Volume, sources: Sources, by: Authorship) 
     """Return the document about a result."""
     said = {tag: paragraphs(result, tag, research=by.options.research) for tag in languages(by)}
     title = _title(by, "report_title")
-    header = sources.header(result.geometry.sop_instance_uids[0])
-    story = [*_head(title, subtitle(header, len(sources.instances))), _impression(said)]
+    header = sources.header(result.geometry.images[0])
+    story = [*_head(title, subtitle(header, len(sources.images))), _impression(said)]
     story += [*_findings(result, by), *_measurements(result, by), *_rest(said, by)]
     story += _pictures(result, volume, sources, by)
     return document(story, by, title[0])

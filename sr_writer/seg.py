@@ -16,13 +16,14 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import SegmentationStorage
 
+from dicom_io.model import ImageKey
 from pipeline.result import Code, Geometry, Grid, Projection, Result, Segment
 from sr_writer.codes import coded
 from sr_writer.device import MODEL_NAME
 from sr_writer.header import Authorship, finish, mark_lossy, new_object
 from sr_writer.palette import segment_colours
 from sr_writer.profiles import Encoding
-from sr_writer.references import source_image
+from sr_writer.references import reference, source_image
 from sr_writer.seg_frames import FULL, LABEL_MAP_STORAGE, Frame, frames, label_bytes, overlap, pixel_data
 from sr_writer.sources import Sources
 
@@ -46,14 +47,13 @@ def build(result: Result, sources: Sources, by: Authorship, encoding: Encoding =
         Segments that overlap are written as ``binary`` where ``labelmap`` is wanted: that has one label a voxel. So are those
         of a radiograph, whose organs lie behind each other.
     """
-    uids = result.geometry.sop_instance_uids
-    first = sources.header(uids[0])
+    first = sources.header(result.geometry.images[0])
     overlapping = overlap(result.segments)
     if encoding == "labelmap" and (overlapping or isinstance(result.geometry, Projection)):
         encoding = "binary"
     sop_class = LABEL_MAP_STORAGE if encoding == "labelmap" else SegmentationStorage
     ds = new_object(by, kind="seg", sop_class_uid=sop_class, modality="SEG", variant=encoding)
-    shown = frames(result.segments, len(uids), encoding, omit_empty=by.form("seg").omit_empty_frames)
+    shown = frames(result.segments, len(result.geometry.images), encoding, omit_empty=by.form("seg").omit_empty_frames)
     _image(ds, result, first, encoding)
     if uid := result.geometry.frame_of_reference_uid:
         ds.FrameOfReferenceUID = uid
@@ -141,10 +141,10 @@ def _dimensions(ds: Dataset, result: Result, by: Authorship, encoding: Encoding)
 
 def _functional_groups(ds: Dataset, result: Result, sources: Sources, shown: Sequence[Frame]) -> None:
     """Fill the shared and per-frame groups; what belongs to a slice is built once and stands in each of its frames."""
-    uids = result.geometry.sop_instance_uids
+    images = result.geometry.images
     placed = isinstance(result.geometry, Geometry)
-    ds.SharedFunctionalGroupsSequence = [_shared(result.geometry, sources.header(uids[0]))]
-    places = [_slice_elements(uid, sources, placed=placed) for uid in uids]
+    ds.SharedFunctionalGroupsSequence = [_shared(result.geometry, sources.header(images[0]))]
+    places = [_slice_elements(key, sources, placed=placed) for key in images]
     identifications = {
         s.number: _sequence("SegmentIdentificationSequence", _identification(s)) for s in result.segments
     }
@@ -181,8 +181,8 @@ def _shared(geometry: Grid, first: Dataset) -> Dataset:
     return shared
 
 
-def _slice_elements(uid: str, sources: Sources, *, placed: bool) -> list[DataElement]:
-    image = source_image(sources.instances[uid])
+def _slice_elements(key: ImageKey, sources: Sources, *, placed: bool) -> list[DataElement]:
+    image = source_image(sources.images[key])
     image.SpatialLocationsPreserved = "YES"
     derivation = Dataset()
     derivation.SourceImageSequence = [image]
@@ -191,7 +191,7 @@ def _slice_elements(uid: str, sources: Sources, *, placed: bool) -> list[DataEle
     if not placed:
         return [derived]
     position = Dataset()
-    position.ImagePositionPatient = sources.position(uid)
+    position.ImagePositionPatient = sources.position(key)
     return [_sequence("PlanePositionSequence", position), derived]
 
 
@@ -210,10 +210,6 @@ def _sequence(keyword: str, item: Dataset) -> DataElement:
 def _referenced_series(result: Result, sources: Sources) -> Dataset:
     item = Dataset()
     item.SeriesInstanceUID = result.series_instance_uid
-    references = []
-    for uid in result.geometry.sop_instance_uids:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = sources.instances[uid].sop_class_uid, uid
-        references.append(reference)
-    item.ReferencedInstanceSequence = references
+    uids = dict.fromkeys(key.sop_instance_uid for key in result.geometry.images)
+    item.ReferencedInstanceSequence = [reference(sources.instances[uid].sop_class_uid, uid) for uid in uids]
     return item

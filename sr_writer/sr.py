@@ -21,7 +21,7 @@ from pydicom.uid import (
 from dicom_io.model import Instance
 from pipeline.result import Code, Result
 from sr_writer import codes
-from sr_writer.content import COMMENT, LANGUAGES, observer, reference_item, text_item
+from sr_writer.content import COMMENT, LANGUAGES, image_item, observer, reference_item, text_item
 from sr_writer.groups import Group, GroupWriter, coded, emphasise
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.narrative import Paragraph, joined, paragraphs
@@ -68,11 +68,11 @@ def build(
     things = tracked(result)
     writer = GroupWriter(result, sources, by, segmentation, tree)
     groups = [group for thing in things for group in writer.groups(thing)]
-    keys = dict.fromkeys(result.geometry.sop_instance_uids[t.key.z] for t in things)
+    keys = dict.fromkeys(result.geometry.images[t.key.z] for t in things)
     others = [*([] if segmentation is None else [segmentation]), *beside]
     said = {tag: paragraphs(result, tag, research=by.options.research, plain=True) for tag in by.languages}
     ds = new_object(by, kind="sr", sop_class_uid=Comprehensive3DSRStorage, modality="SR")
-    fill(ds, by, codes.procedure(result.pipeline), groups, [sources.instances[uid] for uid in keys], others, said)
+    fill(ds, by, codes.procedure(result.pipeline), groups, [sources.images[key] for key in keys], others, said)
     if tree == "outlines":
         emphasise(ds.ContentSequence, by.languages[0])
     ds.CurrentRequestedProcedureEvidenceSequence = evidence([*map(place, sources.instances.values()), *others])
@@ -127,9 +127,7 @@ def fill(
 
 def _image_library(images: Sequence[Instance]) -> sr.ContainerContentItem:
     """Return the key images (TID 1600); the evidence sequence names all inputs."""
-    items = [
-        sr.ImageContentItem(_SOURCE, i.sop_class_uid, i.sop_instance_uid, relationship_type="CONTAINS") for i in images
-    ]
+    items = [image_item(image, _SOURCE) for image in images]
     return _container(_IMAGE_LIBRARY, [_container(_IMAGE_LIBRARY_GROUP, items)])
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from dicom_io import elements
+from dicom_io.model import ImageKey
 from dicom_io.volume import Volume
 from pipeline.result import Measurement, Result
 from sr_writer import codes
@@ -72,7 +73,7 @@ def frame(title_name: str, by: Authorship, subtitle: str) -> Canvas:
 
 def draw(result: Result, volume: Volume, sources: Sources, by: Authorship) -> Canvas:
     """Return the summary picture of `result`; no name or identifier of the patient is on it."""
-    canvas = frame("title", by, subtitle(sources.header(result.geometry.sop_instance_uids[0]), len(sources.instances)))
+    canvas = frame("title", by, subtitle(sources.header(result.geometry.images[0]), len(sources.images)))
     _tiles(canvas, result, volume, sources)
     _impression(canvas, result, by)
     y = _quality(canvas, result, by, TOP)
@@ -81,9 +82,9 @@ def draw(result: Result, volume: Volume, sources: Sources, by: Authorship) -> Ca
     return canvas
 
 
-def key_images(result: Result) -> list[str]:
-    """Return the SOP Instance UIDs of the slices that the picture shows."""
-    return [result.geometry.sop_instance_uids[view.index] for view in key_views(result)]
+def key_images(result: Result) -> list[ImageKey]:
+    """Return the images of the slices that the picture shows."""
+    return [result.geometry.images[view.index] for view in key_views(result)]
 
 
 def subtitle(header: Dataset, images: int) -> str:
@@ -112,7 +113,7 @@ def pictures(result: Result, volume: Volume, sources: Sources, size: int) -> Ite
     """Yield the key slices and a reformat, each a square of `size` pixels with its caption."""
     geometry = stack_of(result)
     for view in key_views(result):
-        header = sources.instances[geometry.sop_instance_uids[view.index]].header
+        header = sources.images[geometry.images[view.index]].header
         image = elements.text(header, "InstanceNumber")
         at = geometry.to_lps((view.index, (volume.array.shape[1] - 1) / 2, (volume.array.shape[2] - 1) / 2))
         axis = int(np.abs(geometry.affine[:3, 2]).argmax())

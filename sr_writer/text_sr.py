@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import BasicTextSRStorage
 
+from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
 from pipeline.result import Result
 from sr_writer.codes import text
@@ -90,12 +91,12 @@ def build_card(
     return _report(said, (), sources, by, card_variant(reason, outcome, considered))
 
 
-def _report(said: Narratives, keys: Sequence[str], sources: Sources, by: Authorship, variant: str = "") -> Dataset:
+def _report(said: Narratives, keys: Sequence[ImageKey], sources: Sources, by: Authorship, variant: str = "") -> Dataset:
     ds = new_object(by, kind="text", sop_class_uid=BasicTextSRStorage, modality="SR", variant=variant)
     items = [language(by.languages[0]), *observer(by.identity)]
     items += [section(_FINDINGS, [language(tag), *_lines(narrative, tag, by)]) for tag, narrative in said.items()]
     if keys:
-        items.append(section(_KEY_IMAGES, [image_item(sources.instances[uid], _ILLUSTRATION) for uid in keys]))
+        items.append(section(_KEY_IMAGES, [image_item(sources.images[key], _ILLUSTRATION) for key in keys]))
     for element in document(_TITLE, items):
         ds.add(element)
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"

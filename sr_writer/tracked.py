@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dicom_io.model import ImageKey
 from pipeline.result import Code, Finding, Mask, Measurement, Result, Segment
 from sr_writer.codes import site_modifier
 from sr_writer.outline import Outline, largest_slice, outline
@@ -75,10 +76,10 @@ def finding_mask(result: Result, finding: Finding) -> Mask:
     return result.region(finding.site).mask if number is None else result.segments[number - 1].mask
 
 
-def finding_keys(result: Result) -> list[str]:
-    """Return the SOP Instance UIDs of the slices on which the findings are largest, in the order of the slices."""
+def finding_keys(result: Result) -> list[ImageKey]:
+    """Return the images of the slices on which the findings are largest, in the order of the slices."""
     slices = {largest_slice(finding_mask(result, finding)) for finding in result.findings}
-    return [result.geometry.sop_instance_uids[z] for z in sorted(slices)]
+    return [result.geometry.images[z] for z in sorted(slices)]
 
 
 def main_mask(result: Result) -> Mask:

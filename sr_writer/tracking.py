@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 
+from dicom_io.model import ImageKey
 from pipeline.result import Finding, Mask, Result, Segment
 from sr_writer.seg_frames import unpacked
 
@@ -100,11 +101,11 @@ def _found_again(ds: Dataset, result: Result, known: Mapping[str, str]) -> dict[
     new = [f for f in result.findings if f.segment_number is not None and _NUMBERED.fullmatch(f.tracking_id)]
     masks = {f.tracking_id: result.segments[(f.segment_number or 0) - 1].mask for f in new}
     counts = {(n, f.tracking_id): _Shared() for n, s in old.items() for f in new if _kind(s) == f.code.value}
-    places = {uid: z for z, uid in enumerate(result.geometry.sop_instance_uids)}
+    places = {uid: z for z, uid in enumerate(result.geometry.images)}
     common = {
         str(i.ReferencedSOPInstanceUID) for r in ds.ReferencedSeriesSequence for i in r.ReferencedInstanceSequence
     }
-    slices = {places[uid] for uid in common & places.keys()}
+    slices = {z for key, z in places.items() if key.sop_instance_uid in common}
     for (_, name), shared in counts.items():
         shared.new = sum(int(np.count_nonzero(_plane(masks[name], z))) for z in slices)
     for z, number, plane in _planes(ds, places):
@@ -115,12 +116,12 @@ def _found_again(ds: Dataset, result: Result, known: Mapping[str, str]) -> dict[
     return {name: str(old[n].TrackingID) for (n, name), shared in counts.items() if shared.same}
 
 
-def _planes(ds: Dataset, places: Mapping[str, int]) -> Iterator[tuple[int, int, npt.NDArray[np.bool_]]]:
+def _planes(ds: Dataset, places: Mapping[ImageKey, int]) -> Iterator[tuple[int, int, npt.NDArray[np.bool_]]]:
     """Yield slice index, segment number and plane of every frame of an old segmentation on a slice that is still there."""
     shape = (int(ds.Rows), int(ds.Columns))
     cells = None if ds.SegmentationType == "BINARY" else pixel_array(ds).reshape(-1, *shape)
     for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
-        z = places.get(str(group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID))
+        z = places.get(_source(group.DerivationImageSequence[0].SourceImageSequence[0]))
         if z is None:
             continue
         frame = unpacked(ds.PixelData, shape, k) if cells is None else cells[k]
@@ -128,6 +129,10 @@ def _planes(ds: Dataset, places: Mapping[str, int]) -> Iterator[tuple[int, int, 
             yield from ((z, int(n), frame == n) for n in np.unique(frame) if n)
         else:
             yield z, int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber), frame != 0
+
+
+def _source(item: Dataset) -> ImageKey:
+    return ImageKey(str(item.ReferencedSOPInstanceUID), int(item.get("ReferencedFrameNumber") or 0))
 
 
 def _plane(mask: Mask, z: int) -> npt.NDArray[np.bool_]:

@@ -136,7 +136,7 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     """
     sources = Sources(series.instances)
     by = replace(_authorship(sources, identity, options, now, revision), tracks=tracks)
-    if missing := set(result.geometry.sop_instance_uids) - set(sources.instances):
+    if missing := set(result.geometry.images) - set(sources.images):
         raise ValueError(f"{len(missing)} slices of the result are not in the series")
     make_folders(out)
     names = _names(pieces, options, result=True)

@@ -160,7 +160,7 @@ def _masks(path: Path, folder: Path) -> tuple[Any, list[tuple[str, Any]]]:
     from sr_writer.gate_frames import frames_of
 
     stack = build_stack([read_instance(f) for f in sorted((folder / "dicom").glob("*.dcm"))])
-    place = {i.sop_instance_uid: z for z, i in enumerate(stack.instances)}
+    place = {i.key: z for z, i in enumerate(stack.instances)}
     ds = dcmread(path)
     frames = frames_of(ds)
     masks = {int(s.SegmentNumber): np.zeros((len(place), *frames.shape), bool) for s in ds.SegmentSequence}

@@ -68,7 +68,7 @@ class Parts:
 def result(who: Named, series: Series, volume: Volume, parts: Parts, graded: Quality, device: str) -> Result:
     """Put everything into a `Result`."""
     p = parameters()
-    geometry = Geometry(volume.array.shape, volume.affine, volume.sop_instance_uids, volume.frame_of_reference_uid)
+    geometry = Geometry(volume.array.shape, volume.affine, volume.images, volume.frame_of_reference_uid)
     place = _Place(geometry, parts)
     third = thirds(parts.lung, place.height())
     hu = volume.array[parts.box]

@@ -81,7 +81,7 @@ def test_a_gap_begins_above_one_and_a_half_medians(make_slice: Make, step: float
 def test_the_same_slice_again_is_dropped_and_named(make_slice: Make) -> None:
     stack = build_stack(at(make_slice, [0, 2, 4, 6, 8, 4.1, 4.05]))
     assert heights(stack) == [0, 2, 4, 6, 8]
-    assert [uid.rsplit(".", 1)[1] for uid in stack.duplicates] == ["6", "7"]
+    assert [key.sop_instance_uid.rsplit(".", 1)[1] for key in stack.duplicates] == ["6", "7"]
     assert continuous(stack)
 
 

@@ -57,7 +57,7 @@ def test_voxels_lie_where_the_headers_say(make_slice: Make) -> None:
     assert volume.array.shape == (3, 8, 6)
     assert volume.array.dtype == np.float32
     assert [float(plane[0, 0]) for plane in volume.array] == [2, 1, 0]
-    assert volume.sop_instance_uids == tuple(s.sop_instance_uid for s in reversed(slices))
+    assert volume.images == tuple(s.key for s in reversed(slices))
     x, y, z = 4, 6, 2
     expected = origin + z * 3 * normal + x * 0.5 * row + y * 0.75 * column
     np.testing.assert_allclose(volume.affine @ [x, y, z, 1], [*expected, 1], atol=1e-9)
@@ -217,7 +217,7 @@ def test_missing_slices_never_become_a_volume_by_accident(make_slice: Make) -> N
         load_volume(stack)
     assert caught.value.reason.code == "slices-missing"
     volume = load_volume(stack, allow_gaps=True)
-    assert volume.array.shape[0] == len(volume.sop_instance_uids) == 5
+    assert volume.array.shape[0] == len(volume.images) == 5
     assert volume.affine_error_mm == pytest.approx(
         2.0
     )  # every slice keeps its volume; those past the gap are placed a step low

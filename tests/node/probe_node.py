@@ -55,7 +55,7 @@ class Probe:
         air[:, :, [0, 1, -2, -1]] = air[:, [0, 1, -2, -1], :] = False
         half = np.arange(air.shape[2]) < air.shape[2] // 2
         masks = {"right_lung": air & half, "left_lung": air & ~half}
-        geometry = Geometry(air.shape, stack_affine(stack), volume.sop_instance_uids, volume.frame_of_reference_uid)
+        geometry = Geometry(air.shape, stack_affine(stack), volume.images, volume.frame_of_reference_uid)
         regions = [Region("body", Mask.of(np.ones_like(air)), Code("38266002", "SCT", "Entire body"))]
         measurements, segments = [], []
         for number, (site, mask) in enumerate(masks.items(), 1):

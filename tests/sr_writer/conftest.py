@@ -110,7 +110,7 @@ def from_folder(folder: Path, *, options: WriterOptions | None = None, negative:
 def result_of(volume: Volume, lung: np.ndarray, lesion: np.ndarray) -> Result:
     """Build a result from a lung mask (1 right, 2 left) and numbered lesions."""
     shape = volume.array.shape
-    geometry = Geometry(shape, volume.affine, volume.sop_instance_uids, volume.frame_of_reference_uid)
+    geometry = Geometry(shape, volume.affine, volume.images, volume.frame_of_reference_uid)
     cm3 = geometry.voxel_volume_mm3 / 1000
     sides = (("left_lung", LEFT, lung == 2), ("right_lung", RIGHT, lung == 1))
     regions = [Region("body", Mask.of(binary_dilation(volume.array > -400)), THORAX)]

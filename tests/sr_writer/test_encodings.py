@@ -39,7 +39,7 @@ def _expected(case: Any) -> dict[int, np.ndarray]:
 
 def _decoded(case: Any, ds: pydicom.Dataset) -> dict[int, np.ndarray]:
     """Read the masks back by pydicom alone, from what each frame says of itself."""
-    order = {uid: z for z, uid in enumerate(case.result.geometry.sop_instance_uids)}
+    order = {uid: z for z, (uid, _) in enumerate(case.result.geometry.images)}
     out = {s.number: np.zeros(case.volume.array.shape, bool) for s in case.result.segments}
     planes = ds.pixel_array.reshape(int(ds.NumberOfFrames), ds.Rows, ds.Columns)
     for plane, group in zip(planes, ds.PerFrameFunctionalGroupsSequence, strict=True):
@@ -91,7 +91,7 @@ def test_36_highdicom_reads_every_encoding(flat: Any, helpers: Any, tmp_path: Pa
     assert [read.get_segment_description(n).tracking_id for n in read.segment_numbers] == [
         s.tracking_id for s in flat.result.segments
     ]
-    uids = list(flat.result.geometry.sop_instance_uids)
+    uids = [image.sop_instance_uid for image in flat.result.geometry.images]
     pixels = read.get_pixels_by_source_instance(
         uids, ignore_spatial_locations=True, assert_missing_frames_are_empty=True
     )

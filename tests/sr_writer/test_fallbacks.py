@@ -105,9 +105,9 @@ def test_13_the_same_twice_is_the_same_bytes(negative: Any, helpers: Any, tmp_pa
 
 def test_38_overlay_lies_where_its_source_lies(fallbacks: Made) -> None:
     case, made = fallbacks
-    assert len(made["overlay"]) == len(case.result.geometry.sop_instance_uids)
+    assert len(made["overlay"]) == len(case.result.geometry.images)
     headers = {i.sop_instance_uid: i.header for i in case.series.instances}
-    for uid, ds in zip(case.result.geometry.sop_instance_uids, made["overlay"], strict=True):
+    for (uid, _), ds in zip(case.result.geometry.images, made["overlay"], strict=True):
         source = headers[uid]
         assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == uid
         for keyword in ("InstanceNumber", "Rows", "Columns", "FrameOfReferenceUID", "ImagePositionPatient",
@@ -167,7 +167,7 @@ def test_overlay_takes_the_window_of_what_is_no_ct(positive: Any) -> None:
 def test_presentation_state_outlines_are_the_masks(fallbacks: Made) -> None:
     case, made = fallbacks
     (ds,) = made["gsps"]
-    slices = {uid: z for z, uid in enumerate(case.result.geometry.sop_instance_uids)}
+    slices = {uid: z for z, (uid, _) in enumerate(case.result.geometry.images)}
     shape = case.result.geometry.shape[1:]
     for annotation in ds.GraphicAnnotationSequence:
         assert annotation.GraphicLayer == "AI"
@@ -232,7 +232,7 @@ def test_key_objects_are_the_key_slices_of_the_findings(fallbacks: Made) -> None
     images = [i for i in _items(ds) if i.ValueType == "IMAGE"]
     assert not any("ConceptNameCodeSequence" in i for i in images)
     shown = [i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for i in images]
-    assert shown == finding_keys(case.result)
+    assert shown == [image.sop_instance_uid for image in finding_keys(case.result)]
     assert {uid for _, uid in _references(ds.CurrentRequestedProcedureEvidenceSequence[0])} == set(shown)
 
 

@@ -31,7 +31,7 @@ class Set:
     def __init__(self, case: Any, artifacts: list[Artifact], claim: Claim) -> None:
         self.case, self.claim = case, claim
         self.artifacts = artifacts
-        self.uids = case.result.geometry.sop_instance_uids
+        self.uids = [image.sop_instance_uid for image in case.result.geometry.images]
         self.first = {a.kind: a for a in reversed(artifacts)}
         if pictures := [a for a in artifacts if a.kind == "overlay"]:
             self.first["overlay"] = pictures[len(pictures) // 2]

@@ -319,7 +319,7 @@ def test_34_laterality_stands_inside_the_type(objects: Any) -> None:
 def test_36_masks_come_back_voxel_for_voxel(objects: Any) -> None:
     case, written = objects
     seg = written["seg"]
-    order = {uid: z for z, uid in enumerate(case.result.geometry.sop_instance_uids)}
+    order = {uid: z for z, (uid, _) in enumerate(case.result.geometry.images)}
     seen = {s.number: np.zeros(case.volume.array.shape, bool) for s in case.result.segments}
     for plane, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
         uid = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID

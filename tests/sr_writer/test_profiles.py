@@ -135,7 +135,7 @@ def test_series_numbers_and_words_are_the_profiles(positive: Any, tmp_path: Path
     pieces = wanted([Profile("custom", items)], result=True)
     picture, segmentation = (dcmread(a.path) for a in helpers.write(positive, tmp_path, pieces=pieces))
     assert (picture.SeriesNumber, picture.SeriesDescription) == (4711, "AI chest_ct 0.1.0 overview [RESEARCH]")
-    slices = len(positive.result.geometry.sop_instance_uids)
+    slices = len(positive.result.geometry.images)
     assert segmentation.NumberOfFrames == slices * len(positive.result.segments)
 
 

@@ -122,15 +122,15 @@ def test_25_a_late_slice_changes_no_identity(positive: Any, helpers: Any, tmp_pa
         k for k, f in enumerate(positive.result.findings) if positive.result.segments[f.segment_number - 1] in there
     ]
     small = _renumbered(positive.result, order)
-    uids = geometry.sop_instance_uids[:kept]
-    shorter = replace(geometry, shape=(kept, *geometry.shape[1:]), sop_instance_uids=uids)
+    images = geometry.images[:kept]
+    shorter = replace(geometry, shape=(kept, *geometry.shape[1:]), images=images)
     first = replace(
         small, geometry=shorter,
         segments=tuple(replace(s, mask=cut(s.mask)) for s in small.segments),
         regions=tuple(replace(r, mask=cut(r.mask)) for r in small.regions if cut(r.mask).voxels),
         measurements=tuple(m for m in small.measurements if cut(small.region(m.site).mask).voxels),
     )  # fmt: skip
-    instances = tuple(i for i in positive.series.instances if i.sop_instance_uid in uids)
+    instances = tuple(i for i in positive.series.instances if i.key in images)
     from sr_writer import seg, sr
     from sr_writer.files import write_dicom
     from sr_writer.header import Authorship
