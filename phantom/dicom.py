@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -18,20 +19,20 @@ INTERCEPT = -1024
 IMPLEMENTATION_UID = UID("2.25.206345148371840593019447716903218865411")
 
 
-def uid(parameters: Parameters, *names: object) -> str:
+def uid(parameters: Any, *names: object) -> str:  # noqa: ANN401 - a dataclass
     """Return a UID under 2.25 that follows from the parameters and `names` alone."""
     text = json.dumps([asdict(parameters), *names], sort_keys=True, ensure_ascii=True)
     return f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], 'big')}"
 
 
-def _number(value: float) -> DSfloat:
+def number(value: float) -> DSfloat:
+    """Return a decimal string that fits."""
     return DSfloat(float(value) + 0.0, auto_format=True)
 
 
-def _name(parameters: Parameters) -> PersonName | str:
-    """Return the name as it goes out: without a declared character set its bytes are Latin-1 if they can be, else UTF-8."""
-    name = parameters.patient_name
-    if parameters.charset or name.isascii():
+def person(name: str, charset: str) -> PersonName | str:
+    """Return a name as it goes out: without a declared character set its bytes are Latin-1 if they can be, else UTF-8."""
+    if charset or name.isascii():
         return name
     try:
         raw = name.encode("latin-1")
@@ -59,18 +60,18 @@ def _common(parameters: Parameters) -> Dataset:
     ds.StudyDescription = "Chest phantom"
     ds.SeriesDescription = f"Chest {parameters.plane} {parameters.thickness_mm:g} mm soft"
     ds.ManufacturerModelName = "chest phantom"
-    ds.PatientName = _name(parameters)
+    ds.PatientName = person(parameters.patient_name, parameters.charset)
     ds.PatientID = parameters.patient_id
     ds.PatientBirthDate = "19650101"
     ds.PatientSex = "O"
     ds.PatientAge = "060Y"
     ds.BodyPartExamined = "CHEST"
-    ds.SliceThickness = _number(parameters.thickness_mm)
+    ds.SliceThickness = number(parameters.thickness_mm)
     ds.KVP = "120"
     ds.DeviceSerialNumber = "1"
     ds.SoftwareVersions = "1"
     ds.ProtocolName = "Chest routine"
-    ds.GantryDetectorTilt = _number(parameters.tilt_deg)
+    ds.GantryDetectorTilt = number(parameters.tilt_deg)
     ds.ConvolutionKernel = "SOFT"
     ds.PatientPosition = "FFS" if parameters.feet_first else "HFS"
     ds.StudyInstanceUID = uid(parameters, "study")
@@ -82,7 +83,7 @@ def _common(parameters: Parameters) -> Dataset:
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.Rows, ds.Columns = parameters.rows, parameters.columns
-    ds.PixelSpacing = [_number(v) for v in parameters.pixel_spacing_mm]
+    ds.PixelSpacing = [number(v) for v in parameters.pixel_spacing_mm]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
     ds.WindowCenter, ds.WindowWidth = ["-600", "40"], ["1500", "400"]
     ds.WindowCenterWidthExplanation = ["LUNG", "SOFT TISSUE"]
@@ -99,19 +100,19 @@ def datasets(phantom: Phantom) -> Iterator[Dataset]:
     slices.sort()
     if p.breakage.shuffle:
         np.random.default_rng([p.seed, 5]).shuffle(slices)
-    for number, (z, copy) in enumerate(slices, 1):
+    for count, (z, copy) in enumerate(slices, 1):
         ds = Dataset()
         ds.update(common)
         ds.SOPInstanceUID = uid(p, "instance", z, copy)
         upper = p.breakage.mixed_frame_of_reference and z >= p.slices // 2
         ds.FrameOfReferenceUID = uid(p, "frame of reference", int(upper))
-        ds.InstanceNumber = number
+        ds.InstanceNumber = count
         place = phantom.affine @ [0, 0, z, 1]
-        ds.ImagePositionPatient = [_number(round(v, 6)) for v in place[:3]]
+        ds.ImagePositionPatient = [number(round(v, 6)) for v in place[:3]]
         row, column = phantom.affine[:3, 0] / p.pixel_spacing_mm[1], phantom.affine[:3, 1] / p.pixel_spacing_mm[0]
-        ds.ImageOrientationPatient = [_number(round(v, 9)) for v in (*row, *column)]
+        ds.ImageOrientationPatient = [number(round(v, 9)) for v in (*row, *column)]
         normal = np.cross(row, column)
-        ds.SliceLocation = _number(round(float(place[:3] @ normal), 4))
+        ds.SliceLocation = number(round(float(place[:3] @ normal), 4))
         ds.PixelData = (phantom.array[z] - INTERCEPT).astype("<u2").tobytes()
         ds["PixelData"].VR = "OW"
         meta = FileMetaDataset()

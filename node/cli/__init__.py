@@ -29,7 +29,7 @@ COMMANDS = {
     "doctor": "Check this machine and this installation.",
     "models": "Pipelines of this installation and what they rest on.",
     "demo": "The main job end to end on this machine alone.",
-    "phantom": "Write a chest CT with known truth as DICOM.",
+    "phantom": "Write a chest CT, or a radiograph, with known truth as DICOM.",
 }
 
 

@@ -1,4 +1,4 @@
-"""``pacs-ai-node phantom``: a chest CT whose truth is known."""
+"""``pacs-ai-node phantom``: a chest CT, or a radiograph, whose truth is known."""
 
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,8 @@ from node.cli.common import common_options, print_json
 @click.option("--thickness", type=float, help="Slice thickness in mm.  [default: 2.5]")
 @click.option("--slices", type=click.IntRange(1), help="Number of slices.  [default: what covers both lungs]")
 @click.option("--matrix", type=click.IntRange(16, 1024), default=256, show_default=True, help="Rows and columns.")
+@click.option("--radiograph", type=click.Choice(["dx", "cr"]), help="Write one radiograph of the chest in its place.")
+@click.option("--view", type=click.Choice(["PA", "AP"]), default="PA", show_default=True, help="Of a radiograph.")
 @click.option("--patient-name", default="Phantom^Chest", show_default=True, help="In any script.")
 @common_options
 def command(
@@ -33,6 +35,8 @@ def command(
     thickness: float | None,
     slices: int | None,
     matrix: int,
+    radiograph: Literal["dx", "cr"] | None,
+    view: Literal["PA", "AP"],
     patient_name: str,
     config_file: Path | None,
     *,
@@ -40,15 +44,35 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Write a chest CT with known truth as DICOM."""
+    """Write a chest CT, or a radiograph, with known truth as DICOM."""
     import phantom
+    from phantom import radiograph as projection
 
     del config_file, verbose
+    made: phantom.Phantom | projection.Radiograph
     try:
-        made = phantom.build(
-            seed, lesions=lesions, plane=plane, thickness_mm=thickness, slices=slices, matrix=matrix, patient_name=patient_name,
-        )  # fmt: skip
-        phantom.write(made, out)
+        if radiograph is None:
+            made = phantom.build(
+                seed, lesions=lesions, plane=plane, thickness_mm=thickness, slices=slices, matrix=matrix,
+                patient_name=patient_name,
+            )  # fmt: skip
+            phantom.write(made, out)
+        else:
+            charset = "" if patient_name.isascii() else "ISO_IR 192"
+            modality: Literal["DX", "CR"] = "DX" if radiograph == "dx" else "CR"
+            made = projection.expose(
+                projection.Exposure(
+                    seed,
+                    lesions,
+                    modality,
+                    view,
+                    rows=matrix,
+                    columns=matrix,
+                    patient_name=patient_name,
+                    charset=charset,
+                )
+            )
+            projection.write(made, out)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     except OSError as error:
@@ -57,6 +81,6 @@ def command(
         print_json(made.truth_document())
     elif not quiet:
         click.echo(
-            f"{out}/dicom: {len(list((out / 'dicom').iterdir()))} slices; truth in truth.npz and truth.json", err=True
+            f"{out}/dicom: {len(list((out / 'dicom').iterdir()))} images; truth in truth.npz and truth.json", err=True
         )
     return 0
