@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.more import more
 from tests.node.conftest import Rig
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -52,7 +53,7 @@ def jobs(rig: Rig) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "ahead",
-    [6 * HOURS, *(pytest.param(ahead, marks=pytest.mark.long) for ahead in (-6 * HOURS, 150.0, -150.0))],
+    [6 * HOURS, *(more(ahead) for ahead in (-6 * HOURS, 150.0, -150.0))],
     ids=lambda s: f"{s:+.0f}s",
 )
 def test_an_open_study_neither_closes_early_nor_sticks(
@@ -89,9 +90,7 @@ def test_a_study_closes_by_its_quiet_time_whatever_the_clock_does(
     assert judge(rig, files) == []
 
 
-@pytest.mark.parametrize(
-    "ahead", [6 * HOURS, pytest.param(-6 * HOURS, marks=pytest.mark.long)], ids=lambda s: f"{s:+.0f}s"
-)
+@pytest.mark.parametrize("ahead", [6 * HOURS, more(-6 * HOURS)], ids=lambda s: f"{s:+.0f}s")
 def test_work_and_deliveries_under_way_go_on(
     make_rig: Callable[..., Rig],
     wall: Wall,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dicom_io.scu import Peer, Timeouts, store
+from tests.more import more
 from tests.node.conftest import Rig
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
@@ -143,9 +144,7 @@ def test_a_database_that_somebody_holds_for_longer_than_anybody_waits(
     assert judge(rig, first + second) == []
 
 
-@pytest.mark.parametrize(
-    "loss", ["whole database", *(pytest.param(loss, marks=pytest.mark.long) for loss in ("torn", "gone"))]
-)
+@pytest.mark.parametrize("loss", ["whole database", *(more(loss) for loss in ("torn", "gone"))])
 def test_what_the_database_forgets_is_done_again_and_comes_out_the_same(
     rig: Rig, copies: Callable[..., list[Path]], judge: Callable[..., list[str]], loss: str
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.more import more
 from tests.node.conftest import Rig
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
@@ -78,7 +79,7 @@ def test_a_worker_that_wakes_up_after_the_job_has_ended(
 
 @pytest.mark.parametrize(
     "role",
-    [*(pytest.param(r, marks=pytest.mark.long) for r in ("coordinator", "deliverer", "supervisor", "receiver")), "all"],
+    [*(more(r) for r in ("coordinator", "deliverer", "supervisor", "receiver")), "all"],
 )
 def test_others_that_stand_still_for_a_while(
     working: tuple[Rig, list[Path]], copies: Callable[..., list[Path]], judge: Callable[..., list[str]], role: str

@@ -272,5 +272,5 @@ class Assembling(RuleBasedStateMachine):
 
 TestAssembling = Assembling.TestCase
 TestAssembling.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )

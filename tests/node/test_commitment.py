@@ -18,6 +18,7 @@ from node.commitment import Archive as Asking
 from node.commitment import Messenger
 from node.retry import policy
 from node.store import alarms, commitments
+from tests.more import more
 from tests.node.notice_peers import CT, Archive, Bench, Listener, Scanner
 from tests.node.outbox import Outbox
 
@@ -403,7 +404,7 @@ def test_an_archive_without_the_service_is_told_apart(make: Callable[..., Hospit
 
 
 @pytest.mark.sockets
-@pytest.mark.parametrize("point", [pytest.param("commit.asked", marks=pytest.mark.long), "commit.reported"])
+@pytest.mark.parametrize("point", [more("commit.asked"), "commit.reported"])
 def test_killed_and_started_again_the_sender_is_told_the_truth(point: str, make_rig: Callable[..., Any]) -> None:
     archive, scanner = Archive("new"), Listener("SCANNER")
     rig = make_rig(elsewhere=("ARCHIVE", archive.port))

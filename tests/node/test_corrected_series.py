@@ -9,6 +9,7 @@ from pydicom.dataset import FileDataset
 
 from node.retention import why_kept
 from node.store import deliveries, jobs, operator, storage
+from tests.more import once
 from tests.node.desk import Desk, changed
 from tests.node.test_revisions import new_accession, other_series, renamed, strange
 
@@ -39,15 +40,15 @@ def last(desk: Desk, uid: str) -> tuple[str | None, str | None]:
     return job.outcome, (job.reason or {}).get("code")
 
 
-@pytest.mark.parametrize("when", ["held", "waiting", "sending", "quarantined", "dead"])
-@pytest.mark.parametrize(("wrong", "right"), [
-    ({"AccessionNumber": "WRONG"}, {}),
-    ({"PatientBirthDate": ""}, {}),
-    ({"PatientSex": ""}, {"PatientSex": "F"}),
-])  # fmt: skip
+WHEN = ["held", "waiting", "sending", "quarantined", "dead"]
+OTHER = [({"AccessionNumber": "WRONG"}, {}), ({"PatientBirthDate": ""}, {}), ({"PatientSex": ""}, {"PatientSex": "F"})]
+
+
+@pytest.mark.parametrize(("when", "other"), once(zip(WHEN, OTHER * 2, strict=False), WHEN, OTHER))
 def test_a_result_that_the_correction_is_not_about_leaves_all_the_same(
-    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, when: str, wrong: dict[str, str], right: dict[str, str]
+    desk: Desk, slices: list[Path], uid: str, tmp_path: Path, when: str, other: tuple[dict[str, str], dict[str, str]]
 ) -> None:
+    wrong, right = other
     desk.receive([*scout(slices, tmp_path / "wrong", **wrong), *slices])
     desk.after(2.0 if when == "held" else 4000.0)
     assert desk.study(uid).state == ("early" if when == "held" else "closed")
@@ -100,8 +101,10 @@ def test_what_has_arrived_is_not_sent_again(desk: Desk, slices: list[Path], uid:
     assert desk.sends(uid) == ["delivered"]
 
 
-@pytest.mark.parametrize("between", ["nothing", "closed"])
-@pytest.mark.parametrize("change", [renamed, new_accession])
+@pytest.mark.parametrize(
+    ("between", "change"),
+    once([("nothing", renamed), ("closed", new_accession)], ["nothing", "closed"], [renamed, new_accession]),
+)
 def test_a_result_whose_own_images_are_corrected_later_never_leaves(
     desk: Desk, slices: list[Path], uid: str, tmp_path: Path, between: str, change: Callable[[FileDataset], None]
 ) -> None:

@@ -28,6 +28,7 @@ from dicom_io.scu_query import FoundStudy
 from node import overdue
 from node.store import corrections, deliveries, jobs, operator, studies
 from node.store.rows import Delivery
+from tests.more import more
 from tests.node.outbox import Answer, Outbox, Script, place
 from tests.stores import STORES
 
@@ -399,9 +400,15 @@ def _begins_anew(row: Delivery) -> bool:
 
 
 @pytest.mark.unit
-def test_deliveries(back_end: str) -> None:
+@pytest.mark.parametrize(
+    ("back_end", "examples"),
+    [("sqlite", 10), ("postgresql", 3), more("sqlite", 100), more("postgresql", 30)],
+    indirect=["back_end"],
+)
+def test_deliveries(back_end: str, examples: int) -> None:
+    del back_end
     run_state_machine_as_test(Deliveries, settings=settings(
-        max_examples=25 if back_end == "sqlite" else 6, stateful_step_count=25, deadline=None,
+        max_examples=examples, stateful_step_count=25, deadline=None,
         phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False, print_blob=True,  # a find must not take the day
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
     ))  # fmt: skip

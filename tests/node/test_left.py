@@ -16,6 +16,7 @@ from node.rebuild import Rebuild
 from node.retention import Retention
 from node.store import alarms, corrections, deliveries, index, jobs, operator, proofs
 from node.store.rows import Sent
+from tests.more import ON_FILES_FIRST
 from tests.node.desk import Desk, changed
 from tests.node.outbox import Outbox
 from tests.node.test_journey import valid
@@ -24,7 +25,7 @@ from tests.stores import STORES
 
 pytestmark = [
     pytest.mark.unit,
-    pytest.mark.parametrize("back_end", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True),
+    ON_FILES_FIRST,
     pytest.mark.usefixtures("back_end"),
 ]
 

@@ -21,6 +21,7 @@ from node.retry import policy
 from node.ris import Relayer, decide, decide_error
 from node.store import alarms, relays
 from node.store.relays import Relay
+from tests.more import more
 from tests.node.notice_peers import Bench, Ris, Scanner, begun, ended
 
 LAST = int(policy()["relay"]["refusals"])
@@ -247,7 +248,7 @@ def test_a_notice_whose_file_is_gone_stops_nobody(hospital: Hospital) -> None:
 @pytest.mark.sockets
 @pytest.mark.parametrize(
     "point",
-    ["relay.sent", *(pytest.param(p, marks=pytest.mark.long) for p in ("receive.after_link", "relay.before_commit"))],
+    ["relay.sent", *(more(p) for p in ("receive.after_link", "relay.before_commit"))],
 )
 def test_killed_and_started_again_the_ris_hears_everything_once_and_in_order(
     point: str, make_rig: Callable[..., Any]

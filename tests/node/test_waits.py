@@ -7,13 +7,16 @@ import pytest
 from node import commitment
 from node.store import commitments, deliveries, jobs, waits
 from node.store.clocks import Jump
+from tests.more import ON_FILES_FIRST, once
 from tests.node.desk import Desk, small_ct
 
-pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
+pytestmark = [pytest.mark.unit, ON_FILES_FIRST, pytest.mark.usefixtures("back_end")]
 
 
-@pytest.mark.parametrize("asked_before", [True, False])
-@pytest.mark.parametrize("jump_s", [-21600.0, 21600.0])
+@pytest.mark.parametrize(
+    ("jump_s", "asked_before"),
+    once([(-21600.0, True), (21600.0, False)], [-21600.0, 21600.0], [True, False]),
+)
 def test_a_question_that_waits_for_its_answer_survives_a_jump_of_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float, *, asked_before: bool
 ) -> None:
