@@ -9,19 +9,18 @@ from pydicom import dcmread
 from dicom_io.scu import Peer, store
 from node import failpoint
 from node.store import open_database
+from tests.more import more
 
 pytestmark = pytest.mark.chaos
 
 
 # retention has its own below; notices: tests/node/test_mpps.py and test_commitment.py
 ON_THE_WAY = sorted(name for name in failpoint.NAMES if not name.startswith(("relay.", "commit.", "retention.")))
-# receivers are killed at these points in tests/net/test_process.py, too; the others are like the one that follows
-IN_SHORT_LEFT_OUT = {"receive.before_fsync", "receive.before_response", "job.claimed", "job.worked", "deliver.object"}
+# one of each process; a receiver is killed at its points in tests/net/test_process.py, too
+IN_SHORT = {"receive.after_link", "close.before_commit", "job.before_commit", "job.written", "deliver.sent"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in IN_SHORT_LEFT_OUT)) for name in ON_THE_WAY]
-)
+@pytest.mark.parametrize("name", [name if name in IN_SHORT else more(name) for name in ON_THE_WAY])
 def test_killed_there_and_started_again(name: str, rig: Any, ct: list[Path]) -> None:
     ct = ct[20:44]
     rig.start(PACS_AI_NODE_FAILPOINT=name, PACS_AI_NODE_TESTING="1")

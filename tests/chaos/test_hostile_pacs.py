@@ -10,6 +10,7 @@ import pytest
 from dicom_io.scu import Peer, Timeouts, store
 from dicom_io.status import Outcome
 from tests.chaos.hostile_pacs import PACS_SCRIPTS, HostilePacs, PacsScript, drip, let_go
+from tests.more import more
 from tests.node.conftest import Rig
 
 pytestmark = [
@@ -96,7 +97,7 @@ def test_a_second_study_passes_while_destinations_stall(
         let_go(made.values())
 
 
-@pytest.mark.parametrize("at", ["accept", "answer"])
+@pytest.mark.parametrize("at", [more("accept"), "answer"])
 def test_a_pacs_that_drips_does_not_hold_the_sender_for_hours(
     copies: Callable[..., list[Path]], tmp_path: Path, at: Any
 ) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.more import more
 from tests.node.conftest import Rig
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(200)]
 
 
-@pytest.mark.parametrize(("times", "outcome"), [(1, "result"), (9, "failed")])
+@pytest.mark.parametrize(("times", "outcome"), [more(1, "result"), (9, "failed")])
 def test_a_job_that_gets_no_memory(
     rig: Rig, copies: Callable[..., list[Path]], judge: Callable[..., list[str]], times: int, outcome: str
 ) -> None:

@@ -15,6 +15,7 @@ from node import recover
 from node.calling import Caller, prepare
 from node.store import calls, jobs
 from node.store.rows import Job
+from tests.more import more
 from tests.node.desk import Desk
 from tests.stores import STORES, sql
 
@@ -112,6 +113,7 @@ def test_stat_goes_first_what_is_cancelled_never_and_a_lost_call_comes_again(off
         office.lead_until(lambda: calls.count(office.db) == 0)
 
 
+@pytest.mark.parametrize("back_end", [more("sqlite"), "postgresql"], indirect=True)
 def test_a_job_whose_worker_is_killed_is_tried_again_by_another(office: Office) -> None:
     numbers = office.studies(2)
     dead = office.worker("a", PACS_AI_NODE_TESTING="1", PACS_AI_NODE_FAILPOINT="job.claimed")

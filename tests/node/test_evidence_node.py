@@ -101,6 +101,7 @@ def test_a_scanner_with_steps_is_waited_for_and_not_longer(make_rig: Callable[..
     assert [j["outcome"] for j in after["jobs"]] == ["result"]
 
 
+@pytest.mark.long
 def test_a_source_that_is_asked_has_more_and_then_the_same(
     make_rig: Callable[..., Any], ct: list[Path], tmp_path: Path
 ) -> None:

@@ -138,6 +138,7 @@ def test_one_association_per_slice_gives_one_result_and_late_slices_a_revision(r
     assert len(uids) == len(set(uids)) == sum(len(j["artifacts"]) for j in second["jobs"])
 
 
+@pytest.mark.long
 def test_early_work_on_a_growing_study_is_dropped_unseen(make_rig: Callable[..., Any], ct: list[Path]) -> None:
     rig = make_rig(quiet_s=600.0)
     rig.start()
@@ -201,6 +202,7 @@ def test_a_stop_in_the_middle_of_a_job_is_quick_and_costs_no_attempt(rig: Any, c
     assert [j["outcome"] for j in jobs_of(rig, ct)] == ["result"]
 
 
+@pytest.mark.long
 def test_two_workers_share_the_jobs(rig: Any, ct: list[Path], tmp_path: Path) -> None:
     rig.start(PACS_AI_NODE__WORKER__SLOTS="2", PROBE_SECONDS="1")
     for n in range(3):
