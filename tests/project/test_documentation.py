@@ -10,59 +10,18 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from config import load
-from dicom_io import contexts, status
 from dicom_io.reason import ReasonTable
 from node.cli import COMMANDS
 from node.store.rows import DeliveryState
 from sr_writer import profiles
-from sr_writer.seg_frames import LABEL_MAP_STORAGE
 
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFORMANCE = (ROOT / "dicom_io" / "CONFORMANCE.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 PAGES = sorted(
     p for p in ROOT.rglob("*.md") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts[:-1])
 )
-
-
-def section(title: str) -> str:
-    return CONFORMANCE.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
-
-
-def test_conformance_lists_the_transfer_syntaxes_of_the_listener() -> None:
-    listed = re.findall(r"\| (1\.2\.840\.10008\.[0-9.]+) \|", section("Transfer syntaxes accepted for storage"))
-    assert listed == list(contexts.STILL_IMAGE_SYNTAXES)
-    assert str(contexts.PDU_BYTES) in CONFORMANCE
-    assert contexts.STUDY_ROOT_FIND in CONFORMANCE
-    assert contexts.VERIFICATION in CONFORMANCE
-
-
-def test_conformance_lists_every_answer_of_the_listener() -> None:
-    listed = {
-        int(code, 16) for code in re.findall(r"^\| ([0-9A-F]{4}) \|", section("Answers to C-STORE"), re.MULTILINE)
-    }
-    assert listed == {int(a) for a in status.Answer}
-
-
-def test_conformance_tells_the_outcome_of_every_status_row() -> None:
-    words = {
-        "delivered, the warning": "delivered-with-warning",
-        "delivered if": "check",
-        "dead": "dead",
-        "sent again": "retry",
-    }
-    seen: dict[tuple[int, int], str] = {}
-    for codes, text in re.findall(
-        r"^\| ([^|]+) \| ([^|]+) \|$", section("What is done with a destination's status"), re.MULTILINE
-    ):
-        outcome = (
-            "delivered" if text == "delivered" else next((o for w, o in words.items() if text.startswith(w)), None)
-        )
-        for first, last in re.findall(r"\b([0-9A-F]{4})(?:-([0-9A-F]{4}))?\b", codes):
-            seen[int(first, 16), int(last or first, 16)] = str(outcome)
-    assert seen == {(r.first, r.last): r.outcome.value for r in status.TABLE}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -173,10 +132,3 @@ def test_toml_in_the_page_of_viewers_is_a_configuration_that_starts(tmp_path: Pa
     for block in blocks:
         path.write_text(block, encoding="utf-8")
         assert load(path, {}).destination[0].wants.lines(result=True)
-
-
-def test_conformance_lists_every_class_that_is_sent() -> None:
-    rows = re.findall(r"^\| ([a-z_, ()]+) \| [^|]+ \| ([0-9.]+) \|$", section("Objects that are sent"), re.MULTILINE)
-    listed = {name: uid for names, uid in rows for name in names.split(", ")}
-    assert listed.pop("seg (labelmap)") == LABEL_MAP_STORAGE
-    assert listed == {name: facts["sop_class"] for name, facts in profiles.table()["object"].items()}

@@ -258,17 +258,3 @@ def test_the_narrative_of_no_result_gives_the_reason_and_the_way_out(helpers: An
     why = replace(helpers.reason("x", "Too thick.", "过厚。"), hint={"en": "Send thin slices."})
     said = no_result(why, "not_analysed", [], "en", pipeline="chest_ct", version="0.1.0", research=False)
     assert said[0].lines == ("Chest CT · not analysed", "Reason: Too thick.", "What can be done: Send thin slices.")
-
-
-def test_28_29_the_private_codes_stand_in_the_conformance_statement() -> None:
-    import re
-
-    text = (Path(__file__).resolve().parents[2] / "dicom_io/CONFORMANCE.md").read_text(encoding="utf-8")
-    section = text.split("## Content of segmentations and reports\n", 1)[1].split("\n## ", 1)[0]
-    rows = re.findall(r"^\| ([A-Z][A-Z0-9_]+) \| (.+) \| (.+) \|$", section, re.MULTILINE)
-    ours = {name: codes.concept(name) for name in codes.CONCEPTS}
-    assert rows == [(c.value, c.meaning, codes.concept_label(n, "zh-CN")) for n, c in ours.items()]
-    assert len({c.value for c in ours.values()}) == len(ours)
-    assert all(len(c.value) <= 16 for c in ours.values())
-    scheme = codes.coding_scheme_item()
-    assert f"{codes.DESIGNATOR} ({scheme.CodingSchemeUID}), version {codes.SCHEME_VERSION}" in section
