@@ -10,11 +10,12 @@ STORM ?= chaos
 FUZZ_S ?= 1800
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: help demo test unit sockets conformance chaos-short chaos-more chaos fuzz static audit clean
+.PHONY: help demo test unit sockets conformance-short conformance chaos-short chaos-more chaos fuzz static audit clean
 
 help:
 	@echo "make demo        node and a small PACS on this machine, one phantom study end to end, pictures in $(DEMO)/"
-	@echo "make test        all tests (unit, sockets, conformance, chaos-short)"
+	@echo "make test        all tests (unit, sockets, conformance-short, chaos-short)"
+	@echo "make conformance every object of every geometry, sender and outcome before other people's judges"
 	@echo "make chaos-more  more of the same kills, stops, clocks and databases as in the tests"
 	@echo "make chaos       300 kills of a node under load; STORM=folder goes on with an interrupted run"
 	@echo "make fuzz        FUZZ_S seconds of fuzzing, all doors for bytes from outside in turn; finds and corpus in fuzz/"
@@ -29,13 +30,16 @@ $(BIN)/pacs-ai-node: pyproject.toml constraints.txt
 demo: $(BIN)/pacs-ai-node
 	$(BIN)/pacs-ai-node demo --out $(DEMO) --seed $(SEED)
 
-test: unit sockets conformance chaos-short
+test: unit sockets conformance-short chaos-short
 
 unit: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "unit and not long" $(PYTEST)
 
 sockets: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "sockets and not long" $(PYTEST)
+
+conformance-short: $(BIN)/pacs-ai-node
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "conformance and not long" $(PYTEST)
 
 conformance: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "conformance" $(PYTEST)
@@ -44,7 +48,7 @@ chaos-short: $(BIN)/pacs-ai-node
 	$(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "chaos and not long" $(PYTEST)
 
 chaos-more: $(BIN)/pacs-ai-node
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "long" $(PYTEST)
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "long and not conformance" $(PYTEST)
 
 chaos: $(BIN)/pacs-ai-node
 	$(BIN)/python -m benchmarks.chaos --studies 200 --kills 300 --seed $(SEED) --resume $(STORM)

@@ -83,6 +83,7 @@ def _state(ds: Dataset, images: Mapping[int, Instance], result: Result, sources:
     ds.BodyPartExamined = body_part(by)
     ds.ContentLabel, ds.ContentDescription, ds.ContentCreatorName = "AI_FINDINGS", "AI findings, unverified", ""
     ds.PresentationCreationDate, ds.PresentationCreationTime = by.date, by.time
+    del ds.ContentDate, ds.ContentTime  # of images and documents; a state has the two above
     ds.ReferencedSeriesSequence = referenced_series(list(images.values()))
     first = next(iter(images.values())).header
     rescale = {tuple(elements.text(i.header, k) for k in _RESCALE) for i in images.values()}

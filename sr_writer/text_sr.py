@@ -88,7 +88,10 @@ def build_card(
         )
         for tag in by.languages
     }
-    return _report(said, (), sources, by, card_variant(reason, outcome, considered))
+    ds = _report(said, (), sources, by, card_variant(reason, outcome, considered))
+    if outcome == "failed":
+        ds.CompletionFlag, ds.CompletionFlagDescription = "PARTIAL", reason.code[:64]
+    return ds
 
 
 def _report(said: Narratives, keys: Sequence[ImageKey], sources: Sources, by: Authorship, variant: str = "") -> Dataset:

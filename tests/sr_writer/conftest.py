@@ -107,6 +107,14 @@ def from_folder(folder: Path, *, options: WriterOptions | None = None, negative:
     return out
 
 
+def without_result(folder: Path) -> Case:
+    """Take what is on disk as a series that has no result, whatever it shows."""
+    series = group([read_instance(p) for p in sorted((folder / "dicom").rglob("*.dcm"))])[0].series[0]
+    out = Case(folder, None, None, series, None, WriterOptions())  # type: ignore[arg-type]
+    object.__setattr__(out, "identity", out.identified())
+    return out
+
+
 def result_of(volume: Volume, lung: np.ndarray, lesion: np.ndarray) -> Result:
     """Build a result from a lung mask (1 right, 2 left) and numbered lesions."""
     shape = volume.array.shape
@@ -291,6 +299,7 @@ class Helpers:
     load = staticmethod(load)
     reason = staticmethod(reason)
     result_of = staticmethod(result_of)
+    without_result = staticmethod(without_result)
 
     @staticmethod
     def write(c: Case, out: Path, **changes: object) -> "tuple[write.Artifact, ...]":

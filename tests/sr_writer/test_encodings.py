@@ -1,8 +1,5 @@
 """Segmentations in every encoding: the same masks, whoever reads them."""
 
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,6 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from sr_writer import seg
@@ -132,27 +128,3 @@ def test_another_encoding_is_another_object(flat: Any, helpers: Any) -> None:
         assert len({ds[keyword].value for ds in made}) == len(ENCODINGS)
     tracking = [[(s.TrackingID, s.TrackingUID) for s in ds.SegmentSequence if s.SegmentNumber] for ds in made]
     assert tracking[0] == tracking[1] == tracking[2]
-
-
-@pytest.mark.conformance
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_35_dcmqi_reads_every_encoding(flat: Any, helpers: Any, tmp_path: Path, encoding: Encoding) -> None:
-    tool = shutil.which("segimage2itkimage") or shutil.which("segimage2itkimage", path=str(Path(sys.executable).parent))
-    if tool is None:
-        pytest.skip("dcmqi is not installed")
-    write_dicom(_built(flat, helpers.now, encoding), tmp_path / "seg.dcm")
-    read = subprocess.run(
-        [tool, "--inputDICOM", str(tmp_path / "seg.dcm"), "--outputDirectory", str(tmp_path), "--outputType", "nrrd",
-         "--prefix", "s"], check=False, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert read.returncode == 0, read.stdout + read.stderr
-    to_index = np.linalg.inv(flat.result.geometry.affine)
-    expected = _expected(flat)
-    for n, mask in expected.items():
-        # dcmqi writes a file a segment, but a label map as it is
-        image = SimpleITK.ReadImage(str(tmp_path / f"s-{1 if encoding == 'labelmap' else n}.nrrd"))
-        wanted = n if encoding == "labelmap" else SimpleITK.GetArrayViewFromImage(image).max()
-        direction = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-        points = np.argwhere(SimpleITK.GetArrayFromImage(image) == wanted)[:, ::-1] @ direction.T + image.GetOrigin()
-        index = (points @ to_index[:3, :3].T + to_index[:3, 3]).round().astype(int)[:, ::-1]
-        assert {tuple(i) for i in index.tolist()} == {tuple(i) for i in np.argwhere(mask).tolist()}, n

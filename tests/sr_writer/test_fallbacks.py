@@ -103,19 +103,6 @@ def test_13_the_same_twice_is_the_same_bytes(negative: Any, helpers: Any, tmp_pa
 # ---- overlay ----------------------------------------------------------------------------------------------------------
 
 
-def test_38_overlay_lies_where_its_source_lies(fallbacks: Made) -> None:
-    case, made = fallbacks
-    assert len(made["overlay"]) == len(case.result.geometry.images)
-    headers = {i.sop_instance_uid: i.header for i in case.series.instances}
-    for (uid, _), ds in zip(case.result.geometry.images, made["overlay"], strict=True):
-        source = headers[uid]
-        assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == uid
-        for keyword in ("InstanceNumber", "Rows", "Columns", "FrameOfReferenceUID", "ImagePositionPatient",
-                        "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):  # fmt: skip
-            assert ds[keyword].value == source[keyword].value, keyword
-        assert (ds.Modality, ds.BurnedInAnnotation, ds.ImageType) == ("OT", "YES", ["DERIVED", "SECONDARY"])
-
-
 def test_overlay_draws_every_finding_around_its_mask(positive: Any, coronal: Any, helpers: Any) -> None:
     for case in (positive, coronal):
         by = helpers.authorship(case)

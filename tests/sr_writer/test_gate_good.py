@@ -5,21 +5,12 @@ from typing import Any
 
 import pydicom
 import pytest
-from pydicom.dataelem import RawDataElement
-from pydicom.tag import Tag
 
 import phantom
 from sr_writer import gate
+from tests.sr_writer.authored import rename
+from tests.sr_writer.matrix import SENDERS, Sender
 
-# what the sender declares, the name, how it writes it
-SENDERS = [
-    (None, "Miller^Ann", "ascii"),
-    ("ISO_IR 100", "Müller^Jürgen", "latin-1"),
-    ("GB18030", "王^小东", "gb18030"),
-    ("GBK", "王^小东", "gbk"),
-    ("ISO_IR 192", "王^小东=Wang^XiaoDong", "utf-8"),
-    (["", "ISO 2022 IR 58"], "Wang^XiaoDong=\x1b$)A王^\x1b$)A小东", "gb2312"),
-]
 SCANS: list[dict[str, Any]] = [
     {"plane": "axial", "matrix": (72, 81)},
     {"plane": "axial", "matrix": 64, "feet_first": True, "lesions": "none"},
@@ -33,33 +24,25 @@ SCANS: list[dict[str, Any]] = [
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom remarks on character sets
 
 
-def good(
-    helpers: Any, folder: Path, seed: int, scan: dict[str, Any], sender: tuple[Any, str, str]
-) -> tuple[int, list[str]]:
+def good(helpers: Any, folder: Path, seed: int, scan: dict[str, Any], sender: Sender) -> tuple[int, list[str]]:
     """Write one study as everything there is; how many objects that is, and what the gate says against them."""
-    charset, name, codec = sender
     phantom.write(phantom.build(seed, slices=20, **scan), folder)
-    raw = name.encode(codec)
     for path in (folder / "dicom").iterdir():
         ds = pydicom.dcmread(path)
-        ds.SpecificCharacterSet = charset
-        if charset is None:
-            del ds.SpecificCharacterSet
-        value = raw + b" " * (len(raw) % 2)
-        ds[Tag("PatientName")] = RawDataElement(
-            Tag("PatientName"), "PN", len(value), value, 0, is_implicit_VR=False, is_little_endian=True
-        )
+        rename(ds, sender)
         ds.save_as(path)
     case = helpers.from_folder(folder, negative=scan.get("lesions") == "none")
     artifacts = helpers.everything(case, folder / "out")
     found = gate.check(artifacts, case.series.instances, (), helpers.claim(case))
-    return len(artifacts), [f"{scan} {charset}: {r.artifact.name} {r.reason.code} {r.reason.text['en']}" for r in found]
+    return len(artifacts), [
+        f"{scan} {sender.charset}: {r.artifact.name} {r.reason.code} {r.reason.text['en']}" for r in found
+    ]
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("n", range(3))
 def test_good_objects_pass(helpers: Any, tmp_path: Path, n: int) -> None:
-    objects, refused = good(helpers, tmp_path, 200 + n, SCANS[2 * n + n % 2], SENDERS[5 - 2 * n])
+    objects, refused = good(helpers, tmp_path, 200 + n, SCANS[2 * n + n % 2], list(SENDERS.values())[5 - 2 * n])
     assert refused == []
     assert objects > 20
 
@@ -68,7 +51,7 @@ def test_good_objects_pass(helpers: Any, tmp_path: Path, n: int) -> None:
 def test_none_of_500_good_objects_is_refused(helpers: Any, tmp_path: Path) -> None:
     total, refused = 0, []
     for seed, scan in enumerate(SCANS):
-        for n, sender in enumerate(SENDERS):
+        for n, sender in enumerate(SENDERS.values()):
             objects, said = good(helpers, tmp_path / f"{seed}-{n}", 300 + 7 * seed + n, scan, sender)
             total, refused = total + objects, refused + said
     assert refused == []

@@ -1,7 +1,5 @@
 """A rejection note names objects of ours that a later revision replaces, and nothing else, ever."""
 
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,11 +52,6 @@ def test_it_names_exactly_the_replaced_objects(old: list[Path], later: Authorshi
     assert "revision 2" in next(
         i.TextValue for i in note.ContentSequence if i.ValueType == "TEXT" and "evision" in i.TextValue
     )
-    if shutil.which("dciodvfy"):
-        judged = subprocess.run(
-            ["dciodvfy", "-new", str(tmp_path / "note.dcm")], check=False, capture_output=True, text=True, timeout=60
-        )
-        assert judged.returncode == 0, judged.stderr
 
 
 def test_the_same_objects_give_the_same_note(old: list[Path], later: Authorship) -> None:

@@ -1,0 +1,204 @@
+"""The objects of the matrix as files: sources once a geometry and sender, every object once a test run."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.charset import convert_encodings
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+import phantom
+from dicom_io.model import group
+from phantom import radiograph
+from sr_writer import rejection, write
+from sr_writer.considered import Considered
+from sr_writer.profiles import Form, Piece
+from tests.sr_writer.matrix import GEOMETRIES, KINDS, RESULTS, SENDERS, Row, Sender, analyses
+
+SEED, SLICES = 41, 12
+SITES = {"lungs", "left_lung", "right_lung"}
+"""Of which numbers are given: reports of fewer groups are judged faster."""
+
+
+@dataclass(frozen=True, eq=False)
+class Authored:
+    """One object of the matrix.
+
+    Parameters
+    ----------
+    row : Row
+        Which.
+    case : Any
+        Study on disk and result that it is about.
+    artifacts : tuple of write.Artifact
+        Its files: one, or a series of pictures.
+    segmentation : write.Artifact or None
+        What a report refers to.
+    """
+
+    row: Row
+    case: Any
+    artifacts: tuple[write.Artifact, ...]
+    segmentation: write.Artifact | None = None
+
+    @cached_property
+    def objects(self) -> tuple[pydicom.FileDataset, ...]:
+        """The files as they are read; large pixels when they are asked for."""
+        return tuple(pydicom.dcmread(a.path, defer_size=1 << 18) for a in self.artifacts)
+
+    @property
+    def ds(self) -> pydicom.FileDataset:
+        """The object, or the first of the series."""
+        return self.objects[0]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Its files."""
+        return [a.path for a in self.artifacts]
+
+    def __str__(self) -> str:
+        return f"{self.row.geometry} / {self.row.sender} / {self.row.kind} / {self.row.outcome}"
+
+
+class Author:
+    """Writes rows of the matrix below a folder; what is common to several is made once."""
+
+    def __init__(self, helpers: Any, folder: Path) -> None:
+        self._helpers, self._folder = helpers, folder
+        self._cases: dict[tuple[str, str], Any] = {}
+
+    def author(self, rows: Iterable[Row], into: str) -> list[Authored]:
+        """Write the objects of `rows` into a folder of their own; those of one analysis together."""
+        made = [
+            o for n, (_, some) in enumerate(analyses(rows)) for o in self._analysis(some, self._folder / into / str(n))
+        ]
+        return sorted(made, key=lambda o: o.row)
+
+    def case(self, geometry: str, sender: str) -> Any:
+        """Return a study of the geometry as the sender writes names, with its result."""
+        key = geometry, sender
+        if key not in self._cases:
+            folder = self._folder / "studies" / "-".join(key).replace(" ", "_")
+            plain = self._plain(geometry)
+            (folder / "dicom").mkdir(parents=True)
+            for path in sorted((plain / "dicom").iterdir()):
+                ds = pydicom.dcmread(path)
+                rename(ds, SENDERS[sender])
+                ds.save_as(folder / "dicom" / path.name)
+            if GEOMETRIES[geometry].analysed:
+                (folder / "truth.npz").symlink_to(plain / "one.npz")
+                self._cases[key] = _short(self._helpers.from_folder(folder))
+            else:
+                self._cases[key] = self._helpers.without_result(folder)
+        return self._cases[key]
+
+    def _plain(self, geometry: str) -> Path:
+        folder = self._folder / "phantoms" / geometry.replace(" ", "_")
+        if not folder.exists():
+            scan = GEOMETRIES[geometry]
+            if scan.radiograph:
+                return radiograph.write(
+                    radiograph.expose(radiograph.Exposure(SEED, rows=64, columns=64, **scan.phantom)), folder
+                )
+            made = phantom.write(phantom.build(SEED, **{"slices": SLICES, "matrix": 64, **scan.phantom}), folder)
+            truth = np.load(made / "truth.npz")
+            largest = np.bincount(truth["lesion"][truth["lesion"] > 0], minlength=1).argmax()
+            np.savez(folder / "one.npz", lung=truth["lung"], lesion=truth["lesion"] * (truth["lesion"] == largest))
+        return folder
+
+    def _analysis(self, rows: Sequence[Row], out: Path) -> Iterator[Authored]:
+        row = rows[0]
+        case = self.case(row.geometry, row.sender)
+        if row.outcome == "negative":
+            case = replace(case, result=_without_findings(case.result))
+        notes = [r for r in rows if r.kind == "rejection"]
+        for note in notes:
+            yield Authored(note, case, (self._rejection(note, case, out / "note"),))
+        flat = [r for r in rows if r.kind == "seg labelmap" and r.outcome == "positive"]
+        for one in flat:  # segments that overlap are no label map
+            alone = replace(case, result=_only_findings(case.result))
+            object.__setattr__(alone, "identity", alone.identified(weights_digest="sha256:" + "1f" * 32))
+            yield Authored(one, alone, self._write(alone, [_piece(one)], row.outcome, out / "flat"))
+        others = [r for r in rows if r not in notes and r not in flat]
+        if others:
+            pieces = {r: _piece(r) for r in others}
+            made = self._write(case, list(pieces.values()), row.outcome, out)
+            by_piece = {r: tuple(a for a in made if (a.kind, a.variant) == p.key) for r, p in pieces.items()}
+            for r, artifacts in by_piece.items():
+                seg = by_piece[r.needs[0]][0] if r.needs else None
+                yield Authored(r, case, artifacts, seg)
+
+    def _write(self, case: Any, pieces: Sequence[Piece], outcome: str, out: Path) -> tuple[write.Artifact, ...]:
+        if outcome in RESULTS:
+            return self._helpers.write(case, out, pieces=pieces)  # type: ignore[no-any-return]
+        instances = case.series.instances
+        why = self._helpers.reason(
+            "too-thick", "The slices are too thick (10.0 mm, limit 6.0 mm).", "层厚过大（10.0 mm，上限 6.0 mm）。"
+        )
+        seen = [Considered(instances[0].series_instance_uid, why)]
+        now, study = self._helpers.now, group(instances)[0]
+        return write.write_card(
+            why, outcome, study, case.identity, case.options, out, now, considered=seen, pieces=pieces
+        )  # type: ignore[arg-type]
+
+    def _rejection(self, row: Row, case: Any, out: Path) -> write.Artifact:
+        """Reject the text of another analysis of the study."""
+        old = Form("text" if row.outcome in RESULTS else "card_text")
+        before = replace(case, identity=case.identified(weights_digest="sha256:" + "0e" * 32))
+        rejected = [
+            write.Predecessor(a.sop_class_uid, a.sop_instance_uid, a.series_instance_uid, a.path)
+            for a in self._write(before, [Piece(old)], row.outcome, out)
+        ]
+        ds = rejection.build(rejected, self._helpers.authorship(case, 2))
+        return self._helpers.stored(ds, out, "rejection")  # type: ignore[no-any-return]
+
+
+def rename(ds: Dataset, sender: Sender) -> None:
+    """Put a name into a header by its very bytes."""
+    ds.SpecificCharacterSet = sender.charset
+    if sender.charset is None:
+        del ds.SpecificCharacterSet
+    tag, value = Tag("PatientName"), sender.raw + b" " * (len(sender.raw) % 2)
+    ds[tag] = RawDataElement(tag, "PN", len(value), value, 0, is_implicit_VR=False, is_little_endian=True)
+    ds.set_original_encoding(False, True, convert_encodings(sender.charset or ""))  # or pydicom writes the name anew
+
+
+def _piece(row: Row) -> Piece:
+    return Piece(KINDS[row.kind], tuple(KINDS[r.kind] for r in row.needs))
+
+
+def _short(case: Any) -> Any:
+    result = case.result
+    kept = tuple(r for r in result.regions if r.site in SITES or r.site == "body")
+    return replace(
+        case,
+        result=replace(result, regions=kept, measurements=tuple(m for m in result.measurements if m.site in SITES)),
+    )
+
+
+def _without_findings(result: Any) -> Any:
+    """Return the same result with nothing found."""
+    shown = {f.segment_number for f in result.findings}
+    nothing = [
+        replace(m, value=0.0) if m.name.startswith(("opacity", "ground_glass")) else m for m in result.measurements
+    ]
+    return replace(
+        result, findings=(), measurements=tuple(nothing), summary={},
+        segments=tuple(s for s in result.segments if s.number not in shown),
+    )  # fmt: skip
+
+
+def _only_findings(result: Any) -> Any:
+    """Return the same result without the lungs that hold the findings: no two segments overlap."""
+    numbers = {f.segment_number: n for n, f in enumerate(result.findings, start=1)}
+    return replace(
+        result,
+        segments=tuple(replace(s, number=numbers[s.number]) for s in result.segments if s.number in numbers),
+        findings=tuple(replace(f, segment_number=numbers[f.segment_number]) for f in result.findings),
+    )
