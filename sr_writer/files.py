@@ -9,12 +9,14 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
 from dicom_io.files import sync_file, sync_folder
 from sr_writer.device import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from sr_writer.encoding import Encoder
 
 
-def write_dicom(ds: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> bool:
+def write_dicom(ds: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian, encoder: Encoder | None = None) -> bool:
     """Write `ds` in the transfer syntax `syntax`, unless the same object already stands at `path`.
 
-    Its pixels are native; what is to be written as RLE Lossless is compressed here, frame by frame.
+    Its pixels are native; what is to be written as RLE Lossless is compressed here, frame by frame. An `encoder` that has
+    encoded another object of the same analysis knows what both share.
 
     Returns
     -------
@@ -34,7 +36,10 @@ def write_dicom(ds: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -
     temporary = path.with_name(f".{path.name}.part")
     if syntax == RLELossless:
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    file = FileDataset(temporary, ds, preamble=b"\0" * 128, file_meta=meta)
+    settled = (encoder or Encoder()).settled(ds)
+    file = FileDataset(temporary, settled, preamble=b"\0" * 128, file_meta=meta)
+    # else it would look for what may be encoded otherwise, and decode the sequences for that
+    file.set_original_encoding(False, True, file._character_set)  # noqa: SLF001
     if syntax == RLELossless:
         file.compress(RLELossless, generate_instance_uid=False)
     file.save_as(temporary, enforce_file_format=True)

@@ -121,7 +121,7 @@ class Recount:
         for image, parts in here.items():
             values = self._values(self.raw.slices[image]) if readable else None
             readable = values is not None
-            opaque = self._opaque[image].plane() if image in self._opaque else None
+            opaque = self._opaque.get(image)
             for number, runs in parts:
                 total = segments.setdefault(number, Count())
                 rows = _Rows.of(runs, opaque, values)
@@ -244,13 +244,13 @@ class _Rows:
     runs: Runs
     opaque: npt.NDArray[np.float64]
     hu: npt.NDArray[np.float64]
-    images: tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]
+    images: tuple[Runs | None, npt.NDArray[np.float32] | None]
 
     @classmethod
-    def of(cls, runs: Runs, opaque: npt.NDArray[np.uint8] | None, values: npt.NDArray[np.float32] | None) -> "_Rows":
+    def of(cls, runs: Runs, opaque: Runs | None, values: npt.NDArray[np.float32] | None) -> "_Rows":
         nothing = np.zeros(runs.starts.size)
         return cls(
-            runs, nothing if opaque is None else runs.sums(opaque), nothing if values is None else runs.sums(values),
+            runs, nothing if opaque is None else runs.shared(opaque), nothing if values is None else runs.sums(values),
             (opaque, values),
         )  # fmt: skip
 

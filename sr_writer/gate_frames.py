@@ -5,13 +5,14 @@ the runs alone, so the gate never holds a second volume.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 
@@ -93,6 +94,18 @@ class Runs:
             edges = edges[:-1]
         out: npt.NDArray[np.float64] = np.add.reduceat(flat, edges, dtype=np.float64)[::2]
         return out
+
+    def shared(self, other: "Runs") -> npt.NDArray[np.float64]:
+        """Return how many pixels of every run lie in `other`, a mask of the same shape."""
+        before = np.concatenate(([0], np.cumsum(other.ends - other.starts)))
+
+        def up_to(at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+            begun = np.searchsorted(other.starts, at)
+            rest = np.maximum(other.ends[begun - 1] - at, 0) if other.ends.size else 0
+            found: npt.NDArray[np.int64] = before[begun] - np.where(begun, rest, 0)
+            return found
+
+        return (up_to(self.ends) - up_to(self.starts)).astype(np.float64)
 
     def moved(self, rows: int, columns: int) -> "Runs":
         """Return the mask moved by whole pixels; what leaves the image is cut off."""
@@ -202,12 +215,10 @@ def frames_of(ds: Dataset) -> Frames:
     shared = ds.SharedFunctionalGroupsSequence[0]
     labels = ds.SegmentationType == "LABELMAP"
     positions, sources, segments, indices = [], [], [], []
-    for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
-        named = [s for d in group.DerivationImageSequence for s in d.SourceImageSequence]
-        if len(named) != 1:
-            raise ValueError(f"frame {k + 1} names {len(named)} source slices")
-        sources.append((str(named[0].ReferencedSOPClassUID), image_of(named[0])))
-        positions.append([float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient])
+    image, place = _Read(_source), _Read(_position)
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        sources.append(image.of(group, "DerivationImageSequence"))
+        positions.append(place.of(group, "PlanePositionSequence"))
         segments.append(0 if labels else _segment(group, shared))
         values = group.FrameContentSequence[0].DimensionIndexValues
         indices.append(tuple(int(v) for v in ([values] if isinstance(values, int) else values)))
@@ -215,6 +226,35 @@ def frames_of(ds: Dataset) -> Frames:
         (int(ds.Rows), int(ds.Columns)), int(ds.NumberOfFrames), np.array(positions), tuple(sources), tuple(segments),
         tuple(indices), _cells(ds, len(sources)),
     )  # fmt: skip
+
+
+T = TypeVar("T")
+
+
+class _Read(Generic[T]):
+    """Reads a sequence of a functional group; what has the same bytes in many frames is decoded once."""
+
+    def __init__(self, read: Callable[[Dataset], T]) -> None:
+        self._read, self._known = read, dict[bytes, T]()
+
+    def of(self, group: Dataset, keyword: str) -> T:
+        element: object = group.get_item(keyword)
+        if not isinstance(element, RawDataElement) or element.value is None:
+            return self._read(group)
+        if element.value not in self._known:
+            self._known[element.value] = self._read(group)
+        return self._known[element.value]
+
+
+def _source(group: Dataset) -> tuple[str, ImageKey]:
+    named = [s for d in group.DerivationImageSequence for s in d.SourceImageSequence]
+    if len(named) != 1:
+        raise ValueError(f"a frame names {len(named)} source slices")
+    return str(named[0].ReferencedSOPClassUID), image_of(named[0])
+
+
+def _position(group: Dataset) -> list[float]:
+    return [float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient]
 
 
 def _segment(group: Dataset, shared: Dataset) -> int:

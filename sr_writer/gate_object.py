@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.tag import Tag as tag_of  # noqa: N813 - it is a function
 from pydicom.valuerep import PersonName
 
 from dicom_io.model import ImageKey
@@ -27,6 +28,19 @@ _OWN_TEXT = frozenset({
     "DerivationDescription",
 })  # fmt: skip
 """What is never copied from the source, whose names may be bytes of unknown meaning."""
+_VALUE_TYPE, _STUDY = tag_of("ValueType"), tag_of("StudyInstanceUID")
+_TOLD = (_CLASS, _INSTANCE, _SERIES, _SCHEME, _CODE) = tuple(
+    map(
+        tag_of,
+        (
+            "ReferencedSOPClassUID",
+            "ReferencedSOPInstanceUID",
+            "SeriesInstanceUID",
+            "CodingSchemeDesignator",
+            "CodeValue",
+        ),
+    )
+)
 REJECTIONS = frozenset({"113001", "113037", "113038", "113039"})
 """Document titles that hide what a document names from everybody (PS3.16 CID 7011)."""
 
@@ -141,28 +155,37 @@ def _is_date(value: str | bytes) -> bool:
 
 
 def _walk(ds: Dataset, met: _Met, *, inside: bool = False, image: bool = False) -> None:
-    if "ReferencedSOPInstanceUID" in ds:
-        named = str(ds.get("ReferencedSOPClassUID")), str(ds.ReferencedSOPInstanceUID)
-        met.references.append(_Reference(*named, frames_named(ds), image))
-    if inside and "SeriesInstanceUID" in ds:
-        listed = [item for keyword in _LISTS for item in ds.get(keyword) or ()]
-        met.placed += [(str(ds.SeriesInstanceUID), str(item.get("ReferencedSOPInstanceUID"))) for item in listed]
-    if "CodingSchemeDesignator" in ds:
-        met.schemes.add(str(ds.CodingSchemeDesignator or ""))
-        met.rejects |= ds.CodingSchemeDesignator == "DCM" and str(ds.get("CodeValue")) in REJECTIONS
+    content = _VALUE_TYPE in ds
+    told: dict[int, str] = {}
     for element in ds:
         vr = element.VR
         if vr == "SQ":
             items: Sequence[Dataset] = element.value or ()
-            if element.keyword not in {_PER_FRAME, _OTHER_STUDIES}:
-                met.studies |= {str(item.StudyInstanceUID) for item in items if "StudyInstanceUID" in item}
-            for item in items[:1] if element.keyword == _PER_FRAME else items:
+            keyword = element.keyword
+            if keyword not in {_PER_FRAME, _OTHER_STUDIES}:
+                met.studies |= {str(item.StudyInstanceUID) for item in items if _STUDY in item}
+            for item in items[:1] if keyword == _PER_FRAME else items:
                 # the references of single frames are the segmentation's own check
-                _walk(item, met, inside=True, image=element.keyword in _IMAGES or "ValueType" in ds)
+                _walk(item, met, inside=True, image=content or keyword in _IMAGES)
         elif vr == "UI":
             met.uids += [(element.keyword, str(v)) for v in _values(element.value)]
         elif vr in _TEXT_VRS:
             met.texts += [(element.keyword, str(v)) for v in _values(element.value)]
+        if element.tag in _TOLD:
+            told[element.tag] = str(element.value or "")
+    _take(ds, told, met, inside=inside, image=image)
+
+
+def _take(ds: Dataset, told: Mapping[int, str], met: _Met, *, inside: bool, image: bool) -> None:
+    """Take down whom one data set refers to, and the coding scheme that it names."""
+    if _INSTANCE in told:
+        met.references.append(_Reference(told.get(_CLASS, ""), told[_INSTANCE], frames_named(ds), image))
+    if inside and _SERIES in told:
+        listed = [item for keyword in _LISTS for item in ds.get(keyword) or ()]
+        met.placed += [(told[_SERIES], str(item.get("ReferencedSOPInstanceUID"))) for item in listed]
+    if _SCHEME in told:
+        met.schemes.add(told[_SCHEME])
+        met.rejects |= told[_SCHEME] == "DCM" and told.get(_CODE) in REJECTIONS
 
 
 def _values(value: object) -> Iterator[object]:

@@ -96,7 +96,7 @@ def _add(
     own, count = float(both.sum(dtype=np.float64)), true.voxels
     for name, move in moves.items():
         other = move(z) or nothing
-        shared, shared_hu = float(other.sums(plane).sum()), float(other.sums(both).sum())
+        shared, shared_hu = float(other.shared(true).sum()), float(other.sums(both).sum())
         totals[name] += (
             float(other.sums(airy).sum()) - shared_hu,
             own - shared_hu,

@@ -205,4 +205,4 @@ def _centre_x(covered: Mapping[ImageKey, Runs], slices: Mapping[ImageKey, Slice]
 
 def _shared(a: Mapping[ImageKey, Runs], b: Mapping[ImageKey, Runs]) -> int:
     """Return how many pixels two segments share."""
-    return sum(int(a[image].sums(b[image].plane()).sum()) for image in a.keys() & b.keys())
+    return sum(int(a[image].shared(b[image]).sum()) for image in a.keys() & b.keys())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import contourpy
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import label
 from scipy.spatial.distance import cdist
 
 from pipeline.result import Mask
@@ -87,7 +87,10 @@ def outlines(mask: Mask, z: int) -> list[Points]:
 
 def contours(plane: npt.NDArray[np.uint8]) -> list[Points]:
     """Return the outer contours of a non-empty plane [row, column], largest first, each closed, in image coordinates."""
-    padded = np.pad(binary_fill_holes(plane != 0), 1).astype(np.float32)
+    outside, _ = label(
+        np.pad(plane == 0, 1, constant_values=True)
+    )  # what the corner belongs to; the rest is mask or hole
+    padded = (outside != outside[0, 0]).astype(np.float32)
     lines = contourpy.contour_generator(z=padded, name="serial").lines(0.5)
     parts = sorted((np.asarray(line, np.float64) - 0.5 for line in lines), key=_area, reverse=True)
     return [p for p in parts[:MAX_PARTS] if _area(p) >= SMALLEST_PART * _area(parts[0])]

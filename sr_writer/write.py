@@ -20,6 +20,7 @@ from dicom_io.volume import Volume
 from pipeline.result import Result
 from sr_writer.analysis import Analysis, NoResult, Pixels
 from sr_writer.considered import Considered
+from sr_writer.encoding import Encoder
 from sr_writer.files import publish, write_dicom
 from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity
@@ -142,9 +143,11 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     names = _names(pieces, options, result=True)
     analysis = Analysis(result, volume, sources, by, lambda piece: _reports(predecessors, identity, piece))
     written: dict[str, list[Artifact]] = {}
+    encoder = Encoder()
     for piece, stem in sorted(names.items(), key=lambda row: row[0].form.object in REPORTS):  # they refer to the others
         written[stem] = [
-            _write(ds, out, name, piece) for ds, name in _named(analysis.objects(piece), stem, piece.form.object)
+            _write(ds, out, name, piece, encoder)
+            for ds, name in _named(analysis.objects(piece), stem, piece.form.object)
         ]
     artifacts = [a for stem in names.values() for a in written[stem]]
     _preview(artifacts, lambda: analysis.picture, out)
@@ -185,9 +188,9 @@ def _reports(predecessors: Sequence[Predecessor], identity: AnalysisIdentity, pi
     return out
 
 
-def _write(ds: Dataset, out: Path, name: str, piece: Piece) -> Artifact:
+def _write(ds: Dataset, out: Path, name: str, piece: Piece, encoder: Encoder) -> Artifact:
     path = out / f"{name}.dcm"
-    write_dicom(ds, path, SYNTAXES[piece.form.compression])
+    write_dicom(ds, path, SYNTAXES[piece.form.compression], encoder)
     return Artifact(
         path, path.name, piece.form.object, ds.Modality, ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID,
         path.stat().st_size, digest_dataset(path), piece.variant,
@@ -234,7 +237,8 @@ def write_card(  # noqa: PLR0917 - as `write_result`
     make_folders(out)
     said = NoResult(reason, outcome, study, considered, sources, by)
     names = _names(pieces, options, result=False)
-    artifacts = [_write(said.object(piece), out, stem, piece) for piece, stem in names.items()]
+    encoder = Encoder()
+    artifacts = [_write(said.object(piece), out, stem, piece, encoder) for piece, stem in names.items()]
     _preview(artifacts, said.picture, out)
     _remove_others(out, artifacts)
     return tuple(artifacts)

@@ -13,15 +13,17 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 from sr_writer import seg
 from sr_writer.files import write_dicom
 from sr_writer.header import Authorship
+from sr_writer.profiles import Form, Piece
 from sr_writer.seg_frames import FULL, Encoding
 from sr_writer.sources import Sources
 
 ENCODINGS: tuple[Encoding, ...] = ("binary", "fractional", "labelmap")
 
 
-def _built(case: Any, now: Any, encoding: Encoding, **options: Any) -> pydicom.Dataset:
+def _built(case: Any, now: Any, encoding: Encoding, *, omit_empty_frames: bool = True) -> pydicom.Dataset:
     sources = Sources(case.series.instances)
-    by = Authorship(sources.first.header, case.identity, replace(case.options, **options), now, 1)
+    piece = Piece(Form("seg", encoding, omit_empty_frames=omit_empty_frames))
+    by = Authorship(sources.first.header, case.identity, case.options, now, 1, piece=piece)
     return seg.build(case.result, sources, by, encoding)
 
 
