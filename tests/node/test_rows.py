@@ -137,6 +137,12 @@ def bench(tmp_path: Path, probe: Any) -> Bench:
 
 
 @pytest.fixture
+def ct(slices: list[Path]) -> list[Path]:
+    """Slices enough for weak evidence, and some that come late."""
+    return slices
+
+
+@pytest.fixture
 def uid(ct: list[Path]) -> str:
     return str(dcmread(ct[0], specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
 
@@ -204,10 +210,10 @@ def test_a_late_image_elsewhere_sends_nothing_again(
 
 
 def test_a_late_slice_supersedes_what_was_not_sent_and_names_what_was(bench: Bench, ct: list[Path], uid: str) -> None:
-    bench.arrive(ct[:40])
+    bench.arrive(ct[:20])
     bench.after(61.0)
     bench.work()
-    bench.arrive(ct[40:50])
+    bench.arrive(ct[20:22])
     assert bench.sends(uid) == [(1, "superseded")]
     bench.after(121.0)
     bench.work()
@@ -215,7 +221,7 @@ def test_a_late_slice_supersedes_what_was_not_sent_and_names_what_was(bench: Ben
     report = next(a for a in bench.show(uid)["jobs"][1]["artifacts"] if a["kind"] == "sr")
     assert "PredecessorDocumentsSequence" not in dcmread(bench.folder.path / report["path"])
     bench.deliver()
-    bench.arrive(ct[50:])
+    bench.arrive(ct[22:])
     bench.after(241.0)
     bench.work()
     assert bench.sends(uid) == [(1, "superseded"), (2, "delivered"), (3, "waiting")]
@@ -230,11 +236,11 @@ def test_a_result_that_a_late_image_overtook_is_not_sent(bench: Bench, ct: list[
             return getattr(probe, name)
 
         def run(self, series: Any, progress: Any = None) -> Analysis:
-            bench.arrive(ct[40:])
+            bench.arrive(ct[20:])
             return probe.run(series, progress)
 
     bench.pipeline = Slow()  # type: ignore[assignment]  # everything else is the probe's
-    bench.arrive(ct[:40])
+    bench.arrive(ct[:20])
     bench.after(61.0)
     assert bench.work() == [True]
     assert bench.sends(uid) == [(1, "superseded")]
@@ -324,14 +330,14 @@ def test_a_study_without_result_and_without_card_is_not_silent(bench: Bench, ct:
 
 def test_a_later_revision_that_succeeds_ends_the_alarm(bench: Bench, ct: list[Path], uid: str, probe: Any) -> None:
     bench.pipeline = failing(probe, RuntimeError("boom"))
-    bench.arrive(ct[:40])
+    bench.arrive(ct[:20])
     bench.after(61.0)
     for _ in range(3):
         bench.work()
         bench.now += 1000.0
     assert [a["code"] for a in bench.show(uid)["alarms"]] == ["analysis-failed"]
     bench.pipeline = probe
-    bench.arrive(ct[40:])
+    bench.arrive(ct[20:])
     bench.after(121.0)
     assert bench.work() == [True]
     assert bench.show(uid)["alarms"] == []
@@ -341,13 +347,13 @@ def test_who_is_told_of_a_study_that_could_not_be_judged(bench: Bench, ct: list[
     unable = Reason("test-unable", "unable", {"en": "No.", "zh-CN": "否。"}, {})
     never = Reason("test-never", "not_applicable", {"en": "A knee.", "zh-CN": "膝。"}, {})
     bench.pipeline = failing(probe, NotAnalysed(unable))
-    bench.arrive(ct[:40])
+    bench.arrive(ct[:20])
     bench.after(61.0)
     bench.work()
     assert [(j.state, j.outcome) for j in bench.rows(uid)] == [("done", "not_analysed")]
     assert bench.sends(uid) == [(1, "waiting")]
     bench.pipeline = failing(probe, NotAnalysed(never))
-    bench.arrive(ct[40:])
+    bench.arrive(ct[20:])
     bench.after(121.0)
     bench.work()
     assert [(j.state, j.outcome) for j in bench.rows(uid)][1] == ("done", "not_analysed")
@@ -393,7 +399,7 @@ def test_cancelled_work_is_not_done(bench: Bench, ct: list[Path], uid: str) -> N
 
 
 def test_the_index_is_rebuilt_from_spool_and_journals(bench: Bench, ct: list[Path], uid: str) -> None:
-    bench.arrive(ct[:40])
+    bench.arrive(ct[:20])
     bench.after(61.0)
     bench.work()
     before = bench.show(uid)
@@ -441,7 +447,7 @@ def test_a_pipeline_that_is_not_installed_is_an_outcome(bench: Bench, ct: list[P
 
 
 def test_an_aborted_association_is_no_evidence(bench: Bench, ct: list[Path], uid: str) -> None:
-    bench.arrive(ct[:40], end="association-aborted")
+    bench.arrive(ct[:20], end="association-aborted")
     bench.after(5.0)
     assert bench.rows(uid) == ()
     bench.arrive(ct)  # the sender comes back with everything
