@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -142,14 +142,19 @@ def write(phantom: Phantom, out: Path) -> Path:
     ValueError
         If ``out/dicom`` holds files that are no part of this phantom.
     """
-    folder = out / "dicom"
-    folder.mkdir(parents=True, exist_ok=True)
     p = phantom.parameters
     count = p.slices - len({z for z in p.breakage.gaps if 0 <= z < p.slices}) + len(p.breakage.duplicates)
+    return write_instances(phantom, datasets(phantom), count, out)
+
+
+def write_instances(phantom: Phantom, instances: Iterable[Dataset], count: int, out: Path) -> Path:
+    """Write `count` instances of a phantom, and its truth, as `write` does."""
+    folder = out / "dicom"
+    folder.mkdir(parents=True, exist_ok=True)
     names = [f"{n:04d}.dcm" for n in range(1, count + 1)]
     if foreign := sorted({path.name for path in folder.iterdir()} - set(names)):
         raise ValueError(f"{folder} holds {foreign[0]}, which is no part of this phantom: name an empty folder")
-    for name, ds in zip(names, datasets(phantom), strict=True):
+    for name, ds in zip(names, instances, strict=True):
         save(ds, folder / name)
     np.savez_compressed(out / "truth.npz", lung=phantom.lung, lesion=phantom.lesion, affine=phantom.affine)
     text = json.dumps(phantom.truth_document(), indent=1, ensure_ascii=False)

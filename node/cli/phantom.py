@@ -23,6 +23,7 @@ from node.cli.common import common_options, print_json
 @click.option("--thickness", type=float, help="Slice thickness in mm.  [default: 2.5]")
 @click.option("--slices", type=click.IntRange(1), help="Number of slices.  [default: what covers both lungs]")
 @click.option("--matrix", type=click.IntRange(16, 1024), default=256, show_default=True, help="Rows and columns.")
+@click.option("--enhanced", is_flag=True, help="All slices as frames of one enhanced CT image.")
 @click.option("--radiograph", type=click.Choice(["dx", "cr"]), help="Write one radiograph of the chest in its place.")
 @click.option("--view", type=click.Choice(["PA", "AP"]), default="PA", show_default=True, help="Of a radiograph.")
 @click.option("--patient-name", default="Phantom^Chest", show_default=True, help="In any script.")
@@ -40,6 +41,7 @@ def command(
     patient_name: str,
     config_file: Path | None,
     *,
+    enhanced: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -56,7 +58,7 @@ def command(
                 seed, lesions=lesions, plane=plane, thickness_mm=thickness, slices=slices, matrix=matrix,
                 patient_name=patient_name,
             )  # fmt: skip
-            phantom.write(made, out)
+            (phantom.write_enhanced if enhanced else phantom.write)(made, out)
         else:
             charset = "" if patient_name.isascii() else "ISO_IR 192"
             modality: Literal["DX", "CR"] = "DX" if radiograph == "dx" else "CR"
@@ -81,6 +83,6 @@ def command(
         print_json(made.truth_document())
     elif not quiet:
         click.echo(
-            f"{out}/dicom: {len(list((out / 'dicom').iterdir()))} images; truth in truth.npz and truth.json", err=True
+            f"{out}/dicom: {len(list((out / 'dicom').iterdir()))} files; truth in truth.npz and truth.json", err=True
         )
     return 0
