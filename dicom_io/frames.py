@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
@@ -47,7 +48,9 @@ _CONVERTED: Final = (
     "WindowCenter", "WindowWidth",
 )  # fmt: skip
 """What a converted image may keep of its single frames where no functional group has a place for it."""
-_ALIKE: Final = ("ImageType", "StackID", "TemporalPositionIndex", "TemporalPositionTimeOffset", "VolumetricProperties")
+_ALIKE: Final = (
+    "ImageType", "StackID", "TemporalPositionIndex", "TemporalPositionTimeOffset", "VolumetricProperties", "RescaleType",
+)  # fmt: skip
 
 
 def images_of(instance: Instance) -> tuple[Instance, ...]:
@@ -101,7 +104,7 @@ def header_of(instance: Instance) -> Dataset:
         return instance.header
     groups = elements.value(instance.header, _PER_FRAME)
     first = groups[0] if isinstance(groups, Sequence) and len(groups) else Dataset()
-    return _header(_common(instance.header), first, 1)
+    return _header(_common(instance.header), first)
 
 
 def is_enhanced(instance: Instance) -> bool:
@@ -112,20 +115,23 @@ def is_enhanced(instance: Instance) -> bool:
 def _common(header: Dataset) -> Dataset:
     """Return what is the same for all frames: the header without the groups of single frames, with the shared ones lifted."""
     out = _copy(header)
-    for keyword in (*_GEOMETRY, "NumberOfFrames", _PER_FRAME):
+    for keyword in (*_GEOMETRY, _PER_FRAME):
         if keyword in out:
             del out[keyword]
     agents = list(_items(header, "ContrastBolusAgentSequence"))
     if agents and not elements.text(out, "ContrastBolusAgent"):
-        out.ContrastBolusAgent = elements.text(agents[0], "CodeMeaning") or "YES"
+        _put(out, "ContrastBolusAgent", elements.text(agents[0], "CodeMeaning") or "YES")
     for shared in _items(header, _SHARED):
         _lift(shared, out, "UnassignedSharedConvertedAttributesSequence")
     return out
 
 
-def _header(common: Dataset, group: Dataset, number: int) -> Dataset:
+def _header(common: Dataset, group: Dataset, number: int = 0) -> Dataset:
+    """Return the header of frame `number` of a series of frames; of the instance as a whole if that is 0."""
     out = _copy(common)
-    out.InstanceNumber = number
+    if number:
+        _put(out, "InstanceNumber", number)
+        del out.NumberOfFrames
     _lift(group, out, "UnassignedPerFrameConvertedAttributesSequence")
     return out
 
@@ -145,11 +151,11 @@ def _lift(groups: Dataset, out: Dataset, converted: str) -> None:
             _take(item, keywords, out)
     for item in _items(groups, "CTImageFrameTypeSequence"):
         if "FrameType" in item:
-            out.ImageType = list(elements.texts(item, "FrameType"))
+            _put(out, "ImageType", list(elements.texts(item, "FrameType")))
     for item in _items(groups, "FrameAnatomySequence"):
         named = [elements.text(code, "CodeMeaning") for code in _items(item, "AnatomicRegionSequence")]
         if named and named[0] and not elements.text(out, "BodyPartExamined"):
-            out.BodyPartExamined = named[0].upper()[:16]
+            _put(out, "BodyPartExamined", named[0].upper()[:16])
     used = [
         elements.text(i, "ContrastBolusAgentAdministered").upper() for i in _items(groups, "ContrastBolusUsageSequence")
     ]
@@ -163,6 +169,11 @@ def _take(item: Dataset, keywords: Iterable[str], out: Dataset) -> None:
     for keyword in keywords:
         if keyword in item:
             out[Tag(keyword)] = item[keyword]
+
+
+def _put(out: Dataset, keyword: str, value: object) -> None:
+    """Put a value into a header whose elements are others' too: setting an attribute would change those."""
+    out.add_new(Tag(keyword), dictionary_VR(keyword), value)
 
 
 def _items(ds: Dataset, keyword: str) -> Iterator[Dataset]:

@@ -9,6 +9,7 @@ import structlog
 
 from config.settings import Settings
 from dicom_io.errors import DicomIOError, UnreadableError
+from dicom_io.frames import header_of, images_of
 from dicom_io.model import Instance
 from dicom_io.read import read_instance
 from dicom_io.stack import build_stack, continuous
@@ -108,7 +109,7 @@ class Gatherer:
             carrier = by_association.get(row.association)
             calling, called = (carrier.calling, carrier.called) if carrier else ("", "")
             try:
-                header = read_instance(self._folder.spool / row.entry, self._charsets.get(calling)).header
+                header = header_of(read_instance(self._folder.spool / row.entry, self._charsets.get(calling)))
             except UnreadableError as error:  # readable when it was indexed: the disk; the worker will say so
                 _log.error("image unreadable", study=study.hash, entry=row.entry, reason=error.reason.code)
                 continue
@@ -170,8 +171,9 @@ class Gatherer:
                 series.setdefault(row.series_uid, []).append(read_instance(self._folder.spool / row.entry))
             except UnreadableError:
                 return False
-        stacks = [rows for rows in series.values() if len(rows) >= self.times.weak_images]
         try:
+            slices = {uid: sum(len(images_of(i)) for i in rows) for uid, rows in series.items()}
+            stacks = [rows for uid, rows in series.items() if slices[uid] >= self.times.weak_images]
             return bool(stacks) and all(continuous(build_stack(rows)) for rows in stacks)
         except DicomIOError:
             return False

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from dicom_io import elements
 from dicom_io.errors import DicomIOError
+from dicom_io.frames import header_of
 from dicom_io.model import Series, Study
 from dicom_io.reason import Reason
 from dicom_io.stack import Stack, build_stack
@@ -39,6 +40,10 @@ class _Judged:
     stack: Stack | None = None
     score: float = 0.0
 
+    @property
+    def slices(self) -> int:
+        return len(self.stack.images) if self.stack else 0
+
 
 def select(study: Study) -> Selection:
     """Choose the series to work on.
@@ -58,9 +63,10 @@ def select(study: Study) -> Selection:
     fit = [j for j in judged if j.stack is not None]
     if not fit:
         return Selection(None, tuple(_considered(j, None) for j in judged), _no_series(judged))
-    best = max(fit, key=lambda j: (j.score, len(j.series.instances), j.series.series_instance_uid))
+    best = max(fit, key=lambda j: (j.score, j.slices, j.series.series_instance_uid))
     assert best.stack is not None  # noqa: S101 - by the filter above
-    used = tuple(sorted(best.stack.instances, key=lambda i: i.sop_instance_uid))
+    uids = {image.sop_instance_uid for image in best.stack.images}
+    used = tuple(i for i in best.series.instances if i.sop_instance_uid in uids)
     chosen = Series(best.series.series_instance_uid, used)
     return Selection(chosen, tuple(_considered(j, best) for j in judged), None)
 
@@ -97,9 +103,9 @@ def _judge(series: Series) -> _Judged:
 
 def _tried(series: Series) -> _Judged:
     table = rules()["rule"]
-    localizers = {i for i, one in enumerate(series.instances) if _is_localizer(one.header)}
+    localizers = {i for i, one in enumerate(series.instances) if _is_localizer(header_of(one))}
     instances = [one for i, one in enumerate(series.instances) if i not in localizers] or list(series.instances)
-    header = instances[0].header
+    header = header_of(instances[0])
     stack: Stack | None = None
     values: Mapping[str, float] = {}
     for rank, rule in enumerate(table):
@@ -181,7 +187,7 @@ def _years(header: Dataset) -> float | None:
 
 
 def _other_body_part(series: Series) -> bool:
-    named = elements.text(series.header, "BodyPartExamined").upper().replace(" ", "").replace("_", "")
+    named = elements.text(header_of(series.instances[0]), "BodyPartExamined").upper().replace(" ", "").replace("_", "")
     return named in rules()["body_parts"]["other"]
 
 

@@ -18,6 +18,7 @@ from pipeline.reasons import REASONS
 pytestmark = pytest.mark.unit
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 
 
 def headers(
@@ -59,8 +60,8 @@ REFUSED: list[tuple[str, Mapping[str, Any], str]] = [
     ("a localizer", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "series-localizer"),
     ("a secondary capture", {"SOPClassUID": SecondaryCaptureImageStorage}, "series-secondary-capture"),
     ("a dose page", {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "series-secondary-capture"),
-    ("enhanced CT", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "series-enhanced"),
-    ("several frames", {"NumberOfFrames": 3}, "series-multi-frame"),
+    ("several frames, but no enhanced CT", {"NumberOfFrames": 3}, "multi-frame-not-supported"),
+    ("enhanced CT without its groups", {"SOPClassUID": ENHANCED_CT}, "frames-inconsistent"),
     ("a maximum slab", {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]}, "series-projection"),
     ("a minimum slab by name", {"SeriesDescription": "Lung MinIP 10mm"}, "series-projection"),
     ("a perfusion map", {"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "CBF"]}, "series-not-hu"),
@@ -100,6 +101,71 @@ def test_every_row_of_the_table_is_tested_and_has_texts() -> None:
     codes = {row["code"] for row in rules()["rule"]}
     assert codes <= {code for *_, code in REFUSED}
     assert codes <= set(REASONS)
+
+
+def enhanced(*single: Dataset, frame_type: str = "VOLUME", **shared: Any) -> list[Dataset]:
+    """Return the headers of a series as one enhanced CT; `shared` are more functional groups."""
+    ds = Dataset()
+    ds.update(single[0])
+    ds.SOPClassUID, ds.NumberOfFrames = ENHANCED_CT, len(single)
+    groups = {
+        "PixelMeasuresSequence": {"PixelSpacing": ds.PixelSpacing, "SliceThickness": ds.SliceThickness},
+        "PlaneOrientationSequence": {"ImageOrientationPatient": ds.ImageOrientationPatient},
+        "CTReconstructionSequence": {"ConvolutionKernel": ds.ConvolutionKernel},
+        "CTImageFrameTypeSequence": {"FrameType": ["ORIGINAL", "PRIMARY", frame_type, "NONE"]},
+        **shared,
+    }
+    ds.SharedFunctionalGroupsSequence = [_groups(groups)]
+    ds.PerFrameFunctionalGroupsSequence = [
+        _groups({"PlanePositionSequence": {"ImagePositionPatient": s.ImagePositionPatient}}) for s in single
+    ]
+    for keyword in (
+        "PixelSpacing",
+        "SliceThickness",
+        "ImageOrientationPatient",
+        "ImagePositionPatient",
+        "ConvolutionKernel",
+    ):
+        delattr(ds, keyword)
+    return [ds]
+
+
+def _groups(groups: Mapping[str, Mapping[str, Any]]) -> Dataset:
+    out = Dataset()
+    for name, values in groups.items():
+        item = Dataset()
+        for keyword, value in values.items():
+            setattr(item, keyword, value)
+        setattr(out, name, [item])
+    return out
+
+
+def test_enhanced_ct_is_taken_like_the_same_slices_alone() -> None:
+    one = select(study_of(enhanced(*headers())))
+    assert one.chosen is not None, one.reason
+    assert len(one.chosen.instances) == 1
+    # header values count wherever they stand: the sharp kernel stands back
+    sharp = enhanced(*headers(series="1.2.4", ConvolutionKernel="B70f"))
+    assert chosen(enhanced(*headers(ConvolutionKernel="B30f")), sharp)[0] == "1.2.3"
+    # of two series that are equal the one with more slices is taken, and frames are slices
+    assert chosen(headers(130), enhanced(*headers(140, series="1.2.1")))[0] == "1.2.1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"frame_type": "LOCALIZER"}, "series-localizer"),
+        ({"frame_type": "PERFUSION"}, "series-not-hu"),
+        ({"PixelValueTransformationSequence": {"RescaleType": "US"}}, "series-not-hu"),
+        ({"CTImageFrameTypeSequence": {"VolumeBasedCalculationTechnique": "MAX_IP"}}, "series-projection"),
+        ({"CTImageFrameTypeSequence": {"VolumetricProperties": "SAMPLED"}}, "series-projection"),
+        ({"PixelMeasuresSequence": {"PixelSpacing": [0.7, 0.7], "SliceThickness": 8.0}}, "series-too-thick"),
+    ],
+)
+def test_row_refuses_enhanced_ct_by_its_functional_groups(changes: Mapping[str, Any], code: str) -> None:
+    selection = select(study_of(enhanced(*headers(), **changes)))
+    assert selection.reason is not None
+    assert selection.reason.code == code
 
 
 @pytest.mark.parametrize(
