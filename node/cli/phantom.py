@@ -52,6 +52,8 @@ def command(
 
     del config_file, verbose
     made: phantom.Phantom | projection.Radiograph
+    if enhanced and radiograph is not None:
+        raise click.UsageError("--enhanced is a form of CT: leave it out, or --radiograph.")
     try:
         if radiograph is None:
             made = phantom.build(

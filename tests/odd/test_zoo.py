@@ -51,7 +51,7 @@ CHEST_CT = {
     "24x38x3__image__IMG0001.dcm": ("series-not-hu", False),
     "24x38x3__image__IMG0002.dcm": ("series-not-hu", False),
     "24x38x3__image__IMG0003.dcm": ("series-not-hu", False),
-    "24x38x3__multiframe__mf.dcm": ("series-enhanced", True),
+    "24x38x3__multiframe__mf.dcm": ("series-not-hu", False),
 }
 
 

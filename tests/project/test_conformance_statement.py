@@ -15,6 +15,7 @@ from pynetdicom.presentation import DEFAULT_TRANSFER_SYNTAXES
 
 from config import settings
 from dicom_io import charset, contexts, dicomweb, door, limits, scp, scu, scu_query, status, stow, syntaxes, tls, upper
+from dicom_io.frames import ENHANCED_CT
 from dicom_io.rights import RIGHTS
 from dicom_io.scp_types import Listener
 from sr_writer import device, profiles
@@ -22,8 +23,6 @@ from sr_writer.seg_frames import LABEL_MAP_STORAGE
 from tests.project.statement import ROOT, section, table
 
 pytestmark = pytest.mark.unit
-
-NOT_ANALYSED = {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}
 
 
 def spans(cell: str, digits: str = "[0-9A-F]{4}") -> Iterator[tuple[str, str]]:
@@ -149,8 +148,8 @@ def test_images_that_are_analysed() -> None:
     named = set(re.findall(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.[0-9.]*[0-9]", str(rules)))
     rows = {uid: comes for _, uid, comes in table("Images that are analysed")}
     assert set(rows) == named
-    refused = {uid for uid, comes in rows.items() if comes.startswith('"not analysed')}
-    assert refused == NOT_ANALYSED & named
+    assert {uid for uid, comes in rows.items() if "frame by frame" in comes} == ENHANCED_CT
+    assert f"more than {limits.LIMITS.read.frames} frames" in section("Images that are analysed")
 
 
 def test_association_policies() -> None:
