@@ -24,6 +24,7 @@ import phantom
 from node.loopback_pacs import LoopbackPacs
 from node.store import jobs, open_database
 from tests.chaos.trees import Tree, push, status, until
+from tests.leaving import chosen
 from tests.stores import Server
 
 SLICES = 8
@@ -85,7 +86,7 @@ def run(
             done = [j for found in rows for j in found if j.outcome == "result"]
             span = max(j.ended or 0.0 for j in done) - min(j.started or 0.0 for j in done)
             arrived = Counter(r.sop_instance_uid for r in pacs.received)
-            wanted = {a.sop_uid for found in rows for a in jobs.artifacts(db, found[-1])}
+            wanted = chosen(db, [found[-1] for found in rows])
             return {
                 "workers": sum(slots), "lost": lose, "studies": len(files), "jobs": len(done),
                 "jobs_per_minute": round(60 * len(done) / span, 1), "wall_s": round(time.monotonic() - begun, 1),

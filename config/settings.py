@@ -209,7 +209,8 @@ class Destination:
     and `objects` is the table of ``profile = "custom"``.
 
     `proof` is how arrival is confirmed: by asking for the objects (C-FIND, QIDO-RS), by storage commitment, or not at
-    all. What could not be sent for `max_age_h` is given up, visibly; 0: never.
+    all. What could not be sent for `max_age_h` is given up, visibly; 0: never. With `reject_superseded` a rejection note
+    follows a later result, and names what this place has accepted of the earlier ones (IHE IOCM).
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -228,6 +229,7 @@ class Destination:
     check_study: bool = True
     proof: Literal["find", "commitment", "none"] = "find"
     max_age_h: Annotated[float, Ge(0.0)] = 168.0
+    reject_superseded: bool = False
     tls: ClientTls | None = None
 
     @property

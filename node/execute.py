@@ -61,6 +61,8 @@ class ExecutionContext:
         Of the study; from 2 on it stands in the series descriptions.
     predecessors : tuple[Predecessor, ...]
         Objects of the revision before that the new report follows.
+    earlier : tuple[tuple[Path, ...], ...]
+        Files of earlier revisions, the latest first, by which what is found again is known.
     profiles : tuple[Profile, ...]
         Of the destinations: everything that one of them wants is written. Empty: the profile of `writer`.
     progress : Progress or None
@@ -75,6 +77,7 @@ class ExecutionContext:
     writer: WriterOptions = field(default_factory=WriterOptions)
     revision: int = 1
     predecessors: tuple[Predecessor, ...] = ()
+    earlier: tuple[tuple[Path, ...], ...] = ()
     profiles: tuple[Profile, ...] = ()
     progress: Progress | None = None
     read_s: float = 0.0
@@ -180,8 +183,7 @@ class _Job:
     def _finished(self, analysis: Analysis, chosen: Series) -> JobOutcome:
         """Write, gate and describe a result."""
         context, identity = self.context, self.identity
-        earlier = [p.path for p in context.predecessors if p.path is not None]
-        result, tracks = tracking.follow(analysis.result, earlier)
+        result, tracks = tracking.follow(analysis.result, *context.earlier)
         said = {
             "device": result.device,
             "series_instance_uid": result.series_instance_uid,
@@ -289,6 +291,7 @@ class _Job:
             "pipeline": self.pipeline.name,
             "pipeline_version": self.pipeline.version,
             "pipeline_digest": identity.pipeline_digest,
+            "weights_digest": identity.weights_digest,
             "input_digest": identity.input_digest,
             "outcome": outcome,
             "reason": None if reason is None else reason.as_json(),

@@ -8,6 +8,7 @@ import socket
 import time
 import uuid
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from config.settings import Settings
@@ -34,6 +35,15 @@ def process_name(node: str, pid: int) -> str:
 
 class DataFolderError(Exception):
     """The data folder cannot be used; the text says why and what to do."""
+
+
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+def folder_of(study_instance_uid: str) -> str:
+    """Return the name of a study's folder: its UID, or the UID's hash if it is no harmless UID."""
+    harmless = _UID.fullmatch(study_instance_uid) and study_instance_uid.strip(".")
+    return study_instance_uid if harmless else sha256(study_instance_uid.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

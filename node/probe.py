@@ -22,7 +22,7 @@ from pipeline.result import Mask, Result
 from sr_writer import gate, write
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
-from sr_writer.profiles import CARDS, SYNTAXES, Form, Item, Profile, shipped, table
+from sr_writer.profiles import SYNTAXES, Form, Item, Profile, shipped, table
 from sr_writer.write import Artifact
 
 PATIENT_NAME = "AI^DISPLAY TEST"
@@ -116,28 +116,31 @@ def author(
         options_digests=(pipeline.options_digest, writer.digest),
     )  # fmt: skip
     found = [Found(test) for test in tests(wants)]
-    profile = Profile("probe", tuple(f.test.item for f in found))
-    pieces = {line.piece.form: line.piece for yes in (True, False) for line in profile.lines(result=yes)}
-    results = [p for p in pieces.values() if p.form.object not in CARDS]
-    maps = [p for p in results if p.form.encoding == "labelmap"]
-    written = [
-        *write.write_result(
-            analysis.result, analysis.volume, chosen, identity, writer, out / "result", now,
-            pieces=[p for p in results if p not in maps],
+    items = [one.test.item for one in found]
+    # no report refers to a label map: that shows another result, see `apart`
+    rest = Profile("probe", tuple(i for i in items if i.encoding != "labelmap"))
+    label_maps = Profile("label maps", tuple(i for i in items if i.encoding == "labelmap"))
+    results, maps, cards = (
+        [line.piece for line in profile.lines(result=yes)]
+        for profile, yes in ((rest, True), (label_maps, True), (rest, False))
+    )
+    pieces = {p.form: p for p in (*results, *maps, *cards)}
+    analyses = (
+        write.write_result(
+            analysis.result, analysis.volume, chosen, identity, writer, out / "result", now, pieces=results
         ),
-        *write.write_result(
+        write.write_result(
             apart(analysis.result), analysis.volume, chosen, identity, writer, out / "label-maps", now, pieces=maps
         ),
-        *write.write_card(
-            REASONS("display-test"), "not_analysed", study, identity, writer, out / "cards", now,
-            pieces=[p for p in pieces.values() if p.form.object in CARDS],
+        write.write_card(
+            REASONS("display-test"), "not_analysed", study, identity, writer, out / "cards", now, pieces=cards
         ),
-    ]  # fmt: skip
-    if refusals := gate.check(written, chosen.instances):
+    )  # fmt: skip
+    if refusals := [r for written in analyses for r in gate.check(written, chosen.instances)]:
         raise ProbeError(f"{refusals[0].artifact.name}: {refusals[0].reason.text['en']}")
     for one in found:
         key = pieces[one.test.item.form].key
-        one.artifacts = [a for a in written if (a.kind, a.variant) == key]
+        one.artifacts = [a for written in analyses for a in written if (a.kind, a.variant) == key]
     return found
 
 

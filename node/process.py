@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import tempfile
 import time
 import uuid
@@ -10,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS as DICOM_REASONS
 from node.document import unfit
 from node.execute import ExecutionContext, Progress, execute
+from node.installation import folder_of
 from node.reasons import REASONS
 from pipeline import registry
 from pipeline.api import Pipeline
@@ -27,7 +26,6 @@ from pipeline.errors import PipelineError
 from sr_writer.options import WriterOptions
 
 SCHEMA = "pacs-ai-node/process/1"
-_UID = re.compile(r"[0-9.]{1,64}")
 
 
 class OutputFolderError(Exception):
@@ -105,12 +103,6 @@ def exit_code(document: Mapping[str, Any]) -> int:
     if not studies or any(all(job["outcome"] != "result" for job in s["jobs"]) for s in studies):
         return 3
     return 0
-
-
-def folder_of(study_instance_uid: str) -> str:
-    """Return the name of a study's folder: its UID, or the UID's hash if it is no harmless UID."""
-    harmless = _UID.fullmatch(study_instance_uid) and study_instance_uid.strip(".")
-    return study_instance_uid if harmless else sha256(study_instance_uid.encode()).hexdigest()
 
 
 def _installation(out: Path) -> str:

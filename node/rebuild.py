@@ -26,8 +26,7 @@ from dicom_io.files import make_folders, sync_folder
 from dicom_io.read import dataset_offset, digest_dataset, read_instance
 from node import identity
 from node.indexer import Indexer
-from node.installation import DataFolder
-from node.process import folder_of
+from node.installation import DataFolder, folder_of
 from node.spool import MAX_VERSIONS, JournalWriter, journals, read_journal, utc
 from node.store import carry, corrections, open_database, place_of
 from node.store.anew import CarryError, anew

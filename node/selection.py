@@ -11,7 +11,7 @@ from dicom_io.reason import Reason
 from dicom_io.status import Outcome
 from node.reasons import REASONS
 from node.store.rows import Sent, StoredArtifact
-from sr_writer.profiles import CARDS, Line, Piece, Profile, table
+from sr_writer.profiles import CARDS, Form, Line, Piece, Profile, table
 
 NOT_TAKEN = frozenset({"context-refused", "peer-refused-class"})
 """Codes that say of an object that its class, or its encoding, is not taken: another one may be."""
@@ -62,15 +62,12 @@ class Selected:
 
     Parameters
     ----------
-    profile : Profile
-        The destination's.
     choices : tuple[Choice, ...]
         Those lines of the profile of which something was written.
     unwritten : tuple[Piece, ...]
         What the profile wants and nobody wrote: the destination got it later than the analysis.
     """
 
-    profile: Profile
     choices: tuple[Choice, ...]
     unwritten: tuple[Piece, ...] = ()
 
@@ -116,7 +113,13 @@ def select(profile: Profile, artifacts: Sequence[StoredArtifact]) -> Selected:
             choices.append(Choice(line, objects, instead))
         elif artifacts and line.needed and table()["object"][line.piece.form.object]["always"]:
             unwritten.append(line.piece)
-    return Selected(profile, tuple(choices), tuple(unwritten))
+    return Selected(tuple(choices), tuple(unwritten))
+
+
+def only(note: StoredArtifact) -> Selected:
+    """Return one object that belongs to no profile: a rejection note."""
+    line = Line(Piece(Form("rejection")), needed=True, instead=None)
+    return Selected((Choice(line, (note,)),))
 
 
 def _written(piece: Piece, artifacts: Sequence[StoredArtifact]) -> tuple[StoredArtifact, ...]:

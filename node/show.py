@@ -28,6 +28,7 @@ from node.store import (
     evidence,
     jobs,
     nodes,
+    rejections,
     relays,
     studies,
     withheld,
@@ -268,19 +269,29 @@ def _deliveries(db: Database, study: Study, wants: Mapping[str, Profile]) -> lis
     known = breakers.breakers(db)
     told = []
     for d in deliveries.deliveries(db, study.uid):
-        job = jobs.job(db, d.job_id)
-        written = () if job is None or d.what != "objects" else jobs.artifacts(db, job)
         profile = wants.get(d.destination)
         sent = deliveries.sent(db, d.id)
-        unwritten: list[str] = []
-        objects = [_object(a, sent.get(a.sop_uid)) for a in written if not sent or a.sop_uid in sent]
-        if profile is not None:
-            objects, unwritten = _wanted(select(profile, written), sent)
+        objects, unwritten = _brought(db, d, profile, sent)
+        rejects = rejections.named(db, d) if d.what == "rejection" else ()
         told.append({
             **_delivery(d, known.get(d.destination)), "profile": profile and profile.name, "objects": objects,
             "not_written": unwritten,
+            "rejects": [{"sop_instance_uid": a.sop_uid, "kind": a.kind, "revision": n} for a, n in rejects],
         })  # fmt: skip
     return told
+
+
+def _brought(
+    db: Database, d: Delivery, profile: Profile | None, sent: Mapping[str, Sent]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what became of the objects of a delivery, and what was never written for it."""
+    if d.what == "rejection":
+        return [_object(a, sent[a.sop_uid]) for a in rejections.notes(db, d.job_id) if a.sop_uid in sent], []
+    job = jobs.job(db, d.job_id)
+    written = () if job is None or d.what == "refused" else jobs.artifacts(db, job)
+    if profile is not None:
+        return _wanted(select(profile, written), sent)
+    return [_object(a, sent.get(a.sop_uid)) for a in written if not sent or a.sop_uid in sent], []
 
 
 def _wanted(selected: Selected, sent: Mapping[str, Sent]) -> tuple[list[dict[str, Any]], list[str]]:

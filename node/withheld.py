@@ -83,4 +83,5 @@ def _row(kept: Mapping[str, Any], job: Job) -> StoredArtifact:
     return StoredArtifact(
         job.id, kept["path"].rsplit("/", 1)[-1], kept["path"], kept["kind"], kept["modality"], kept["sop_class_uid"],
         kept["sop_instance_uid"], kept["series_instance_uid"], kept["bytes"], kept["digest"],
+        variant=kept["variant"],
     )  # fmt: skip

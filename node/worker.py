@@ -17,16 +17,15 @@ import structlog
 from config.settings import Settings
 from dicom_io.errors import UnreadableError
 from dicom_io.model import Instance, Series, Study, group
-from dicom_io.read import read_instance
 from dicom_io.reason import Reason
 from node import alarm, calling, child, identity, log, recover, retry
 from node.clock import made
 from node.document import unfit
 from node.execute import ExecutionContext, JobOutcome, execute
 from node.failpoint import passing
+from node.images import images
 from node.indexer import charsets
-from node.installation import DataFolder, node_name
-from node.process import folder_of
+from node.installation import DataFolder, folder_of, node_name
 from node.reasons import REASONS
 from node.store import Database, corrections, jobs, open_database, place_of, studies
 from node.store.rows import Job, StoredArtifact
@@ -186,8 +185,8 @@ class Worker:
             base = self._unchanged(job, study, pipeline)
             if base is not None:
                 return self._carry(job, base)
-        before = jobs.predecessor(self._db, job)
-        old = () if before is None else jobs.artifacts(self._db, before)
+        earlier = self._earlier(job)
+        old = earlier[0] if earlier else ()
         context = ExecutionContext(
             installation_id=self._installation_id,
             out=self._folder.artifacts / folder_of(job.study_uid) / key,
@@ -197,11 +196,22 @@ class Worker:
             predecessors=tuple(
                 Predecessor(a.sop_class, a.sop_uid, a.series_uid, self._folder.path / a.path, a.variant) for a in old
             ),
+            earlier=tuple(tuple(self._folder.path / a.path for a in of) for of in earlier),
             profiles=self._profiles(job),
             progress=self._progress,
             read_s=read_s,
         )
         return self._conclude(job, execute(study, pipeline, context))
+
+    def _earlier(self, job: Job) -> list[tuple[StoredArtifact, ...]]:
+        """Return what stands of earlier revisions, the latest first, back to the last segmentation."""
+        found: list[tuple[StoredArtifact, ...]] = []
+        before = jobs.predecessor(self._db, job)
+        while before is not None:
+            found.append(jobs.artifacts(self._db, before))
+            seen = any(a.kind == "seg" for a in found[-1])
+            before = None if seen else jobs.predecessor(self._db, job, before=before)
+        return found
 
     def _profiles(self, job: Job) -> tuple[Profile, ...]:
         """Return what the destinations of a job want; of a job that goes nowhere, the writer's own."""
@@ -210,16 +220,7 @@ class Worker:
 
     def _study(self, job: Job) -> tuple[Study, str]:
         """Return the job's candidates, and a name for exactly these bytes."""
-        rows = studies.images(self._db, job.study_uid, job.upto, job.series)
-        gone = sum(r.removed is not None for r in rows)
-        if gone:
-            raise UnreadableError(REASONS("images-removed", count=gone))
-        calling = {c.association: c.calling for c in studies.carriers(self._db, job.study_uid)}
-        spool = self._folder.spool
-        instances = [read_instance(spool / r.entry, self._charsets.get(calling.get(r.association, ""))) for r in rows]
-        changed = sum(i.digest != r.digest for i, r in zip(instances, rows, strict=True))
-        if changed:
-            raise UnreadableError(REASONS("inputs-changed-on-disk", count=changed))
+        instances = images(self._db, self._folder.spool, self._charsets, job)
         named = sorted(f"{i.sop_instance_uid} {i.digest}" for i in instances)
         return group(instances)[0], hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
 

@@ -54,8 +54,9 @@ def check(ds: Dataset, raw: Sources, recounts: Mapping[str, Recount], claim: Cla
     if not groups:
         yield REASONS("report-empty")
     yield from check_evidence(ds)
-    # an analysis may have several encodings of its segmentation: this report is about those that it names
-    mentioned = {str(r.ReferencedSOPInstanceUID) for i in tree(ds) for r in i.get("ReferencedSOPSequence") or ()}
+    # an analysis may have several encodings of its segmentation: this report is about the one whose segments it names
+    measured_in = {_named_uid(image) for group in groups for image in named(group, _SEGMENT)}
+    mentioned = measured_in or {_named_uid(item) for item in tree(ds) if item.get("ReferencedSOPSequence")}
     beside = {uid: r for uid, r in recounts.items() if uid in mentioned} or dict(list(recounts.items())[:1])
     segments = {
         str(s.TrackingUID): _Shown(str(s.TrackingID), uid, int(s.SegmentNumber))
@@ -70,6 +71,11 @@ def check(ds: Dataset, raw: Sources, recounts: Mapping[str, Recount], claim: Cla
     if claim is not None:
         yield from _left_out(claim, {t.tracking_uid for t in things if measured(t.group)})
         yield from check_texts(ds, claim)
+
+
+def _named_uid(item: Dataset) -> str:
+    """Return the SOP Instance UID that a content item refers to."""
+    return str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
 
 
 def _one(thing: _Thing, recounts: Mapping[str, Recount], claim: Claim | None) -> Iterator[Reason]:

@@ -9,6 +9,9 @@ PS3.3 section A.35.4 (Key Object Selection Document IOD), C.17.6.1; PS3.16 TID 2
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -16,12 +19,18 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
+from dicom_io.files import make_folders
+from dicom_io.model import Instance
+from sr_writer import write
 from sr_writer.codes import text
 from sr_writer.content import document, language, observer, reference_item, text_item
 from sr_writer.header import Authorship, finish, new_object
-from sr_writer.identity import authored_by
+from sr_writer.identity import AnalysisIdentity, authored_by
+from sr_writer.options import WriterOptions
+from sr_writer.profiles import Form, Piece
 from sr_writer.references import evidence
-from sr_writer.write import Predecessor
+from sr_writer.sources import Sources
+from sr_writer.write import Artifact, Predecessor
 
 _TITLE = DicomCode("113001", "DCM", "Rejected for Quality Reasons")
 _DESCRIPTION = DicomCode("113012", "DCM", "Key Object Description")
@@ -29,6 +38,43 @@ _DESCRIPTION = DicomCode("113012", "DCM", "Key Object Description")
 
 class NotOursError(ValueError):
     """What was to be rejected is not, or not provably, an object of this installation about this study."""
+
+
+def write_note(
+    rows: Sequence[Predecessor], instances: Sequence[Instance], identity: AnalysisIdentity, options: WriterOptions,
+    out: Path, now: datetime, revision: int,
+) -> Artifact:  # fmt: skip
+    """Write the note that rejects `rows` into the folder `out`, in a file that is named for its UID.
+
+    Parameters
+    ----------
+    rows : Sequence[Predecessor]
+        As for `build`.
+    instances : Sequence[Instance]
+        Images of the study: whose it is.
+    identity : AnalysisIdentity
+        Of what replaces the rows.
+    options, now, revision
+        As for `sr_writer.write.write_result`.
+
+    Returns
+    -------
+    Artifact
+        Its `variant` is the UIDs that it names, with spaces between them.
+
+    Raises
+    ------
+    NotOursError
+        As `build`.
+    """
+    by = write.authorship(Sources(instances), identity, options, now, revision)
+    ds = build(rows, by)
+    make_folders(out)
+    return replace(write.put(ds, out, ds.SOPInstanceUID, Piece(Form("rejection"))), variant=_variant(rows))
+
+
+def _variant(rows: Sequence[Predecessor]) -> str:
+    return " ".join(sorted(row.sop_instance_uid for row in rows))
 
 
 def build(rows: Sequence[Predecessor], by: Authorship) -> Dataset:
@@ -51,9 +97,8 @@ def build(rows: Sequence[Predecessor], by: Authorship) -> Dataset:
         raise NotOursError("a rejection note names at least one object")
     objects = [_own(row, by) for row in rows]
     said = "\r\n".join(text("rejected", tag, revision=by.revision) for tag in by.languages)
-    names = sorted(str(ds.SOPInstanceUID) for ds in objects)
     ds = new_object(
-        by, kind="rejection", sop_class_uid=KeyObjectSelectionDocumentStorage, modality="KO", variant=" ".join(names)
+        by, kind="rejection", sop_class_uid=KeyObjectSelectionDocumentStorage, modality="KO", variant=_variant(rows)
     )
     items = [language(by.languages[0]), *observer(by.identity), text_item(_DESCRIPTION, said, None, by)]
     root = document(_TITLE, [*items, *(reference_item(o.SOPClassUID, o.SOPInstanceUID) for o in objects)])

@@ -1,6 +1,7 @@
 """Tracking over the revisions of a study: what is found again keeps its tracking identifier and its Tracking UID.
 
-What is there to go by are the objects of the revision before. A part of the body or the image quality is the same thing if
+What is there to go by are the objects of the revision before, and of those before it back to the last with a segmentation:
+what a negative result or a card comes between is the same thing all the same. A part of the body or the image quality is the same thing if
 it has the same name. A finding is the same if it has the same code and shares more than half of the voxels that either covers
 with a segment of the old segmentation, on the slices that both revisions have; no two findings can do so with one segment.
 Everything else is new, and gets an identifier that the revision before did not use. Without the old objects everything is.
@@ -40,16 +41,16 @@ class _Shared:
         return self.both > SAME * (self.old + self.new - self.both)
 
 
-def follow(result: Result, earlier: Iterable[Path]) -> tuple[Result, Mapping[str, str]]:
-    """Give what was there in the revision before the name that it had.
+def follow(result: Result, *earlier: Iterable[Path]) -> tuple[Result, Mapping[str, str]]:
+    """Give what was there in an earlier revision the name that it had.
 
     Parameters
     ----------
     result : Result
         What the pipeline said; it names its findings by number.
-    earlier : Iterable[Path]
-        Objects of the revision before: of the reports the names are read, of the segmentations the masks. Others, and what
-        cannot be read, are passed over.
+    *earlier : Iterable[Path]
+        Objects of earlier revisions, the latest first: of the reports the names are read, of the segmentations the masks.
+        Others, and what cannot be read, are passed over.
 
     Returns
     -------
@@ -58,14 +59,17 @@ def follow(result: Result, earlier: Iterable[Path]) -> tuple[Result, Mapping[str
     Mapping[str, str]
         Tracking identifier to Tracking UID of everything that was there before.
     """
-    objects = [ds for path in earlier if (ds := _read(path)) is not None]
-    known = {name: uid for ds in objects if ds.Modality == "SR" for name, uid in _pairs(ds)}
+    known: dict[str, str] = {}
+    again: dict[str, str] = {}
+    for revision in earlier:
+        objects = [ds for path in revision if (ds := _read(path)) is not None]
+        known = {name: uid for ds in objects if ds.Modality == "SR" for name, uid in _pairs(ds)} | known
+        for ds in objects:
+            if ds.Modality == "SEG":
+                found = _found_again(ds, result, known)
+                again |= {new: old for new, old in found.items() if new not in again and old not in again.values()}
     if not known:
         return result, {}
-    again: dict[str, str] = {}
-    for ds in objects:
-        if ds.Modality == "SEG":
-            again |= _found_again(ds, result, known)
     names = _names(result.findings, again, known)
     findings = tuple(replace(f, tracking_id=names[f.tracking_id]) for f in result.findings)
     segments = tuple(_named(s, names.get(s.tracking_id, s.tracking_id)) for s in result.segments)

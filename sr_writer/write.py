@@ -136,7 +136,7 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
         If result and series do not belong together, or a number has no code.
     """
     sources = Sources(series.instances)
-    by = replace(_authorship(sources, identity, options, now, revision), tracks=tracks)
+    by = replace(authorship(sources, identity, options, now, revision), tracks=tracks)
     if missing := set(result.geometry.images) - set(sources.images):
         raise ValueError(f"{len(missing)} slices of the result are not in the series")
     make_folders(out)
@@ -146,7 +146,7 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     encoder = Encoder()
     for piece, stem in sorted(names.items(), key=lambda row: row[0].form.object in REPORTS):  # they refer to the others
         written[stem] = [
-            _write(ds, out, name, piece, encoder)
+            put(ds, out, name, piece, encoder)
             for ds, name in _named(analysis.objects(piece), stem, piece.form.object)
         ]
     artifacts = [a for stem in names.values() for a in written[stem]]
@@ -167,9 +167,10 @@ def _named(objects: Iterable[Dataset], stem: str, kind: ObjectName) -> Iterator[
         yield ds, f"{stem}-{n:04d}" if kind in SERIES else stem
 
 
-def _authorship(
+def authorship(
     sources: Sources, identity: AnalysisIdentity, options: WriterOptions, now: datetime, revision: int
 ) -> Authorship:
+    """Return what all objects of one analysis share."""
     first = sources.first
     return Authorship(first.header, identity, options, now, revision, first.ascii_only)
 
@@ -188,7 +189,8 @@ def _reports(predecessors: Sequence[Predecessor], identity: AnalysisIdentity, pi
     return out
 
 
-def _write(ds: Dataset, out: Path, name: str, piece: Piece, encoder: Encoder) -> Artifact:
+def put(ds: Dataset, out: Path, name: str, piece: Piece, encoder: Encoder) -> Artifact:
+    """Write one object into the folder `out`, unless it stands there: first bytes are kept."""
     path = out / f"{name}.dcm"
     write_dicom(ds, path, SYNTAXES[piece.form.compression], encoder)
     return Artifact(
@@ -233,12 +235,12 @@ def write_card(  # noqa: PLR0917 - as `write_result`
     used = {uid for uid, _ in identity.inputs}
     inputs = [i for i in study.instances if i.sop_instance_uid in used] or list(study.instances)
     sources = Sources(inputs)
-    by = _authorship(sources, identity, options, now, revision)
+    by = authorship(sources, identity, options, now, revision)
     make_folders(out)
     said = NoResult(reason, outcome, study, considered, sources, by)
     names = _names(pieces, options, result=False)
     encoder = Encoder()
-    artifacts = [_write(said.object(piece), out, stem, piece, encoder) for piece, stem in names.items()]
+    artifacts = [put(said.object(piece), out, stem, piece, encoder) for piece, stem in names.items()]
     _preview(artifacts, said.picture, out)
     _remove_others(out, artifacts)
     return tuple(artifacts)

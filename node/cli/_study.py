@@ -1,7 +1,7 @@
 """One study as its administrator reads it: what came of it first, then what needs a hand, then how it went."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from node.cli._words import Words, columns
@@ -25,6 +25,7 @@ _PROOFS = {
     "missing": "NOT FOUND THERE",
 }
 _OVER = ("cancelled", "superseded")
+_WHAT = {"refused": "kept back by the gate", "rejection": "rejection note"}
 _IN_TIMELINE = frozenset({"utc", "event", "rules", "unknown_at", "made"})
 
 
@@ -116,11 +117,10 @@ def _withheld(kept: Mapping[str, Any] | None, words: Words) -> Iterator[str]:
     if not kept:
         return
     if decision := kept["decision"]:
-        yield f"    {decision['what']} by {decision['by']}, {words.time(decision['utc'])}: {decision['why']}"
-    elif kept["releasable"]:
-        yield "    kept back by the gate; look at it, then `release` or `reject`"
+        said = {"by": decision["by"], "when": words.time(decision["utc"]), "why": decision["why"]}
+        yield from words.reason(REASONS(f"withheld-{decision['what']}", **said).as_json())
     else:
-        yield "    kept back by the gate, never to be released; `reject` it, or put the cause right and `retry`"
+        yield from words.reason(REASONS("withheld" if kept["releasable"] else "withheld-for-good").as_json())
     for refused in kept["objects"]:
         yield f"      {refused['modality']} {refused['path']}"
         for reason in refused["reasons"]:
@@ -136,7 +136,7 @@ def _measured(m: Mapping[str, Any]) -> tuple[str, str, str]:
 def _deliveries(deliveries: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:
     rows = [
         (
-            d["destination"], f"job {d['job']}", "refused objects" if d["what"] == "refused" else "", d["state"],
+            d["destination"], f"job {d['job']}", _WHAT.get(d["what"], ""), d["state"],
             f"attempt {d['attempts']}" if d["attempts"] > 1 else "", _next(d, words),
         )
         for d in deliveries
@@ -146,8 +146,10 @@ def _deliveries(deliveries: Sequence[Mapping[str, Any]], words: Words) -> Iterat
         if d["state"] in _OVER:  # what once went wrong there is of no concern any more
             continue
         yield from words.reason(d["last_error"] or _why(d))
-        if said := _went(d):
-            yield f"    {said}"
+        yield from words.reason(_went(d))
+        for sent, wanted in dict.fromkeys((o["kind"], o["instead_of"]) for o in d["objects"] if o["instead_of"]):
+            yield from words.reason(REASONS("object-instead", sent=sent, wanted=wanted).as_json())
+        yield from words.reason(_rejects(d))
         if d["not_written"]:
             missing = REASONS("object-not-written", profile=d["profile"], what=", ".join(d["not_written"]))
             yield from words.reason(missing.as_json())
@@ -158,15 +160,25 @@ def _deliveries(deliveries: Sequence[Mapping[str, Any]], words: Words) -> Iterat
             yield from words.reason(refused["reason"], indent=8)
 
 
-def _went(d: Mapping[str, Any]) -> str:
+def _went(d: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Say which objects a delivery has brought, by the words of the profile."""
-    there = Counter(
-        o["kind"] + (f" instead of {o['instead_of']}" if o["instead_of"] else "")
-        for o in d["objects"]
-        if o["state"] == "accepted"
-    )
-    parts = [f"{kind} ({count})" if count > 1 else kind for kind, count in there.items()]
-    return f"profile {d['profile']}: {', '.join(parts)}" if parts and d["profile"] else ""
+    there = [o for o in d["objects"] if o["state"] == "accepted"]
+    if not there or not d["profile"] or d["what"] != "objects":
+        return None
+    return REASONS("objects-brought", profile=d["profile"], what=_kinds(o["kind"] for o in there)).as_json()
+
+
+def _rejects(d: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Say what a rejection note names."""
+    if not d["rejects"]:
+        return None
+    revisions = ", ".join(str(n) for n in sorted({r["revision"] for r in d["rejects"]}))
+    what = _kinds(r["kind"] for r in d["rejects"])
+    return REASONS("objects-rejected", revisions=revisions, what=what).as_json()
+
+
+def _kinds(kinds: Iterable[str]) -> str:
+    return ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in Counter(kinds).items())
 
 
 def _refused(objects: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], int]]:

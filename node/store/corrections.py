@@ -17,9 +17,6 @@ from node.store.sql import insert
 
 _v, _i, _d, _j = t.version.c, t.instance.c, t.delivery.c, t.job.c
 _AT_ONCE = 500
-_LEFT = ("sending", "delivered", "confirmed")
-"""A delivery in one of these states has brought its objects to the destination, or may have."""
-
 CONFLICT, RETURNED, OLD_IDENTITY = "conflicting-instance", "earlier-identity-returned", "results-under-old-identity"
 DAMAGED, MISSING = "instance-damaged", "instance-missing"
 
@@ -337,19 +334,18 @@ def _returned(c: sa.Connection, study_uid: str, sop_uid: str, at: float, hashed:
 def _objects(c: sa.Connection, study_uid: str, since: int, before: int) -> list[dict[str, Any]]:
     """Return the objects of revisions `since` .. `before` - 1 that are at a destination, or may be."""
     a, b = t.artifact.c, t.brought.c
-    then = sa.and_(_d.study_uid == study_uid, _d.revision >= since, _d.revision < before, _d.what == "objects")
-    accepted = sa.select(_d.destination, b.sop_uid).join_from(t.delivery, t.brought, b.delivery_id == _d.id)
-    states = {(row.destination, row.sop_uid): "delivered" for row in c.execute(accepted.where(then))}
+    then = sa.and_(_d.study_uid == study_uid, _d.revision >= since, _d.revision < before, _d.what != "refused")
+    confirmed = sa.case((_d.state == "confirmed", "confirmed"), else_="delivered").label("state")
+    accepted = sa.select(_d.destination, b.sop_uid, confirmed).join_from(t.delivery, t.brought, b.delivery_id == _d.id)
+    states = {(row.destination, row.sop_uid): str(row.state) for row in c.execute(accepted.where(then).order_by(_d.id))}
     under_way = (
-        sa.select(_d.destination, a.sop_uid, _d.state)
+        sa.select(_d.destination, a.sop_uid)
         .join_from(t.delivery, t.job, _d.job_id == _j.id)
         .join(t.artifact, a.job_id == sa.func.coalesce(_j.carried_from, _j.id))
-        .where(then, _d.state.in_(_LEFT), a.replaced.is_(None))
-        .order_by(_d.id)
+        .where(then, _d.state == "sending", a.replaced.is_(None))
     )
     for row in c.execute(under_way):
-        if row.state != "sending" or (row.destination, row.sop_uid) not in states:
-            states[row.destination, row.sop_uid] = row.state
+        states.setdefault((row.destination, row.sop_uid), "sending")
     return [
         {"destination": place, "sop_instance_uid": uid, "state": states[place, uid]} for place, uid in sorted(states)
     ]

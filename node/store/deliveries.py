@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.failpoint import passing
-from node.store import alarms
+from node.store import alarms, rejections
 from node.store import tables as t
 from node.store.engine import Database
 from node.store.events import tell
@@ -98,6 +98,7 @@ def settle(
     identity: Identity | None = None,
     proof: tuple[Proof, float | None] | None = None,
     alarm: Mapping[str, Any] | None = None,
+    reject: bool = False,
 ) -> bool:
     """Write down what came of an attempt; False if the delivery was cancelled, overtaken or given to another meanwhile.
 
@@ -125,6 +126,8 @@ def settle(
         What is to be proved, and when it is first asked for.
     alarm : Mapping or None
         The reason of an alarm about its study. Alarms whose cause is gone end here too.
+    reject : bool
+        Whether the destination wants to be told what these objects replace there: that is queued with it.
     """
     over = state not in ("held", "waiting")
     values: dict[str, Any] = {
@@ -137,18 +140,35 @@ def settle(
         values |= {"proof": proof[0], "proof_next": proof[1], "proof_attempts": 0}
     code = None if error is None else error.get("code")
     data = {"destination": taken.destination, "job": taken.job_id, "state": state, "reason": code}
+    brings = taken.what == "objects"
+    if not brings:
+        data["what"] = taken.what
     with db.write() as c:
         mine = _mine(taken)
         if not over and _end_overtaken(c, mine, now):
             return False
         if not c.execute(t.delivery.update().where(mine).values(**values)).rowcount:
             return False
-        tell(c, taken.study_uid, now, "published" if state == "delivered" else "delivery", data)
+        tell(c, taken.study_uid, now, "published" if brings and state == "delivered" else "delivery", data)
+        if brings and reject and state == "delivered" and rejections.outdated(c, taken):
+            _queue_note(c, taken, now)
         if alarm is not None:
             alarms.note(c, taken.study_uid, alarm, now, taken.study_uid)
         calm(c, taken.study_uid, now)
         passing("deliver.before_commit")
     return True
+
+
+def _queue_note(c: sa.Connection, behind: Delivery, now: float) -> None:
+    """Queue the note that rejects what the objects of a delivery, which have arrived, replace at its destination."""
+    key = {
+        "job_id": behind.job_id, "study_uid": behind.study_uid, "revision": behind.revision, "what": "rejection",
+        "destination": behind.destination, "priority": behind.priority, "created": now,
+    }  # fmt: skip
+    fresh = {**FRESH, "state": "waiting", "next_attempt": now, "queued": now}
+    put = insert(t.delivery).values(**key, **fresh)
+    put = put.on_conflict_do_update(index_elements=["job_id", "destination", "what"], set_=fresh)
+    offered_anew(c, c.execute(put.returning(_d.id)).scalars().all())
 
 
 def calm(c: sa.Connection, study_uid: str, now: float) -> None:
@@ -159,7 +179,7 @@ def calm(c: sa.Connection, study_uid: str, now: float) -> None:
         "analysis-failed": sa.and_(j.study_uid == study_uid, j.state == "dead", j.revision == present),
         "delivery-late": sa.and_(of, _WAITS),
         "delivery-failed": sa.and_(of, _d.state == "dead"),
-        "identity-differs-at-destination": sa.and_(of, _d.state == "quarantined", _d.what == "objects"),
+        "identity-differs-at-destination": sa.and_(of, _d.state == "quarantined", _d.what != "refused"),
         "delivered-but-not-found": sa.and_(of, _d.state == "delivered", _d.proof == "missing"),
     }
     a = t.alarm.c
@@ -288,8 +308,8 @@ def old(db: Database, queued_before: float) -> tuple[Delivery, ...]:
 
 
 def undone(db: Database) -> dict[tuple[str, str], int]:
-    """Return how many deliveries of results are `dead` or `quarantined`, by destination and state."""
-    failed = sa.and_(_d.what == "objects", _d.state.in_(("dead", "quarantined")))
+    """Return how many deliveries are `dead` or `quarantined`, by destination and state; what the gate keeps back is none."""
+    failed = sa.and_(_d.what != "refused", _d.state.in_(("dead", "quarantined")))
     query = sa.select(_d.destination, _d.state, sa.func.count()).where(failed).group_by(_d.destination, _d.state)
     with db.read() as c:
         return {(row[0], row[1]): int(row[2]) for row in c.execute(query)}

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.failpoint import passing
-from node.store import alarms
+from node.store import alarms, rejections
 from node.store import tables as t
 from node.store.deliveries import FRESH, calm, carry, offered_anew
 from node.store.engine import Database
@@ -177,7 +177,7 @@ def artifacts(db: Database, of: Job) -> tuple[StoredArtifact, ...]:
         rows = c.execute(
             sa.select(t.artifact)
             .where(t.artifact.c.job_id == (of.carried_from or of.id), t.artifact.c.removed.is_(None))
-            .where(t.artifact.c.replaced.is_(None))
+            .where(t.artifact.c.replaced.is_(None), t.artifact.c.kind != rejections.KIND)
             .order_by(order, t.artifact.c.name)
         )
         return tuple(as_a(StoredArtifact, row) for row in rows)
@@ -203,8 +203,8 @@ def replaced(db: Database, of: Job) -> tuple[tuple[StoredArtifact, tuple[str, ..
     return tuple(found.items())
 
 
-def predecessor(db: Database, of: Job) -> Job | None:
-    """Return the same pipeline's job in an earlier revision whose result or card left the node, if there is one.
+def predecessor(db: Database, of: Job, *, before: Job | None = None) -> Job | None:
+    """Return the same pipeline's job in an earlier revision, earlier than `before`, whose result or card left the node.
 
     One that was made for another patient, before the source corrected whose study it is, is nobody's predecessor: the
     new report would lead its reader into a stranger's record.
@@ -220,7 +220,7 @@ def predecessor(db: Database, of: Job) -> Job | None:
     left = sa.exists().where(d.job_id == _j.id, arrived)
     none_planned = ~sa.exists().where(d.job_id == _j.id)
     query = sa.select(t.job).where(
-        _j.study_uid == of.study_uid, _j.pipeline == of.pipeline, _j.revision < of.revision,
+        _j.study_uid == of.study_uid, _j.pipeline == of.pipeline, _j.revision < (before or of).revision,
         _j.revision >= patient_since,
         _j.state.in_(("done", "dead")), sa.or_(left, sa.and_(none_planned, _j.outcome == "result")),
     )  # fmt: skip
@@ -243,7 +243,8 @@ def _mine(job_id: int, owner: str) -> sa.ColumnElement[bool]:
 def register(c: sa.Connection, done: Job, artifacts: Sequence[StoredArtifact], now: float) -> None:
     """Put what a job wrote in the place of what it wrote before; that stays known, it may have left."""
     a = t.artifact.c
-    c.execute(t.artifact.update().where(a.job_id == done.id, a.replaced.is_(None)).values(replaced=now))
+    before = sa.and_(a.job_id == done.id, a.replaced.is_(None), a.kind != rejections.KIND)
+    c.execute(t.artifact.update().where(before).values(replaced=now))
     for artifact in artifacts:
         facts = {
             "name": artifact.name, "path": artifact.path, "kind": artifact.kind, "modality": artifact.modality,

@@ -121,8 +121,8 @@ def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int
 def _send_again(c: sa.Connection, job: sa.Row[Any], now: float) -> int:
     """Queue what has not arrived of one job's objects, or of those that it carries forward."""
     root = job.carried_from or job.id
-    objects = sa.and_(_d.job_id.in_(chain(root)), _d.what == "objects")
-    newest = sa.select(sa.func.max(_d.id)).where(objects).group_by(_d.destination)
+    leaves = sa.and_(_d.job_id.in_(chain(root)), _d.what != "refused")
+    newest = sa.select(sa.func.max(_d.id)).where(leaves).group_by(_d.destination, _d.what)
     waits = sa.and_(_d.id.in_(newest), _d.next_attempt.is_not(None), _d.state.in_(("held", "waiting")))
     urged = c.execute(t.delivery.update().where(waits).values(next_attempt=now).returning(_d.destination)).all()
     published = c.execute(sa.select(_s.state).where(_s.uid == job.study_uid)).scalar_one() == "closed"
@@ -146,7 +146,7 @@ def cancel(db: Database, now: float, *, study_uid: str | None = None, job_id: in
         work = t.job.update().where(_j.id.in_(ids), _j.state.in_(("waiting", "running")))
         count = c.execute(work.values(state="cancelled", ended=now, owner=None, lease=None)).rowcount
         open_ = ("held", "waiting", "sending", "dead", "quarantined")
-        sends = t.delivery.update().where(_d.job_id.in_(ids), _d.what == "objects", _d.state.in_(open_))
+        sends = t.delivery.update().where(_d.job_id.in_(ids), _d.what != "refused", _d.state.in_(open_))
         count += c.execute(sends.values(state="cancelled", next_attempt=None, ended=now)).rowcount
         for uid in {job.study_uid for job in jobs}:
             calm(c, uid, now)

@@ -316,14 +316,17 @@ class StoredArtifact:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One job's artifacts on their way to one destination; ``refused``: what the gate keeps back from it."""
+    """One job's artifacts on their way to one destination.
+
+    `what` also: ``refused``, what the gate keeps back from it; ``rejection``, the note about what the objects replace there.
+    """
 
     id: int
     job_id: int
     study_uid: str
     revision: int
     destination: str
-    what: Literal["objects", "refused"]
+    what: Literal["objects", "refused", "rejection"]
     state: DeliveryState
     attempts: int
     next_attempt: float | None

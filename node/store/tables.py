@@ -204,7 +204,7 @@ delivery = sa.Table(
     sa.Column("study_uid", Text, nullable=False, index=True),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("destination", Text, nullable=False),
-    sa.Column("what", Text, nullable=False, default="objects"),  # or "refused": what the gate keeps back
+    sa.Column("what", Text, nullable=False, default="objects"),  # see rows.Delivery
     sa.Column("priority", sa.Integer, nullable=False, default=2),
     sa.Column("state", Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),

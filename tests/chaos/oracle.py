@@ -209,7 +209,7 @@ def facts(
             ).all()
             paths: dict[int, dict[str, str]] = {}
             for job, sop, path in c.exec_driver_sql(
-                "SELECT job_id, sop_uid, path FROM artifact WHERE replaced IS NULL"
+                "SELECT job_id, sop_uid, path FROM artifact WHERE replaced IS NULL AND kind NOT IN ('csr', 'card_csr')"
             ):
                 paths.setdefault(job, {})[sop] = path
             sent: dict[int, list[str]] = {}

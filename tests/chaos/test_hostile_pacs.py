@@ -10,6 +10,7 @@ import pytest
 from dicom_io.scu import Peer, Timeouts, store
 from dicom_io.status import Outcome
 from tests.chaos.hostile_pacs import PACS_SCRIPTS, HostilePacs, PacsScript, drip, let_go
+from tests.leaving import leaving
 from tests.more import more
 from tests.node.conftest import Rig
 
@@ -61,7 +62,8 @@ def test_each_gets_its_results_once_and_none_slows_another(
     finally:
         wrong = {s.name: states()[s.name] for s in PACS_SCRIPTS if states()[s.name] not in (s.ends, "confirmed")}
         assert not wrong, wrong
-    artifacts = {a["sop_instance_uid"] for a in rig.show("1.2.3.1")["jobs"][0]["artifacts"]}
+    shown = rig.show("1.2.3.1")
+    artifacts = leaving(shown, shown["jobs"][0])
     digests = {r.sop_instance_uid: r.digest for r in rig.results()}
     assert digests.keys() == artifacts
     for name, enemy in enemies.items():

@@ -15,6 +15,7 @@ from node.loopback_pacs import LoopbackPacs
 from node.store import Database, DatabaseFault, alarms, jobs, open_database, seats, studies
 from tests.chaos.test_clock import Wall
 from tests.chaos.trees import Tree, push, status, until
+from tests.leaving import chosen
 from tests.stores import Server
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
@@ -87,7 +88,7 @@ def test_studies_split_over_two_nodes_leave_once_though_one_is_lost_for_good(
         assert len({c.receiver.rpartition("-")[0] for c in studies.carriers(db, uid)}) == 2 or uid >= "1.2.3.3"
         (last,) = [j for j in jobs.jobs(db, uid) if j.revision == study.revision]
         assert last.outcome == "result", told()
-        results = {a.sop_uid for a in jobs.artifacts(db, last)}
+        results = chosen(db, [last])
         assert results <= set(arrived), told()
         everything |= results
     assert set(arrived) == everything, "nothing else was ever sent"
@@ -125,7 +126,7 @@ def test_while_the_database_is_away_images_are_taken_and_afterwards_everything_g
     until(done, 90.0, tree.words)
     results = [jobs.jobs(db, f"1.2.3.{n}") for n in (1, 2)]
     assert [[j.outcome for j in found] for found in results] == [["result"], ["result"]]
-    wanted = {a.sop_uid for (job,) in results for a in jobs.artifacts(db, job)}
+    wanted = chosen(db, [job for (job,) in results])
     assert {r.sop_instance_uid for r in pacs.received} == wanted
     assert alarms.standing(db) == ()
 
@@ -197,5 +198,5 @@ def test_a_coordinator_and_a_deliverer_that_hang_are_replaced_and_do_no_harm_whe
     push(copies(2, 8), [north, south])
     until(lambda: status(db, tmp_path)["studies"]["closed"] == 2 and status(db, tmp_path)["idle"], 60.0, told)
     assert sitting() == {"south"}
-    wanted = {a.sop_uid for n in (1, 2) for j in jobs.jobs(db, f"1.2.3.{n}") for a in jobs.artifacts(db, j)}
+    wanted = chosen(db, [j for n in (1, 2) for j in jobs.jobs(db, f"1.2.3.{n}")])
     assert Counter(r.sop_instance_uid for r in pacs.received) == dict.fromkeys(wanted, 1)

@@ -42,7 +42,7 @@ def delivery(**more: Any) -> dict[str, Any]:
     row = {
         "destination": "pacs", "what": "objects", "job": 1, "revision": 1, "priority": 2, "state": "delivered",
         "attempts": 1, "next_attempt": None, "last_error": None, "identity": "checked", "proof": "find",
-        "proof_next": None, "created": AT, "ended": AT, "profile": "ohif", "objects": [], "not_written": [],
+        "proof_next": None, "created": AT, "ended": AT, "profile": "ohif", "objects": [], "not_written": [], "rejects": [],
         "breaker": "closed",
     }  # fmt: skip
     return {**row, **more}

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 from pydicom import dcmread
+from pydicom.data import get_testdata_file
 from pynetdicom import _config
 
 from dicom_io.model import Series
@@ -119,7 +120,7 @@ def test_a_site_sees_what_is_taken_and_what_to_look_for(tmp_path: Path) -> None:
 def test_who_takes_no_images_gets_no_objects() -> None:
     script = Script(lambda _path: "context-refused")
     found = [probe.Found(test) for test in probe.tests(profile("ohif"))]
-    (report,) = probe.send(script, [Path(__file__)], found)
+    (report,) = probe.send(script, [Path(get_testdata_file("CT_small.dcm", download=False))], found)
     assert report.outcome is Outcome.DEAD
     assert not any(one.taken for one in found)
     assert not probe.whole(profile("ohif"), found)

@@ -115,7 +115,10 @@ def test_only_the_present_revision_is_in_the_headline() -> None:
         (delivery(state="delivered", last_error=reason("instead"), objects=[
             {"sop_instance_uid": "1.8", "kind": "csr", "modality": "SR", "state": "accepted", "instead_of": "sr",
              "status": "0000", "reason": None, "utc": AT}], not_written=["overlay", "pdf"]),
-         ["profile ohif: csr instead of sr", "instead in English", "were not written", "overlay, pdf"]),
+         ["of profile ohif: csr.", "csr stands in for sr.", "instead in English", "were not written", "overlay, pdf"]),
+        (delivery(state="dead", what="rejection", proof=None, last_error=reason("rejection-not-provable"), rejects=[
+            {"sop_instance_uid": f"1.{n}", "kind": kind, "revision": 1} for n, kind in enumerate(("seg", "sc", "sc"))]),
+         ["rejection note", "of revision 1: seg, sc (2).", "rejection-not-provable: do this"]),
     ],
     ids=lambda v: v["state"] if isinstance(v, dict) else "",
 )  # fmt: skip

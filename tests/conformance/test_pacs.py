@@ -25,6 +25,7 @@ from dicom_io.read import digest_dataset
 from dicom_io.scu import Peer, echo, store
 from node.spool import journals, read_journal
 from phantom.compare import compare
+from tests.leaving import leaving
 
 pytestmark = pytest.mark.conformance
 
@@ -274,7 +275,8 @@ def test_a_study_of_the_pacs_gets_its_results_and_sending_them_back_changes_noth
 
     held = hospital.fetch(study, tmp_path / "held")
     assert {m: len(files) for m, files in held.items()} == {"CT": len(images(chest)), "SEG": 1, "SR": 1, "OT": 1}
-    written = {digest_dataset(hospital.data / a["path"]) for a in job["artifacts"]}
+    own = leaving(shown, job)
+    written = {digest_dataset(hospital.data / a["path"]) for a in job["artifacts"] if a["sop_instance_uid"] in own}
     results = [files[0] for modality, files in held.items() if modality != "CT"]
     assert {digest_dataset(path) for path in results} == written, "the PACS holds what the node wrote"
     assert len(hospital.rest("/patients")) == len(hospital.rest("/studies")), "nobody was split in two"
@@ -293,7 +295,6 @@ def test_a_study_of_the_pacs_gets_its_results_and_sending_them_back_changes_noth
     # the PACS sends everything it has of the study to the node's other title
     before = hospital.rest("/statistics")
     hospital.forward(study, "second")
-    own = {a["sop_instance_uid"] for a in job["artifacts"]}
     again = hospital.finished(study_of(chest))
     seen = Counter(r["sop"] for r in hospital.journalled() if r["called"] == "SECOND")
     assert len(seen) == len(images(chest)) + len(own)

@@ -23,7 +23,8 @@ from dicom_io.files import sync_file, sync_folder
 from dicom_io.scu import StoreReport
 from dicom_io.status import Outcome
 from node import log
-from node.deliver import Courier
+from node.courier import Courier
+from node.selection import select
 from node.store import deliveries, jobs
 from node.transport import Network
 from sr_writer import files
@@ -136,12 +137,13 @@ def _run(folder: Path, port: int, slices: Sequence[Path], name: str) -> dict[str
     desk.receive(slices)
     desk.after(4000.0)
     courier = Courier(desk.db, desk.folder.path, place, "NODE", now=lambda: desk.now)
-    network: Any = courier._transport
+    network: Any = courier._attempts._transport
     spoil: Any = contextlib.nullcontext() if name == "real" else SPOILED[name][1](desk, network)
     with spoil:
         assert desk.work() == [True]
         (job,) = jobs.jobs(desk.db, str(dcmread(slices[0]).StudyInstanceUID))
-        written = {a.sop_uid: str(desk.folder.path / a.path) for a in jobs.artifacts(desk.db, job)}
+        leaves = select(place.wants, jobs.artifacts(desk.db, job)).objects
+        written = {a.sop_uid: str(desk.folder.path / a.path) for a in leaves}
         assert courier.step()
     if name == "answer not waited for":
         time.sleep(2 * LATER_S)

@@ -22,8 +22,8 @@ from dicom_io.read import digest_dataset
 from dicom_io.scu import StoreReport, Timeouts
 from dicom_io.status import Outcome
 from dicom_io.stow import read_answer
-from node.deliver import heard
 from node.transport import transport_of
+from node.verdict import heard
 
 SHORT = Timeouts(connect_s=2.0, associate_s=2.0, answer_s=1.0)
 CT = "1.2.840.10008.5.1.4.1.1.2"

@@ -19,9 +19,10 @@ from dicom_io.scp_types import AssociationInfo
 from node import show
 from node.coordinator import Coordinator
 from node.installation import DataFolder
+from node.selection import select
 from node.spool import JournalWriter, Spool, utc
 from node.store import Database, alarms, deliveries, jobs, studies
-from node.store.rows import Job, Study
+from node.store.rows import Job, Sent, Study
 from node.worker import Worker
 from pipeline.api import Pipeline
 from tests.node.probe_node import Probe
@@ -133,9 +134,16 @@ class Desk:
         self.work()
         self.deliver()
 
-    def deliver(self) -> None:
+    def deliver(self, *, refused: bool = False) -> None:
+        """Let the PACS answer every object that it is to get."""
+        (wants,) = (d.wants for d in self.settings.destination if d.name == "pacs")
         while (taken := deliveries.take(self.db, "pacs", self.now)) is not None:
-            deliveries.settle(self.db, taken, self.now, "delivered")
+            job = jobs.job(self.db, taken.job_id)
+            assert job is not None
+            for a in select(wants, jobs.artifacts(self.db, job)).objects:
+                said = Sent(a.sop_uid, not refused, 0xA700 if refused else 0, None, self.now)
+                assert deliveries.remember(self.db, taken, said)
+            assert deliveries.settle(self.db, taken, self.now, "dead" if refused else "delivered")
 
     def study(self, uid: str) -> Study:
         found = studies.study(self.db, uid)

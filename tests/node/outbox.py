@@ -16,7 +16,7 @@ from dicom_io.reasons import REASONS
 from dicom_io.scu import StoreReport
 from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome, judge
-from node.deliver import Courier
+from node.courier import Courier
 from node.proof import Prover
 from node.store import Database, deliveries, index, jobs, studies
 from node.store.rows import Arrived, Delivery, Job, Planned, Relation, StoredArtifact

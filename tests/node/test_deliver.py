@@ -13,10 +13,12 @@ from dicom_io.reason import Reason
 from dicom_io.scu import StoreReport
 from dicom_io.scu_query import FoundStudy
 from dicom_io.status import Outcome
-from node.deliver import Courier, Fate, heard, judge_store, judge_study
+from node.courier import Courier
 from node.loopback_pacs import LoopbackPacs
+from node.selection import Fate
 from node.store import Database, deliveries, index, jobs, open_database, operator, studies
 from node.store.rows import Arrived, Planned, StoredArtifact, Study
+from node.verdict import heard, judge_store, judge_study
 from node.whose import Whose
 
 WHY = Reason("peer-cannot-now", "error", {"en": "No.", "zh-CN": "否。"}, {})

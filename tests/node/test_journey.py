@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from pydicom import dcmread
 
 from node.store import open_database
+from tests.leaving import leaving
 
 pytestmark = pytest.mark.sockets
 SCHEMAS = Path(__file__).parents[2] / "node" / "schemas"
@@ -62,8 +63,7 @@ def test_a_study_goes_in_and_results_come_back(rig: Any, ct: list[Path]) -> None
     ] == sorted(told.index(e) for e in ("received", "closed", "routed", "attempt", "written", "gated", "published"))
     closed = next(e for e in shown["timeline"] if e["event"] == "closed")
     assert closed["evidence"] == "strong"
-    artifacts = {a["sop_instance_uid"] for a in shown["jobs"][0]["artifacts"]}
-    assert sorted(r.sop_instance_uid for r in rig.results()) == sorted(artifacts)
+    assert sorted(r.sop_instance_uid for r in rig.results()) == sorted(leaving(shown, shown["jobs"][0]))
     assert all((rig.data.path / a["path"]).is_file() for a in shown["jobs"][0]["artifacts"])
 
     header = dcmread(ct[0], stop_before_pixels=True)
@@ -89,7 +89,8 @@ def test_nothing_is_done_twice_and_the_node_never_answers_itself(rig: Any, ct: l
     rig.start()
     rig.push(ct, "WHOLE")
     rig.idle()
-    artifacts = rig.show(study_of(ct))["jobs"][0]["artifacts"]
+    shown = rig.show(study_of(ct))
+    own = leaving(shown, shown["jobs"][0])
     # the same study again: nothing new. Sent again on request: the same objects
     rig.push(ct, "WHOLE")
     rig.idle()
@@ -109,7 +110,7 @@ def test_nothing_is_done_twice_and_the_node_never_answers_itself(rig: Any, ct: l
     with db.read() as c:
         roles = {row[0]: row[1] for row in c.exec_driver_sql("SELECT role, count(*) FROM instance GROUP BY role")}
     db.close()
-    assert roles == {"image": len(ct), "authored": len(artifacts)}
+    assert roles == {"image": len(ct), "authored": len(own)}
 
     begin = time.monotonic()
     assert rig.stop() == 0
@@ -135,7 +136,7 @@ def test_one_association_per_slice_gives_one_result_and_late_slices_a_revision(r
     assert named[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == old["sr"]
     assert arrived(second) == [True, True]
     uids = [r.sop_instance_uid for r in rig.results()]
-    assert len(uids) == len(set(uids)) == sum(len(j["artifacts"]) for j in second["jobs"])
+    assert len(uids) == len(set(uids)) == len(leaving(second, *second["jobs"]))
 
 
 @pytest.mark.long
@@ -152,7 +153,7 @@ def test_early_work_on_a_growing_study_is_dropped_unseen(make_rig: Callable[...,
     assert [(j["revision"], j["outcome"]) for j in shown["jobs"]] == [(1, "superseded"), (1, "result")]
     assert shown["deliveries"][0]["state"] == "superseded"
     assert arrived(shown) == [False, True]
-    assert {r.sop_instance_uid for r in rig.results()} == {a["sop_instance_uid"] for a in shown["jobs"][1]["artifacts"]}
+    assert {r.sop_instance_uid for r in rig.results()} == leaving(shown, shown["jobs"][1])
 
 
 def jobs_of(rig: Any, ct: list[Path]) -> list[dict[str, Any]]:
@@ -174,7 +175,7 @@ def test_children_end_with_the_supervisor_and_the_next_one_goes_on(rig: Any, ct:
     rig.idle()
     shown = rig.show(study_of(ct))
     assert [j["outcome"] for j in shown["jobs"]] == ["result"]
-    assert len(rig.results()) == len(shown["jobs"][0]["artifacts"])
+    assert len(rig.results()) == len(leaving(shown, shown["jobs"][0]))
 
 
 def test_a_worker_killed_at_work_is_replaced(rig: Any, ct: list[Path]) -> None:

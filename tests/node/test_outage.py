@@ -12,7 +12,7 @@ import pytest
 from config.settings import Destination
 from dicom_io.scu_query import FoundStudy
 from node import overdue, show
-from node.deliver import Courier
+from node.courier import Courier
 from node.installation import DataFolder
 from node.loopback_pacs import LoopbackPacs
 from node.retry import policy

@@ -8,7 +8,7 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 
 from config import load
-from node.deliver import Courier
+from node.courier import Courier
 from node.store import deliveries, jobs, operator
 from tests.node.desk import Desk, changed
 from tests.node.outbox import Script

@@ -11,11 +11,16 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import RLELossless, generate_uid
 
 from dicom_io.errors import UnreadableError
-from dicom_io.model import Instance
+from dicom_io.model import Instance, Series
+from dicom_io.reason import Reason
 from dicom_io.reasons import REASONS
 from node import indexer
 from node.store import alarms, deliveries, jobs, operator
+from node.store.rows import Job
+from pipeline.api import Analysis, Progress
+from pipeline.errors import NotAnalysed
 from tests.node.desk import Desk, changed
+from tests.node.probe_node import Probe
 from tests.node.test_journey import valid
 
 pytestmark = pytest.mark.unit
@@ -508,3 +513,29 @@ def test_interleaved_associations_and_twenty_studies_in_one(
     assert [desk.study(u).patient_id for u in uids] == [f"P{n}" for n in range(20)]
     assert [desk.sends(u) for u in uids] == [["delivered"]] * 20
     assert desk.alarms() == set()
+
+
+class Blind(Probe):
+    """The quick pipeline on a day on which it cannot judge anything."""
+
+    def run(self, series: Series, progress: Progress | None = None) -> Analysis:
+        del series, progress
+        raise NotAnalysed(Reason("blind", "unable", {"en": "Cannot be judged.", "zh-CN": "无法判断。"}, {}))
+
+
+def test_a_card_between_two_results_does_not_break_what_is_followed(desk: Desk, slices: list[Path], uid: str) -> None:
+    seeing = desk.pipeline
+    for files, pipeline in ((slices[:-2], seeing), (slices[-2:-1], Blind()), (slices[-1:], seeing)):
+        desk.pipeline = pipeline
+        desk.receive(files)
+        desk.finish()
+    first, card, last = desk.jobs(uid)
+    assert [a.kind for a in jobs.artifacts(desk.db, card)] == ["card"]
+    assert jobs.predecessor(desk.db, last) == card
+
+    def tracked(job: Job) -> dict[str, str]:
+        (seg,) = (a for a in jobs.artifacts(desk.db, job) if a.kind == "seg")
+        return {str(s.TrackingID): str(s.TrackingUID) for s in dcmread(desk.folder.path / seg.path).SegmentSequence}
+
+    assert first.input_digest != last.input_digest
+    assert tracked(first) == tracked(last) != {}

@@ -8,6 +8,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 
+from tests.leaving import leaving
 from tests.node.desk import changed, small_ct
 from tests.node.test_journey import ask, study_of, valid
 
@@ -43,7 +44,7 @@ def test_a_corrected_study_survives_a_kill_and_leaves_under_its_new_identity(
     valid(shown)
     assert (shown["patient_id"], shown["jobs"][-1]["outcome"]) == ("RIGHT-1", "result")
     new = {r.sop_instance_uid: r.path for r in rig.results() if r.sop_instance_uid not in old}
-    assert set(new) == {a["sop_instance_uid"] for a in shown["jobs"][-1]["artifacts"]}
+    assert set(new) == leaving(shown, shown["jobs"][-1])
     assert {str(dcmread(p, stop_before_pixels=True).PatientID) for p in new.values()} == {"RIGHT-1"}
     (correction,) = shown["corrections"]
     assert {d["sop_instance_uid"] for d in correction["delivered"]} == old

@@ -11,8 +11,7 @@ import pytest
 
 from node import show
 from node.indexer import Indexer
-from node.installation import DataFolder
-from node.process import folder_of
+from node.installation import DataFolder, folder_of
 from node.store import open_database, studies
 from tests.chaos.hostile_scanner import SCANNER_SCRIPTS, HostileScanner
 

@@ -19,7 +19,8 @@ from pydicom import dcmread
 
 import phantom
 from config.settings import Pipelines
-from node.process import OutputFolderError, ProcessOptions, exit_code, folder_of, process
+from node.installation import folder_of
+from node.process import OutputFolderError, ProcessOptions, exit_code, process
 from pipeline import registry
 from sr_writer import gate
 from sr_writer.reasons import REASONS as WRITER_REASONS

@@ -162,3 +162,19 @@ def test_25_parts_of_the_body_are_known_by_name(negative: Any, helpers: Any, tmp
     _, known = follow(negative.result, paths)
     assert known["left lung"] == negative.identity.tracking_uid("left lung")
     assert {"right lung", "image quality"} <= set(known)
+
+
+def test_25_what_a_negative_result_comes_between_is_the_same_thing(
+    positive: Any, negative: Any, before: dict[str, write.Artifact], helpers: Any, tmp_path: Path
+) -> None:
+    """The findings are looked for in the last segmentation, whatever came after it."""
+    # a report without findings, of the same study: it names what it has
+    later = [a.path for a in helpers.write(negative, tmp_path) if a.kind == "sr"]
+    turned = _renumbered(positive.result, list(range(len(positive.result.findings)))[::-1])
+    result, known = follow(turned, later, _paths(before))
+    assert _centres(result) == _centres(positive.result)
+    assert known["opacity 1"] == positive.identity.tracking_uid("opacity 1")
+    assert known["left lung"] == negative.identity.tracking_uid("left lung"), "the latest word counts"
+    # found again in the latest revision, it is not looked for in the ones before
+    both, _ = follow(turned, _paths(before), _paths(before))
+    assert _centres(both) == _centres(positive.result)
