@@ -178,6 +178,14 @@ def whole(profile: Profile, found: Sequence[Found]) -> bool:
     return all(i.form in taken or i.instead in taken or not i.needed for i in profile.items)
 
 
+def gets(profile: Profile, found: Sequence[Found]) -> Iterator[dict[str, Any]]:
+    """Yield what a destination with `profile` would get of each of its objects, as JSON; `sent` null: it is not taken."""
+    taken = {one.test.form for one in found if one.taken}
+    for item in profile.items:
+        sent = next((f for f in (item.form, item.instead) if f is not None and f in taken), None)
+        yield {"wanted": item.form.title, "sent": sent and sent.title, "needed": item.needed}
+
+
 def rows(found: Sequence[Found]) -> Iterator[dict[str, Any]]:
     """Yield what became of each object, as JSON."""
     for one in found:

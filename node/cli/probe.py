@@ -67,7 +67,7 @@ def _probe(settings: "Settings", place: "Destination", out: Path) -> dict[str, A
     document: dict[str, Any] = {
         "schema": "pacs-ai-node/probe/1", "destination": place.name, "profile": place.profile, "ok": False,
         "study_instance_uid": study.study_instance_uid, "patient_name": probe.PATIENT_NAME,
-        "images": {"sent": len(study.instances), "taken": 0, "reason": None}, "objects": [], "profiles": [],
+        "images": {"sent": len(study.instances), "taken": 0, "reason": None}, "objects": [], "gets": [], "profiles": [],
     }  # fmt: skip
     writer = replace(settings.writer, languages=settings.node.languages)
     try:
@@ -84,6 +84,7 @@ def _probe(settings: "Settings", place: "Destination", out: Path) -> dict[str, A
     }  # fmt: skip
     document["objects"] = list(probe.rows(found))
     document["profiles"] = [name for name, profile in shipped().items() if probe.whole(profile, found)]
+    document["gets"] = list(probe.gets(place.wants, found))
     document["ok"] = probe.whole(place.wants, found)
     return document
 
@@ -148,7 +149,16 @@ def _told(document: dict[str, Any], settings: "Settings") -> list[str]:
         f"Profiles whose objects are all taken: {whole}",
         f"Profile of this destination: {document['profile']}"
         + ("" if document["ok"] else ": NOT all that it needs is taken"),
-        "What is taken may still not be shown: choose the profile by what you have seen (docs/what-each-viewer-shows.md).",
+        *columns([(o["wanted"], _goes(o)) for o in document["gets"]]),
+        "What is taken may still not be shown: choose the profile by what you have seen (docs/what-each-viewer-shows.md), and",
+        "write down what each number showed, in which viewer and version (--json > FILE keeps this list).",
         "Delete the study at the destination when you have seen it.",
     ]
     return lines
+
+
+def _goes(one: dict[str, Any]) -> str:
+    """Say what goes of one object of the profile."""
+    if one["sent"] is None:
+        return "NOT TAKEN: deliveries fail" if one["needed"] else "left out"
+    return "goes" if one["sent"] == one["wanted"] else f"{one['sent']} goes instead"

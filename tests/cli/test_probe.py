@@ -1,11 +1,9 @@
 """`probe` against a PACS that takes some classes and refuses others."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
@@ -13,18 +11,16 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pynetdicom import _config
 
-from dicom_io.model import Series
+from config import load
 from dicom_io.status import Outcome
 from node import probe
 from node.cli import probe as module
 from node.cli.probe import command
 from pipeline import registry
-from pipeline.api import Analysis, Progress
-from pipeline.result import Code, Finding, Mask, Measurement, Segment
 from sr_writer.profiles import CARDS, profile, shipped, table
 from sr_writer.seg_frames import LABEL_MAP_STORAGE
 from tests.node.outbox import Script
-from tests.node.probe_node import Probe
+from tests.node.probe_node import Finder
 from tests.node.test_delivery_rows import Pacs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,28 +35,6 @@ def run(tmp_path: Path, port: int, *arguments: str) -> Any:
         encoding="utf-8",
     )
     return CliRunner().invoke(command, ["pacs", "--config", str(config), *arguments], standalone_mode=False)
-
-
-class Finder(Probe):
-    """The quick pipeline, which finds something too."""
-
-    def run(self, series: Series, progress: Progress | None = None) -> Analysis:
-        analysis = super().run(series, progress)
-        result = analysis.result
-        lung = result.region("left_lung")
-        inside = np.zeros(result.geometry.shape, bool)
-        lung.mask.paint(inside)
-        z = int(inside.sum(axis=(1, 2)).argmax())
-        spot = np.zeros_like(inside)
-        spot[z] = inside[z] & (np.cumsum(inside[z].reshape(-1)).reshape(inside[z].shape) < 60)
-        mask, code = Mask.of(spot), Code("112001", "DCM", "Opacity")
-        kind = Code("49755003", "SCT", "Morphologically Abnormal Structure")
-        label = {"en": "opacity 1", "zh-CN": "致密影 1"}
-        segment = Segment(3, label, "opacity 1", "left_lung", kind, code, lung.laterality, mask)
-        volume = Measurement("volume", "left_lung", mask.voxels * result.geometry.voxel_volume_mm3 / 1000, "cm3")
-        centre = tuple(float(v) for v in result.geometry.to_lps(np.argwhere(spot).mean(axis=0)))
-        found = Finding("opacity 1", code, "left_lung", lung.laterality, centre, (volume,), 3)
-        return replace(analysis, result=replace(result, segments=(*result.segments, segment), findings=(found,)))
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +77,11 @@ def test_a_site_sees_what_is_taken_and_what_to_look_for(tmp_path: Path) -> None:
     }  # fmt: skip
     assert {o["reason"]["code"] for o in document["objects"] if not o["taken"]} == {"context-refused"}
     assert set(document["profiles"]) == set(shipped())
+    assert {o["wanted"]: o["sent"] for o in document["gets"]} == {"seg": "seg", "sr": "csr", "sc": "sc", "card": "card"}
+    told = "\n".join(module._told(document, load(tmp_path / "node.toml")))
+    assert "csr goes instead" in told
+    assert "[ ] coloured regions" in told
+    assert "彩色区域" in told
 
     kept = {str(ds.SOPInstanceUID): ds for ds in map(dcmread, (tmp_path / "kept").rglob("*.dcm"))}
     assert set(received) < set(kept)

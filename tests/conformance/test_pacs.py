@@ -3,11 +3,9 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,12 +18,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 import phantom
-from dicom_io.errors import NetworkError
 from dicom_io.read import digest_dataset
-from dicom_io.scu import Peer, echo, store
+from dicom_io.scu import store
 from node.spool import journals, read_journal
 from phantom.compare import compare
 from tests.leaving import leaving
+from tests.orthanc import Orthanc
 
 pytestmark = pytest.mark.conformance
 
@@ -63,33 +61,20 @@ def tool(name: str) -> str:
     return found
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 class Hospital:
     """An Orthanc that knows the node under both of its titles, and the node that `serve` starts."""
 
     def __init__(self, folder: Path, orthanc_program: str) -> None:
-        self._orthanc = orthanc_program
+        self.pacs = Orthanc(folder / "pacs", orthanc_program, "HOSPITAL")
+        self.rest = self.pacs.rest
         self.folder, self.data = folder, folder / "node"
-        self.dicom, self.http = free_port(), free_port()
         self.log = folder / "node.log"
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        settings = {
-            "StorageDirectory": str(self.folder / "orthanc"), "IndexDirectory": str(self.folder / "orthanc"),
-            "DicomAet": "HOSPITAL", "DicomPort": self.dicom, "HttpPort": self.http, "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False, "DicomModalitiesInDatabase": False, "Plugins": [],
-        }  # fmt: skip
-        (self.folder / "orthanc.json").write_text(json.dumps(settings))
-        quick = {**os.environ, "TCP_NODELAY": "1"}  # Debian's DCMTK waits 40 ms for every answer otherwise
-        self._run([self._orthanc, str(self.folder / "orthanc.json")], self.folder / "orthanc.log", quick)
-        self.until(self._pacs_answers, 30.0, "Orthanc")
+        self.pacs.__enter__()
         self.configuration = self.folder / "node.toml"
-        text = CONFIGURATION.format(data_dir=json.dumps(str(self.data)), port=self.dicom)
+        text = CONFIGURATION.format(data_dir=json.dumps(str(self.data)), port=self.pacs.dicom)
         self.configuration.write_text(text, encoding="utf-8")
         self._run(self._command("serve"), self.log, _environment())
         ready: list[dict[str, Any]] = []
@@ -112,11 +97,12 @@ class Hospital:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self.pacs.__exit__()
 
     def archive(self, files: Sequence[Path]) -> str:
         """Store `files` in the PACS as a scanner does; return the study's name there."""
         before = set(self.rest("/studies"))
-        assert [r.status for r in store(self._peer, files)] == [0] * len(files)
+        assert [r.status for r in store(self.pacs.peer(), files)] == [0] * len(files)
         (study,) = set(self.rest("/studies")) - before
         return str(study)
 
@@ -124,13 +110,6 @@ class Hospital:
         """Let the PACS send a whole study, whatever is in it, in one association."""
         sent = self.rest(f"/modalities/{modality}/store", study)
         assert sent["FailedInstancesCount"] == 0
-
-    def rest(self, path: str, body: object = None, method: str | None = None) -> Any:
-        data = None if body is None else (body if isinstance(body, str) else json.dumps(body)).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data, method=method)
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
-            raw: bytes = answer.read()
-        return json.loads(raw) if raw[:1] in (b"{", b"[") else raw
 
     def fetch(self, study: str, folder: Path) -> dict[str, list[Path]]:
         """Return every object that the PACS holds of a study, as files, by modality."""
@@ -180,17 +159,6 @@ class Hospital:
                 words = self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
                 pytest.fail(f"not within {within_s} s: {what}\n{words}")
             time.sleep(0.1)
-
-    @property
-    def _peer(self) -> Peer:
-        return Peer("127.0.0.1", self.dicom, "HOSPITAL", "SCANNER")
-
-    def _pacs_answers(self) -> bool:
-        try:
-            echo(self._peer)
-        except NetworkError:
-            return False
-        return True
 
     def _command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "node", *arguments, "--config", str(self.configuration)]

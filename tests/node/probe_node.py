@@ -7,7 +7,7 @@ It is honest in a small way: it selects the largest stack, thresholds its air an
 import os
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from dicom_io.volume import load_volume, stack_affine
 from node.retry import policy
 from pipeline import registry
 from pipeline.api import Analysis, Considered, Progress, Selection
-from pipeline.result import Code, Geometry, Mask, Measurement, Quality, Region, Result, Segment
+from pipeline.errors import NotAnalysed
+from pipeline.result import Code, Finding, Geometry, Mask, Measurement, Quality, Region, Result, Segment
 
 _ACCEPTED = Reason("probe-accepted", "note", {"en": "A stack.", "zh-CN": "图像堆栈。"}, {})
 _NONE = Reason("probe-no-stack", "not_applicable", {"en": "No stack.", "zh-CN": "无图像堆栈。"}, {})
@@ -72,6 +73,36 @@ class Probe:
             tuple(measurements), tuple(segments), (), (), {"en": "Air.", "zh-CN": "空气。"},
         )  # fmt: skip
         return Analysis(result, volume)
+
+
+class Finder(Probe):
+    """The quick pipeline, which finds something too."""
+
+    def run(self, series: Series, progress: Progress | None = None) -> Analysis:
+        analysis = super().run(series, progress)
+        result = analysis.result
+        lung = result.region("left_lung")
+        inside = np.zeros(result.geometry.shape, bool)
+        lung.mask.paint(inside)
+        z = int(inside.sum(axis=(1, 2)).argmax())
+        spot = np.zeros_like(inside)
+        spot[z] = inside[z] & (np.cumsum(inside[z].reshape(-1)).reshape(inside[z].shape) < 60)
+        mask, code = Mask.of(spot), Code("112001", "DCM", "Opacity")
+        kind = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+        label = {"en": "opacity 1", "zh-CN": "致密影 1"}
+        segment = Segment(3, label, "opacity 1", "left_lung", kind, code, lung.laterality, mask)
+        volume = Measurement("volume", "left_lung", mask.voxels * result.geometry.voxel_volume_mm3 / 1000, "cm3")
+        centre = tuple(float(v) for v in result.geometry.to_lps(np.argwhere(spot).mean(axis=0)))
+        found = Finding("opacity 1", code, "left_lung", lung.laterality, centre, (volume,), 3)
+        return replace(analysis, result=replace(result, segments=(*result.segments, segment), findings=(found,)))
+
+
+class Blind(Probe):
+    """The quick pipeline on a day on which it cannot judge anything."""
+
+    def run(self, series: Series, progress: Progress | None = None) -> Analysis:
+        del series, progress
+        raise NotAnalysed(Reason("blind", "unable", {"en": "Cannot be judged.", "zh-CN": "无法判断。"}, {}))
 
 
 def _linger(progress: Progress | None) -> None:

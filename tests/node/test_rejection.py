@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_after_the_new_objects_a_note_names_exactly_what_is_there_of_the_old(
     assert {(r["revision"], r["kind"]) for r in told["rejects"]} == {(1, "seg"), (1, "sr"), (1, "sc")}
     assert [(o["kind"], o["state"]) for o in told["objects"]] == [("rejection", "accepted")]
     assert not any(a["kind"] == "rejection" for job in shown["jobs"] for a in job["artifacts"])
-    words = "\n".join(_study.tell(shown, Words("en", desk_time(desk))))
+    words = "\n".join(_study.tell(shown, Words("en", datetime.fromtimestamp(desk.now, UTC))))
     assert "rejection note" in words
     assert "of revision 1" in words
 
@@ -125,12 +126,6 @@ def test_after_the_new_objects_a_note_names_exactly_what_is_there_of_the_old(
     assert operator.resend(desk.db, uid, desk.now) == ("pacs",)
     send(desk, pacs)
     assert len(pacs.sent) == count + len(new)
-
-
-def desk_time(desk: Desk) -> Any:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(desk.now, UTC)
 
 
 class Killed(BaseException):
@@ -242,6 +237,8 @@ def due(box: Outbox, uid: str) -> list[list[str]]:
     return [[a.sop_uid for a in rejections.replaced(box.db, d)] for d in waiting]
 
 
+@pytest.mark.parametrize("back_end", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
+@pytest.mark.usefixtures("back_end")
 def test_only_what_has_arrived_and_does_not_stand_any_more_is_named(tmp_path: Path) -> None:
     box = Outbox(tmp_path)
     uid = box.add(objects=3)

@@ -11,16 +11,14 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import RLELossless, generate_uid
 
 from dicom_io.errors import UnreadableError
-from dicom_io.model import Instance, Series
-from dicom_io.reason import Reason
+from dicom_io.model import Instance
 from dicom_io.reasons import REASONS
 from node import indexer
 from node.store import alarms, deliveries, jobs, operator
 from node.store.rows import Job
-from pipeline.api import Analysis, Progress
-from pipeline.errors import NotAnalysed
+from tests.leaving import chosen
 from tests.node.desk import Desk, changed
-from tests.node.probe_node import Probe
+from tests.node.probe_node import Blind
 from tests.node.test_journey import valid
 
 pytestmark = pytest.mark.unit
@@ -162,7 +160,7 @@ def test_a_corrected_study_is_a_new_revision_under_its_new_identity(
     (correction,) = shown["corrections"]
     assert correction["cancelled"] == 0
     assert {(d["destination"], d["sop_instance_uid"], d["state"]) for d in correction["delivered"]} == {
-        ("pacs", sop, "delivered") for sop in old
+        ("pacs", sop, "delivered") for sop in chosen(desk.db, desk.jobs(uid)[:1])
     }
     (event,) = desk.events(uid, "identity-corrected")
     assert event["attributes"] == ["PatientID", "PatientName"]
@@ -513,14 +511,6 @@ def test_interleaved_associations_and_twenty_studies_in_one(
     assert [desk.study(u).patient_id for u in uids] == [f"P{n}" for n in range(20)]
     assert [desk.sends(u) for u in uids] == [["delivered"]] * 20
     assert desk.alarms() == set()
-
-
-class Blind(Probe):
-    """The quick pipeline on a day on which it cannot judge anything."""
-
-    def run(self, series: Series, progress: Progress | None = None) -> Analysis:
-        del series, progress
-        raise NotAnalysed(Reason("blind", "unable", {"en": "Cannot be judged.", "zh-CN": "无法判断。"}, {}))
 
 
 def test_a_card_between_two_results_does_not_break_what_is_followed(desk: Desk, slices: list[Path], uid: str) -> None:
