@@ -87,19 +87,24 @@ class Selected:
     def told(self, fates: Mapping[str, Fate]) -> tuple[list[Fate], Reason | None]:
         """Return what counts for the delivery, and what is remarkable about it although all is well."""
         counted: list[Fate] = []
-        notes: list[Reason] = []
+        instead: list[Reason] = []
+        left: list[tuple[str, str]] = []
         for choice in self.choices:
             offered = choice.second(fates) or choice.first
             if choice.refused(fates):
-                words = {"wanted": choice.line.piece.form.title, "code": _why(choice, fates)}
+                wanted, code = choice.line.piece.form.title, _why(choice, fates)
                 if choice.second(fates):
                     assert choice.line.instead is not None  # noqa: S101 - something was written for it
-                    notes.append(REASONS("sent-instead", **words, sent=choice.line.instead.form.title))
+                    sent = choice.line.instead.form.title
+                    instead.append(REASONS("sent-instead", wanted=wanted, code=code, sent=sent))
                 elif not choice.line.needed:
-                    notes.append(REASONS("left-out", **words))
+                    left.append((wanted, code))
                     continue
             counted += [fates.get(a.sop_uid, Fate(Outcome.RETRY)) for a in offered]
-        return counted, notes[0] if notes else None
+        if not left:
+            return counted, instead[0] if instead else None
+        names, codes = (", ".join(dict.fromkeys(words)) for words in zip(*left, strict=True))
+        return counted, REASONS("left-out", wanted=names, code=codes)
 
 
 def select(profile: Profile, artifacts: Sequence[StoredArtifact]) -> Selected:

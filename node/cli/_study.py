@@ -147,8 +147,9 @@ def _deliveries(deliveries: Sequence[Mapping[str, Any]], words: Words) -> Iterat
             continue
         yield from words.reason(d["last_error"] or _why(d))
         yield from words.reason(_went(d))
-        for sent, wanted in dict.fromkeys((o["kind"], o["instead_of"]) for o in d["objects"] if o["instead_of"]):
-            yield from words.reason(REASONS("object-instead", sent=sent, wanted=wanted).as_json())
+        if (d["last_error"] or {}).get("code") != "sent-instead":
+            for sent, wanted in dict.fromkeys((o["kind"], o["instead_of"]) for o in d["objects"] if o["instead_of"]):
+                yield from words.reason(REASONS("object-instead", sent=sent, wanted=wanted).as_json())
         yield from words.reason(_rejects(d))
         if d["not_written"]:
             missing = REASONS("object-not-written", profile=d["profile"], what=", ".join(d["not_written"]))
