@@ -24,6 +24,7 @@ from dicom_io.model import Instance
 from sr_writer import write
 from sr_writer.codes import text
 from sr_writer.content import document, language, observer, reference_item, text_item
+from sr_writer.encoding import Encoder
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.identity import AnalysisIdentity, authored_by
 from sr_writer.options import WriterOptions
@@ -70,7 +71,7 @@ def write_note(
     by = write.authorship(Sources(instances), identity, options, now, revision)
     ds = build(rows, by)
     make_folders(out)
-    return replace(write.put(ds, out, ds.SOPInstanceUID, Piece(Form("rejection"))), variant=_variant(rows))
+    return replace(write.put(ds, out, ds.SOPInstanceUID, Piece(Form("rejection")), Encoder()), variant=_variant(rows))
 
 
 def _variant(rows: Sequence[Predecessor]) -> str:

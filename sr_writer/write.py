@@ -146,8 +146,7 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     encoder = Encoder()
     for piece, stem in sorted(names.items(), key=lambda row: row[0].form.object in REPORTS):  # they refer to the others
         written[stem] = [
-            put(ds, out, name, piece, encoder)
-            for ds, name in _named(analysis.objects(piece), stem, piece.form.object)
+            put(ds, out, name, piece, encoder) for ds, name in _named(analysis.objects(piece), stem, piece.form.object)
         ]
     artifacts = [a for stem in names.values() for a in written[stem]]
     _preview(artifacts, lambda: analysis.picture, out)
