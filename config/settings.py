@@ -196,6 +196,7 @@ class SegOptions:
     encoding: Encoding | None = None
     compression: Compression | None = None
     omit_empty_frames: bool | None = None
+    radiographs: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

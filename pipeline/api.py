@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dicom_io.model import Series, Study
+from dicom_io.radiograph import Radiograph
 from dicom_io.reason import Reason
 from dicom_io.volume import Volume
 from pipeline.result import Result
@@ -51,10 +52,10 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """A result and the volume it was computed from, so that the writer need not read the pixels again."""
+    """A result and the pixels that it was computed from, so that the writer need not read them again."""
 
     result: Result
-    volume: Volume
+    volume: Volume | Radiograph
 
 
 class Pipeline(Protocol):

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from dicom_io.model import Study
+from dicom_io.radiograph import Radiograph
 from dicom_io.reason import Reason
-from dicom_io.volume import Volume
-from pipeline.result import Result
+from pipeline.result import Geometry, Result
 from sr_writer import (
     card,
     comprehensive,
@@ -30,6 +30,7 @@ from sr_writer import (
 from sr_writer.considered import Considered, card_variant
 from sr_writer.header import Authorship
 from sr_writer.profiles import Form, ObjectName, Piece, Tree
+from sr_writer.radiograph import Values
 from sr_writer.references import evidence
 from sr_writer.sources import Sources
 
@@ -45,7 +46,7 @@ class Analysis:
     ----------
     result : Result
         What the pipeline said.
-    volume : Volume
+    values : Values
         What it was computed from, for pictures.
     sources : Sources
         Every input.
@@ -55,8 +56,8 @@ class Analysis:
         Which earlier documents a report follows.
     """
 
-    def __init__(self, result: Result, volume: Volume, sources: Sources, by: Authorship, follows: Follows) -> None:
-        self._result, self._volume, self._sources, self._by, self._follows = result, volume, sources, by, follows
+    def __init__(self, result: Result, values: Values, sources: Sources, by: Authorship, follows: Follows) -> None:
+        self._result, self._values, self._sources, self._by, self._follows = result, values, sources, by, follows
         self._made: dict[Form, list[Dataset]] = {}
         self._told: dict[tuple[Tree, tuple[Form, ...]], Dataset] = {}
         self._writers: Mapping[ObjectName, Callable[[Piece, Authorship], Iterator[Dataset]]] = {
@@ -68,7 +69,7 @@ class Analysis:
     @cached_property
     def picture(self) -> Pixels:
         """The summary: RGB of shape (rows, columns, 3)."""
-        return summary.draw(self._result, self._volume, self._sources, self._by).pixels()
+        return summary.draw(self._result, self._values, self._sources, self._by).pixels()
 
     def objects(self, piece: Piece) -> Iterator[Dataset]:
         """Yield the instances of one object; none if there is nothing to show."""
@@ -78,7 +79,8 @@ class Analysis:
             yield ds
 
     def _segmentation(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
-        if self._result.segments:
+        stack = isinstance(self._result.geometry, Geometry)
+        if self._result.segments and (stack or piece.form.radiographs):
             yield seg.build(self._result, self._sources, by, piece.form.encoding)
 
     def _report(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
@@ -109,11 +111,14 @@ class Analysis:
         del piece
         keys = [self._sources.images[key] for key in summary.key_images(self._result)]
         what = "AI summary: key images with outlines, numbers"
+        if isinstance(self._values, Radiograph):
+            left, top, width, height = summary.place(self._values)
+            what = f"AI summary: whole image in columns {left} to {left + width - 1}, rows {top} to {top + height - 1}"
         yield sc.build(self.picture, keys, by, kind="sc", description=what)
 
     def _overlay(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
         modality = self._sources.first.header.Modality if piece.form.modality == "source" else "OT"
-        yield from overlay.build(self._result, self._volume, self._sources, by, modality)
+        yield from overlay.build(self._result, self._values, self._sources, by, modality)
 
     def _markings(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
         del piece
@@ -122,7 +127,7 @@ class Analysis:
 
     def _document(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
         del piece
-        yield pdf.build(self._result, self._volume, self._sources, by)
+        yield pdf.build(self._result, self._values, self._sources, by)
 
     def _key_images(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
         del piece

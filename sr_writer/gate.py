@@ -59,6 +59,13 @@ class _Analysis:
     recounts: dict[str, Recount] = field(default_factory=dict)
     pictures: set[tuple[str, ImageKey]] = field(default_factory=set)
 
+    @property
+    def counted(self) -> Mapping[str, Recount]:
+        """Recounts of the segmentations, by SOP Instance UID; where there is none, of what was shown on a radiograph."""
+        if not self.recounts and self.claim is not None and (made := Recount.claimed(self.claim, self.raw)) is not None:
+            self.recounts[""] = made
+        return self.recounts
+
 
 def may_be_released(code: str) -> bool:
     """Say whether a person may let an object go that was refused for the reason `code`; an unknown reason: no."""
@@ -138,7 +145,7 @@ def _checks(artifact: Artifact, about: _Analysis) -> Iterator[Reason]:
             yield from gate_picture.check_picture(ds, about.raw)
             yield from _once(ds, about)
         case "presentation":
-            yield from gate_picture.check_presentation(ds, about.raw, about.recounts, about.claim)
+            yield from gate_picture.check_presentation(ds, about.raw, about.counted, about.claim)
         case "pdf":
             yield from gate_picture.check_pdf(ds, about.raw)
 
@@ -146,7 +153,7 @@ def _checks(artifact: Artifact, about: _Analysis) -> Iterator[Reason]:
 def _document(ds: FileDataset, about: _Analysis) -> Iterator[Reason]:
     """Check a document: one with measurements against masks and pixels, any against the words of the analysis."""
     if next(named(ds, _MEASUREMENTS), None) is not None or _title(ds) == "126000":
-        yield from gate_sr.check(ds, about.raw, about.recounts, about.claim)
+        yield from gate_sr.check(ds, about.raw, about.counted, about.claim)
         return
     yield from gate_sr.check_evidence(ds)
     if next(tree(ds), None) is None:

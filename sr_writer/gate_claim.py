@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dicom_io.model import ImageKey
-from pipeline.result import Mask, Result
+from pipeline.result import Code, Mask, Projection, Result
 from sr_writer.codes import measurement, site_modifier
 from sr_writer.gate_frames import Runs
 
@@ -21,10 +21,10 @@ Site = tuple[str, str, str]
 """Code values of anatomy, side and what narrows it; empty where there is none."""
 
 _NUMBER = re.compile(
-    r"(?<![\w.-])(-?\d+(?:\.\d+)?)\s*(cm3|cm³|mm3|mm³|ml|mL|mm|cm|HU|%|立方厘米|毫升|毫米|厘米)(?![A-Za-z0-9])"
+    r"(?<![\w.-])(-?\d+(?:\.\d+)?)\s*(cm3|cm³|mm3|mm³|cm2|cm²|mm2|mm²|ml|mL|mm|cm|HU|%|立方厘米|平方厘米|毫升|毫米|厘米)(?![A-Za-z0-9])"
 )
 _SAME = {
-    "cm³": "cm3", "mm³": "mm3", "ml": "cm3", "mL": "cm3", "立方厘米": "cm3", "毫升": "cm3", "毫米": "mm", "厘米": "cm",
+    "cm³": "cm3", "mm³": "mm3", "ml": "cm3", "mL": "cm3", "立方厘米": "cm3", "cm²": "cm2", "mm²": "mm2", "平方厘米": "cm2", "毫升": "cm3", "毫米": "mm", "厘米": "cm",
 }  # fmt: skip
 _SIGNS = {"[hnsf'U]": "HU"}
 
@@ -43,6 +43,17 @@ Numbers = Mapping[str, Said]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """One mask on a radiograph: what it is, on which side, and where it lies."""
+
+    tracking_id: str
+    kind: Code
+    side: Code | None
+    image: ImageKey
+    runs: Runs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Claim:
     """What an analysis says.
 
@@ -58,6 +69,8 @@ class Claim:
         Numbers about the images, with their units.
     quantities : frozenset[tuple[str, str]]
         Digits and unit of every number with a unit in the texts of the document.
+    shapes : tuple[Shape, ...]
+        The segments of a result on a radiograph as they are: it is one image, and there is no segmentation as a rule.
     """
 
     planes: Mapping[str, Mapping[ImageKey, bytes]]
@@ -65,6 +78,7 @@ class Claim:
     regions: Mapping[Site, tuple[Numbers, ...]]
     quality: tuple[tuple[float, str], ...]
     quantities: frozenset[tuple[str, str]]
+    shapes: tuple[Shape, ...] = ()
 
     @classmethod
     def of(cls, result: Result, document: Mapping[str, Any]) -> "Claim":
@@ -86,7 +100,12 @@ class Claim:
         rows = document["quality"]["findings"]
         quality = tuple((float(r["value"]), r["unit"]) for r in rows if r["value"] is not None and r["unit"])
         told = frozenset(found for text in _texts(document) for found in _quantities(text))
-        return cls(planes, findings, regions, quality, told)
+        shapes: tuple[Shape, ...] = ()
+        if isinstance(result.geometry, Projection):
+            shapes = tuple(
+                Shape(s.tracking_id, s.kind, s.laterality, images[0], Runs.of(s.mask.plane(0))) for s in result.segments
+            )
+        return cls(planes, findings, regions, quality, told, shapes)
 
     def allows(self, text: str) -> str | None:
         """Return the first number with a unit in `text` that the document does not have; None if all follow from it."""

@@ -4,7 +4,7 @@ What a region without a segment covers follows from its codes: both lungs are th
 that third of the height of its lung (LPS z of the voxel centres).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,11 +16,11 @@ from scipy.spatial.distance import pdist
 
 from dicom_io.errors import DicomIOError
 from dicom_io.model import ImageKey
-from sr_writer.codes import concept
-from sr_writer.gate_claim import Site
+from sr_writer.codes import coded, concept
+from sr_writer.gate_claim import Claim, Shape, Site
 from sr_writer.gate_frames import Frames, Runs, union
 from sr_writer.gate_seg import LEFT, LUNG, RIGHT, kind_of, side_of, voxel_volume_mm3
-from sr_writer.gate_sources import Slice, Sources
+from sr_writer.gate_sources import Shadow, Slice, Sources
 
 BOTH, OPACITY = "51440002", "112001"
 THIRDS = tuple(concept(f"{name}_third").value for name in ("upper", "middle", "lower"))
@@ -79,6 +79,28 @@ class Recount:
                 made.__dict__.update({k: other.__dict__[k] for k in ("counted", "_height") if k in other.__dict__})
         return made
 
+    @classmethod
+    def claimed(cls, claim: Claim, raw: Sources) -> "Recount | None":
+        """Return what an analysis showed on a radiograph, which has no segmentation as a rule; None if it is not on one."""
+        place = raw.slices.get(claim.shapes[0].image) if claim.shapes else None
+        if place is None or place.shadow is None:
+            return None
+        ds, count = Dataset(), len(claim.shapes)
+        ds.SegmentSequence = [_described(n, shape) for n, shape in enumerate(claim.shapes, 1)]
+        sources = ((place.sop_class_uid, claim.shapes[0].image),) * count
+        nothing = np.zeros(0, np.uint8)
+        frames = Frames(place.shape, count, np.zeros((count, 0)), sources, tuple(range(1, count + 1)), (), nothing)
+        frames.__dict__["runs"] = {(n, shape.image): shape.runs for n, shape in enumerate(claim.shapes, 1)}
+        return cls(ds, frames, raw)
+
+    @cached_property
+    def flat(self) -> tuple[ImageKey, Shadow] | None:
+        """The radiograph that it stands on; None if it stands on slices."""
+        for _, image in self.frames.sources:
+            if (shadow := self.raw.slices[image].shadow) is not None:
+                return image, shadow
+        return None
+
     @cached_property
     def voxel_mm3(self) -> float:
         """Volume of a voxel."""
@@ -117,6 +139,10 @@ class Recount:
         for (number, image), runs in self.frames.runs.items():
             here.setdefault(image, []).append((number, runs))
         sides = {number: side for side, number in self.lungs.items()}
+        if self.flat is not None:  # its values are no densities, and nothing has a height
+            for (number, _), runs in self.frames.runs.items():
+                segments[number] = self._area((runs,))
+            return segments, {}, False
         readable = True
         for image, parts in here.items():
             values = self._values(self.raw.slices[image]) if readable else None
@@ -129,6 +155,12 @@ class Recount:
                 if number in sides:
                     self._by_third(number, sides[number], image, rows, thirds)
         return segments, thirds, readable
+
+    def _area(self, parts: Sequence[Runs]) -> Count:
+        """Return the pixels that masks on a radiograph cover together, and those of opacities among them."""
+        whole = union(parts)
+        opaque = self._opaque.get(self.flat[0]) if self.flat else None
+        return Count(whole.voxels, 0.0 if opaque is None else float(whole.sums(opaque.plane()).sum()))
 
     @staticmethod
     def _values(place: Slice) -> npt.NDArray[np.float32] | None:
@@ -182,6 +214,9 @@ class Recount:
         anatomy, side, modifier = site
         if anatomy != LUNG or set(self.lungs) != {LEFT, RIGHT}:
             return ()
+        if self.flat is not None:  # the lungs lie behind each other in part
+            parts = self.covers(site, self.flat[0])
+            return (self._area(parts),) if parts else ()
         if side == BOTH and not modifier:
             whole = Count()
             for number in self.lungs.values():
@@ -200,8 +235,8 @@ class Recount:
             return ()
         numbers = [n for s, n in self.lungs.items() if side in (s, BOTH)]
         parts = [self.frames.runs[n, image] for n in numbers if (n, image) in self.frames.runs]
-        if not modifier or not parts:
-            return (union(parts),) if parts else ()
+        if not modifier or not parts or self.flat is not None:
+            return (union(parts),) if parts and not (modifier and self.flat) else ()
         low, high = self.height(numbers[0])
         rows = _Rows.of(parts[0], None, None)
         if self.raw.slices[image].orientation[2]:
@@ -235,6 +270,16 @@ class Recount:
         pixel = float(np.mean(place.spacing)) if axial else min(edges)
         # runs end at the outermost pixels, but slabs of other planes cut through the slices: a voxel more or less
         return longest + pixel, 0.51 * pixel if axial else 2.0 * max(edges)
+
+
+def _described(number: int, shape: Shape) -> Dataset:
+    """Return what a segmentation would say of a mask."""
+    item, kind = Dataset(), coded(shape.kind)
+    if shape.side is not None:
+        kind.SegmentedPropertyTypeModifierCodeSequence = [coded(shape.side)]
+    item.SegmentNumber, item.SegmentLabel, item.TrackingID = number, shape.tracking_id, shape.tracking_id
+    item.SegmentedPropertyTypeCodeSequence = [kind]
+    return item
 
 
 @dataclass(frozen=True, slots=True, eq=False)

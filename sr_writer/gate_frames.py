@@ -254,7 +254,8 @@ def _source(group: Dataset) -> tuple[str, ImageKey]:
 
 
 def _position(group: Dataset) -> list[float]:
-    return [float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient]
+    place = group.get("PlanePositionSequence") or [Dataset()]  # there is none on a radiograph
+    return [float(v) for v in place[0].get("ImagePositionPatient") or ()]
 
 
 def _segment(group: Dataset, shared: Dataset) -> int:

@@ -9,6 +9,7 @@ from dicom_io.reason import Reason
 from sr_writer.codes import concept
 from sr_writer.gate_claim import Numbers, Said
 from sr_writer.gate_count import Count, Recount
+from sr_writer.gate_sources import Shadow
 from sr_writer.gate_tree import children, name, value
 from sr_writer.reasons import REASONS
 
@@ -22,11 +23,15 @@ SAID_TOLERANCE = 1e-4
 
 VOLUME, MEAN, LONG, SHORT, DIAMETER = "118565006", "112181", "103339001", "103340004", "81827009"
 _OPACITY_VOLUME, _OPACITY_SHARE = concept("opacity_volume").value, concept("opacity_percent").value
+AREA, AT_DETECTOR = "42798000", frozenset({concept("area_at_detector").value})
+"""Area in the patient; what is measured at the detector, where it is larger."""
+_OPACITY_AREA_SHARE = concept("opacity_area_percent").value
 _GLASS, _DENSE = concept("ground_glass_percent").value, concept("dense_percent").value
 _LOWER_BOUND = concept("lower_bound").value
 _MISSING = frozenset({"114000", "114006", "114007"})
 _MM3 = {"mm3": 1.0, "cm3": 1000.0, "ml": 1000.0}
 _MM = {"mm": 1.0, "cm": 10.0}
+_MM2 = {"mm2": 1.0, "cm2": 100.0}
 
 
 def measured(group: Dataset) -> dict[str, Dataset]:
@@ -97,8 +102,12 @@ def check_region(group: Dataset, recount: Recount, counts: tuple[Count, ...]) ->
     counts : tuple[Count, ...]
         What was counted there; more than one where the border of the region may be drawn either way.
     """
+    yield from _of_projection(group, recount)
     found = []
     for count in counts:
+        if recount.flat is not None:
+            found.append(list(_compare(group, _areas(count, recount.flat[1]))))
+            continue
         expected: dict[str, tuple[float, float]] = {}
         if count.voxels:
             mm3 = recount.voxel_mm3
@@ -115,6 +124,12 @@ def check_region(group: Dataset, recount: Recount, counts: tuple[Count, ...]) ->
 
 def check_segment(group: Dataset, recount: Recount, number: int) -> Iterator[Reason]:
     """Yield the numbers of a group with a segment of its own that do not follow from it."""
+    if recount.flat is not None:
+        yield from _of_projection(group, recount)
+        areas = _areas(recount.segment(number), recount.flat[1])
+        areas.pop(_OPACITY_AREA_SHARE, None)  # of a region
+        yield from _compare(group, areas)
+        return
     count, mm3 = recount.segment(number), recount.voxel_mm3
     expected = {VOLUME: (count.voxels * mm3, VOLUME_TOLERANCE * count.voxels * mm3)}
     if recount.counted[2] and count.voxels:
@@ -130,12 +145,38 @@ def check_segment(group: Dataset, recount: Recount, number: int) -> Iterator[Rea
     yield from _compare(group, expected)
 
 
+def _of_projection(group: Dataset, recount: Recount) -> Iterator[Reason]:
+    """Check that nothing on a radiograph has a volume or density, and sizes only what they mean there."""
+    if recount.flat is None:
+        return
+    spacing = recount.flat[1].spacing
+    meaning = "unknown" if spacing is None else spacing.meaning
+    for code, item in measured(group).items():
+        said = said_by(item)
+        unit = "" if said is None else said.unit
+        sized = unit in {*_MM, *_MM2}
+        wrong = unit in {*_MM3, "[hnsf'U]"} or (sized and meaning == "unknown")
+        if wrong or (sized and (code in AT_DETECTOR) != (meaning == "detector")):
+            yield REASONS("number-differs", what=name(item).CodeMeaning)
+
+
+def _areas(count: Count, shadow: Shadow) -> dict[str, tuple[float, float]]:
+    """Return area and share of what was counted on a radiograph, and how far a number may be from them."""
+    expected: dict[str, tuple[float, float]] = {}
+    if count.voxels:
+        expected[_OPACITY_AREA_SHARE] = (100 * count.opaque / count.voxels, PERCENT_TOLERANCE)
+        if shadow.spacing is not None:
+            mm2 = count.voxels * shadow.spacing.area_mm2
+            expected |= dict.fromkeys((AREA, *AT_DETECTOR), (mm2, VOLUME_TOLERANCE * mm2))
+    return expected
+
+
 def _compare(group: Dataset, expected: Mapping[str, tuple[float, float]]) -> Iterator[Reason]:
     for code, item in measured(group).items():
         said = said_by(item)
         if code not in expected or said is None or said.value is None:
             continue
-        factor = {"%": 1.0, "[hnsf'U]": 1.0, **_MM3, **_MM}.get(said.unit)
+        factor = {"%": 1.0, "[hnsf'U]": 1.0, **_MM3, **_MM2, **_MM}.get(said.unit)
         right, tolerance = expected[code]
         if factor is None or not abs(said.value * factor - right) <= tolerance:
             yield REASONS("number-differs", what=name(item).CodeMeaning)

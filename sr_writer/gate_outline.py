@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import label
 
 from sr_writer.gate_frames import Runs
 
@@ -46,8 +47,8 @@ def filled(points: Points, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
 def fits(points: Points, mask: Runs) -> bool:
     """Say whether an outline lies where its mask lies.
 
-    It may leave out small parts and show no holes, but it reaches nowhere beyond the mask's own border, and does not fit
-    better one pixel further.
+    It may leave out small parts and show no holes, but it surrounds the part that it is of, reaches nowhere beyond the mask's
+    own border, and does not fit better one pixel further.
     """
     if not mask.starts.size:
         return False
@@ -65,6 +66,10 @@ def fits(points: Points, mask: Runs) -> bool:
     outside = inside & ~plane
     along = float(np.hypot(*np.diff(points, axis=0).T).sum())
     if outside.sum() > HOLES * covered + BEYOND_PX * along:
+        return False
+    parts, _ = label(plane)
+    part = int(np.bincount(parts[inside & plane], minlength=2)[1:].argmax()) + 1
+    if ((parts == part) & ~inside).sum() > BEYOND_PX * along:  # an outline within a larger mask is none of it
         return False
     padded = np.pad(plane, 1)
     wrong = int(outside.sum())

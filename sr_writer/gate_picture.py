@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from dicom_io.errors import DicomIOError
 from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
+from sr_writer import gate_radiograph
 from sr_writer.gate_claim import Claim
 from sr_writer.gate_count import Recount
 from sr_writer.gate_outline import fits
@@ -39,9 +40,11 @@ def check_picture(ds: Dataset, raw: Sources) -> Iterator[Reason]:
     named = [image_of(i) for i in ds.get("SourceImageSequence") or ()]
     if not named:
         yield REASONS("required-missing", what="SourceImageSequence")
-    if "ImagePositionPatient" not in ds and "FrameOfReferenceUID" not in ds:
-        return
     place = raw.slices.get(named[0]) if len(named) == 1 else None
+    if "ImagePositionPatient" not in ds and "FrameOfReferenceUID" not in ds:
+        if place is not None and place.shadow is not None:
+            yield from gate_radiograph.check(ds, place)
+        return
     if place is None:
         yield REASONS("reference-dangling", what="SourceImageSequence")
         return
@@ -113,6 +116,11 @@ def check_presentation(
         for i in series.get("ReferencedImageSequence") or ()
         for frame in frames_named(i) or (0,)
     }
+    if any(
+        s.shadow is not None and s.shadow.inverse != (ds.get("PresentationLUTShape") == "INVERSE")
+        for s in _shown(listed, raw)
+    ):
+        yield REASONS("picture-differs")
     layers = {str(layer.GraphicLayer) for layer in ds.get("GraphicLayerSequence") or ()}
     for annotation in ds.get("GraphicAnnotationSequence") or ():
         named = [image_of(i) for i in annotation.get("ReferencedImageSequence") or ()]
@@ -134,6 +142,10 @@ def check_presentation(
             ):  # fmt: skip
                 if keyword in text and not _inside(text[keyword].value, str(text.get(units)), shapes):
                     yield REASONS("annotation-outside", what=keyword)
+
+
+def _shown(listed: Iterable[tuple[str, int]], raw: Sources) -> list[Slice]:
+    return [raw.slices[ImageKey(*image)] for image in listed if ImageKey(*image) in raw.slices]
 
 
 def _graphic(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from pydicom.dataset import Dataset
 
+from dicom_io import radiograph
 from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
 from sr_writer.gate_claim import Claim
@@ -37,14 +38,34 @@ def check(ds: Dataset, frames: Frames, raw: Sources, claim: Claim | None) -> Ite
     if len({raw.slices[image].series_instance_uid for image in used}) > 1:
         yield REASONS("geometry-differs", what="SeriesInstanceUID")
     yield from _series(ds, raw, used)
-    yield from _grid(ds, raw, used)
+    yield from _shadow(ds, raw, used) if _flat(frames, raw) else _grid(ds, raw, used)
     yield from _positions(frames, raw)
     yield from _segments(ds, frames)
     yield from _order(ds, frames)
     yield from _sides(ds, frames, raw)
     if claim is not None:
         yield from _as_said(ds, frames, claim)
-    yield from _on_air(ds, frames, raw)
+    if not _flat(frames, raw):
+        yield from _on_air(ds, frames, raw)
+
+
+def _flat(frames: Frames, raw: Sources) -> bool:
+    """Whether it stands on a radiograph."""
+    return any(raw.slices[image].shadow is not None for _, image in frames.sources)
+
+
+def _shadow(ds: Dataset, raw: Sources, used: set[ImageKey]) -> Iterator[Reason]:
+    """Check that a segmentation of a radiograph is as large as that, is turned as that, and claims no place."""
+    shadows = [raw.slices[image].shadow for image in used]
+    if len(used) != 1 or raw.slices[next(iter(used))].shape != (int(ds.Rows), int(ds.Columns)):
+        yield REASONS("geometry-differs", what="Rows, Columns")
+    if any(shadow is None or radiograph.orientation(ds) != shadow.orientation for shadow in shadows):
+        yield REASONS("geometry-differs", what="PatientOrientation")
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    if any(
+        keyword in shared for keyword in ("PlaneOrientationSequence", "PlanePositionSequence", "PixelMeasuresSequence")
+    ):
+        yield REASONS("geometry-differs", what="SharedFunctionalGroupsSequence")
 
 
 def _series(ds: Dataset, raw: Sources, used: set[ImageKey]) -> Iterator[Reason]:
@@ -81,8 +102,9 @@ def _positions(frames: Frames, raw: Sources) -> Iterator[Reason]:
     slices = [raw.slices[image] for _, image in frames.sources]
     if any(s.sop_class_uid != sop_class for s, (sop_class, _) in zip(slices, frames.sources, strict=True)):
         yield REASONS("reference-dangling", what="SourceImageSequence")
-    expected = np.array([s.position for s in slices if len(s.position) == 3])
-    if expected.shape != frames.positions.shape or np.abs(frames.positions - expected).max() > TOLERANCE_MM:
+    expected = np.array([s.position for s in slices if len(s.position) == 3 or s.shadow is not None])
+    same = expected.shape == frames.positions.shape
+    if not same or np.abs(frames.positions - expected).max(initial=0.0) > TOLERANCE_MM:
         yield REASONS("position-differs")
 
 
@@ -103,11 +125,13 @@ def _segments(ds: Dataset, frames: Frames) -> Iterator[Reason]:
 def _order(ds: Dataset, frames: Frames) -> Iterator[Reason]:
     """Check that the dimension indices count the segments, and the slices from one end to the other."""
     shared = ds.SharedFunctionalGroupsSequence[0]
-    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
-    along = frames.positions @ np.cross(orientation[:3], orientation[3:])
     labels = 0 in frames.segments
     if not labels and any(index[0] != segment for index, segment in zip(frames.indices, frames.segments, strict=True)):
         yield REASONS("segments-inconsistent", what="DimensionIndexValues")
+    if not frames.positions.size:
+        return
+    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
+    along = frames.positions @ np.cross(orientation[:3], orientation[3:])
     rank = np.array([index[-1] for index in frames.indices])
     order = np.argsort(along, kind="stable")
     steps = np.diff(rank[order])
@@ -159,7 +183,7 @@ def _sides(ds: Dataset, frames: Frames, raw: Sources) -> Iterator[Reason]:
     if set(lungs) >= {LEFT, RIGHT}:
         covered = {side: frames.of(number) for side, number in lungs.items()}
         left, right = (_centre_x(covered[side], raw.slices) for side in (LEFT, RIGHT))
-        if left <= right:
+        if left is not None and right is not None and not left > right:
             yield REASONS("side-differs")
         for number, side in sides.items():
             if number in lungs.values() or side not in lungs:
@@ -186,13 +210,19 @@ def side_of(segment: Dataset) -> str:
     return next((str(m.CodeValue) for m in modifiers if m.CodeValue in {LEFT, RIGHT}), "")
 
 
-def _centre_x(covered: Mapping[ImageKey, Runs], slices: Mapping[ImageKey, Slice]) -> float:
-    """Return the LPS x of a segment's centre in mm."""
+def _centre_x(covered: Mapping[ImageKey, Runs], slices: Mapping[ImageKey, Slice]) -> float | None:
+    """Return how far to the patient's left a segment's centre lies: LPS x in mm, of a radiograph in pixels; None if unknown."""
     total, weighted = 0.0, 0.0
     for image, runs in covered.items():
         place = slices[image]
         first, last = runs.columns
         size = (last - first).astype(float)
+        if place.shadow is not None:
+            if place.shadow.leftwards is None:
+                return None
+            axis, sign = place.shadow.leftwards
+            x = sign * ((first + last - 1) / 2 if axis else runs.rows)
+            return float((size * x).sum() / size.sum())
         x = (
             place.position[0]
             + (first + last - 1) / 2 * place.spacing[1] * place.orientation[0]

@@ -14,6 +14,7 @@ from dicom_io.charset import declared, text_of
 from dicom_io.limits import LIMITS
 from dicom_io.model import ImageKey, Instance
 from dicom_io.pixels import pixel_format, stored_values
+from dicom_io.radiograph import SOP_CLASSES, Orientation, Spacing, inverse, orientation, spacing
 from dicom_io.reason import Reason
 from sr_writer.reasons import REASONS
 
@@ -27,7 +28,8 @@ _GEOMETRY = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SpecificCharacterSet", "Modality", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "RescaleSlope", "RescaleIntercept",
-    "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "PatientOrientation", "ImagerPixelSpacing", "PixelSpacingCalibrationType", "PhotometricInterpretation",
+    "PresentationLUTShape", "NumberOfFrames", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 _IN_GROUPS = {
     "ImagePositionPatient": "PlanePositionSequence", "ImageOrientationPatient": "PlaneOrientationSequence",
@@ -60,8 +62,38 @@ class Cells:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """What takes the place of a position for a radiograph.
+
+    Parameters
+    ----------
+    orientation : Orientation
+        Patient directions towards the end of the rows and of the columns; empty where the image does not say.
+    spacing : Spacing or None
+        What a pixel measures, and where.
+    inverse : bool
+        Whether the highest value is black.
+    """
+
+    orientation: Orientation
+    spacing: Spacing | None
+    inverse: bool
+
+    @property
+    def leftwards(self) -> tuple[int, int] | None:
+        """Along which image axis (0 rows, 1 columns) the patient's left lies, and in which direction; None if unknown."""
+        for axis, towards in ((1, self.orientation[:1]), (0, self.orientation[1:])):
+            if towards and towards[0][0] in "LR":
+                return axis, 1 if towards[0][0] == "L" else -1
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
-    """Where one source image lies, in millimetres in LPS, and how its pixels become values."""
+    """Where one source image lies, in millimetres in LPS, and how its pixels become values.
+
+    A radiograph lies nowhere: it has a `shadow` and no position.
+    """
 
     sop_class_uid: str
     series_instance_uid: str
@@ -74,6 +106,7 @@ class Slice:
     rescale: tuple[float, float]
     instance: Instance
     cells: Cells | None = None
+    shadow: Shadow | None = None
 
     def values(self) -> npt.NDArray[np.float32]:
         """Return what the pixels mean (Hounsfield units of CT), shape (rows, columns), read again from the file.
@@ -198,14 +231,15 @@ def _slice(ds: Dataset, instance: Instance, at: int) -> Slice:
         found = elements.number(ds, keyword)
         return default if found is None else found
 
+    shadow = Shadow(orientation(ds), spacing(ds), inverse(ds)) if str(ds.SOPClassUID) in SOP_CLASSES else None
     # a slice without a place fits no segmentation; a picture does not need one
     return Slice(
-        str(ds.SOPClassUID), str(ds.SeriesInstanceUID), str(ds.get("FrameOfReferenceUID") or ""),
-        elements.numbers(ds, "ImagePositionPatient"), elements.numbers(ds, "ImageOrientationPatient"),
+        str(ds.SOPClassUID), str(ds.SeriesInstanceUID), "" if shadow else str(ds.get("FrameOfReferenceUID") or ""),
+        () if shadow else elements.numbers(ds, "ImagePositionPatient"), elements.numbers(ds, "ImageOrientationPatient"),
         elements.numbers(ds, "PixelSpacing"),
         (elements.integer(ds, "Rows") or 0, elements.integer(ds, "Columns") or 0),
         elements.text(ds, "Modality").upper(),
-        (number("RescaleSlope", 1.0), number("RescaleIntercept", 0.0)), instance, _cells(ds, at),
+        (number("RescaleSlope", 1.0), number("RescaleIntercept", 0.0)), instance, _cells(ds, at), shadow,
     )  # fmt: skip
 
 

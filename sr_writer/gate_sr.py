@@ -58,8 +58,11 @@ def check(ds: Dataset, raw: Sources, recounts: Mapping[str, Recount], claim: Cla
     measured_in = {_named_uid(image) for group in groups for image in named(group, _SEGMENT)}
     mentioned = measured_in or {_named_uid(item) for item in tree(ds) if item.get("ReferencedSOPSequence")}
     beside = {uid: r for uid, r in recounts.items() if uid in mentioned} or dict(list(recounts.items())[:1])
+    named_so = {_tracking(g)[1]: _tracking(g)[0] for g in groups}
     segments = {
-        str(s.TrackingUID): _Shown(str(s.TrackingID), uid, int(s.SegmentNumber))
+        str(s.get("TrackingUID") or named_so.get(str(s.TrackingID), s.TrackingID)): _Shown(
+            str(s.TrackingID), uid, int(s.SegmentNumber)
+        )
         for uid, r in beside.items()
         for s in r.ds.SegmentSequence
         if int(s.SegmentNumber) > 0
@@ -113,9 +116,14 @@ def _all(things: Sequence[_Thing], raw: Sources, segments: Mapping[str, _Shown])
         yield REASONS("tracking-differs")
 
 
-def _thing(group: Dataset, segments: Mapping[str, _Shown]) -> _Thing:
+def _tracking(group: Dataset) -> tuple[str, str]:
+    """Return tracking UID and tracking identifier of a group."""
     uid = next((str(i.UID) for i in named(group, _TRACKING_UID)), "")
-    tracking_id = next((str(i.TextValue) for i in named(group, _TRACKING_ID)), "")
+    return uid, next((str(i.TextValue) for i in named(group, _TRACKING_ID)), "")
+
+
+def _thing(group: Dataset, segments: Mapping[str, _Shown]) -> _Thing:
+    uid, tracking_id = _tracking(group)
     site: Site = ("", "", "")
     for item in named(group, _SITE):
         inner = [next((_code(i) for i in named(item, c)), "") for c in (_LATERALITY, _MODIFIER)]

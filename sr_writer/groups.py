@@ -4,6 +4,7 @@ Both trees of a report are made of these. The pure one has a group for each thin
 TID 1501. The one with outlines puts a planar group (TID 1410) with an outline on one slice before it, under the same tracking
 UID: OHIF draws that with the numbers of the other, and shows nothing of a report in which one tracking UID has no flat
 region. The planar group comes first because OHIF takes the first outline of a tracking UID.
+On a radiograph nothing has a volume: there both trees have one planar group a thing, with its outline and its numbers.
 
 References
 ----------
@@ -18,7 +19,7 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
 
-from pipeline.result import Code, Measurement, Result
+from pipeline.result import Code, Measurement, Projection, Result
 from sr_writer import codes
 from sr_writer.content import COMMENT, text_item
 from sr_writer.header import Authorship
@@ -81,7 +82,8 @@ class GroupWriter:
     def groups(self, thing: Tracked) -> Iterator[Group]:
         """Yield the planar group of one thing where the tree has one, then the group with its numbers."""
         common = self._common(thing)
-        if self.tree == "outlines":
+        planar = isinstance(self.result.geometry, Projection)  # there one group has both outline and numbers
+        if thing.tracking_id == QUALITY_ID if planar else self.tree == "outlines":
             region = self._region(thing.key)
             yield sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **common)
         group = self._quality(thing, common) if thing.tracking_id == QUALITY_ID else self._numbers(thing, common)
@@ -114,6 +116,9 @@ class GroupWriter:
             "measurements": [_measurement(m, self.by) for m in thing.measurements],
             "qualitative_evaluations": _whether_found(self.result) if thing.site == _WHOLE else None,
         }
+        if isinstance(self.result.geometry, Projection):
+            region = self._region(thing.key)
+            return sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **content)
         ds = self.segmentation
         if thing.segment is not None and ds is not None:
             segment = sr.ReferencedSegment(

@@ -19,7 +19,8 @@ from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
 from dicom_io import elements
 from dicom_io.model import Instance
-from pipeline.result import Finding, Result
+from dicom_io.radiograph import inverse
+from pipeline.result import Finding, Projection, Result
 from sr_writer import codes
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.narrative import conclusion, finding_label, number
@@ -35,9 +36,14 @@ OUTLINES = 7
 SMALL_PX = 24
 """A finding narrower and lower than this gets a circle around it on its key slice."""
 MARGIN_PX = 4
-NUMBERS = ("volume", "long_axis", "diameter")
+NUMBERS = ("volume", "long_axis", "diameter", "area", "area_at_detector")
 """What a label says of a finding: the first that it has."""
 _RESCALE = ("RescaleIntercept", "RescaleSlope", "RescaleType")
+_SHUTTER = (
+    "ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge", "ShutterUpperHorizontalEdge",
+    "ShutterLowerHorizontalEdge", "CenterOfCircularShutter", "RadiusOfCircularShutter", "VerticesOfThePolygonalShutter",
+)  # fmt: skip
+"""What an image hides of itself (PS3.3 section C.7.6.11); a presentation state without it would show that."""
 _COLOUR = (255, 193, 7)
 _BANNER = ((0.2, 0.93), (0.8, 0.98))
 """Where each image says who marked it: corners of a box as shares of the displayed area."""
@@ -95,14 +101,27 @@ def _state(ds: Dataset, images: Mapping[int, Instance], result: Result, sources:
     rows, columns = result.geometry.shape[1:]
     area.DisplayedAreaTopLeftHandCorner, area.DisplayedAreaBottomRightHandCorner = [1, 1], [columns, rows]
     area.PresentationSizeMode = "SCALE TO FIT"
-    spacing = sources.header(next(iter(images.values())).key).get("PixelSpacing")
-    if spacing:
-        area.PresentationPixelSpacing = spacing
+    _size(area, result, sources.header(next(iter(images.values())).key))
+    ds.DisplayedAreaSelectionSequence = [area]
+    ds.PresentationLUTShape = "INVERSE" if inverse(first) else "IDENTITY"
+    for keyword in ("ModalityLUTSequence", *(_SHUTTER if "ShutterShape" in first else ())):
+        if keyword in first:
+            ds[keyword] = first[keyword]
+    if "ShutterShape" in ds:
+        ds.ShutterPresentationValue = elements.integer(first, "ShutterPresentationValue") or 0
+
+
+def _size(area: Dataset, result: Result, first: Dataset) -> None:
+    """Say how large, or at least how wide beside its height, a pixel is: of a radiograph only a calibrated size holds."""
+    geometry = result.geometry
+    if isinstance(geometry, Projection) and (geometry.spacing is None or geometry.spacing.meaning != "calibrated"):
+        high, wide = (1.0, 1.0) if geometry.spacing is None else (geometry.spacing.row_mm, geometry.spacing.column_mm)
+        equal = abs(high - wide) < 1e-4 * wide
+        area.PresentationPixelAspectRatio = [1, 1] if equal else [round(1000 * high), round(1000 * wide)]
+    elif first.get("PixelSpacing"):
+        area.PresentationPixelSpacing = first.PixelSpacing
     else:
         area.PresentationPixelAspectRatio = [1, 1]
-    ds.DisplayedAreaSelectionSequence = [area]
-    inverse = elements.text(first, "PhotometricInterpretation") == "MONOCHROME1"
-    ds.PresentationLUTShape = "INVERSE" if inverse else "IDENTITY"
 
 
 def _layer() -> Dataset:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dicom_io.reason import Reason
-from pipeline.result import Finding, Measurement, Result
+from pipeline.result import Finding, Measurement, Projection, Result
 from sr_writer.codes import measurement, pipeline_label, site_label, text, unit_sign
 from sr_writer.considered import Considered
 from sr_writer.wording import decimal
@@ -143,9 +143,10 @@ def bare(m: Measurement) -> str:
 
 def conclusion(result: Result, language: Language) -> str:
     """Return whether something was found, in one sentence."""
+    what = "_image" if isinstance(result.geometry, Projection) else ""
     if result.findings:
-        return text("found", language, count=len(result.findings))
-    return text("undetermined" if undetermined(result) else "nothing_found", language)
+        return text("found" + what, language, count=len(result.findings))
+    return text(("undetermined" if undetermined(result) else "nothing_found") + what, language)
 
 
 def undetermined(result: Result) -> bool:

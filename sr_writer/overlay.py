@@ -21,30 +21,33 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_io import elements
 from dicom_io.model import Instance
-from dicom_io.volume import Volume
-from pipeline.result import Result
+from dicom_io.radiograph import Radiograph
+from pipeline.result import Projection, Result
 from sr_writer import codes, fonts, sc
 from sr_writer.canvas import AMBER, width_of
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.outline import Points, contours
 from sr_writer.palette import segment_colours
+from sr_writer.radiograph import Values, letters
 from sr_writer.sources import Sources
 from sr_writer.tiles import WINDOW_HU
 
 _PLANE = ("ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+_SIZE = ("PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription", "ImagerPixelSpacing")
+"""What a pixel of a radiograph measures, and where (PS3.3 section 10.7.1)."""
 _MARGIN_PX = 3
 _NAMED_FROM_PX = 200
 """On smaller images a name beside a finding would hide more than it says."""
 
 
-def build(result: Result, volume: Volume, sources: Sources, by: Authorship, modality: str = "OT") -> Iterator[Dataset]:
+def build(result: Result, values: Values, sources: Sources, by: Authorship, modality: str = "OT") -> Iterator[Dataset]:
     """Yield one picture for every slice of `result`.
 
     Parameters
     ----------
     result : Result
         Masks on the source grid.
-    volume : Volume
+    values : Values
         What it was computed from.
     sources : Sources
         Among them every slice of the result's geometry.
@@ -61,7 +64,7 @@ def build(result: Result, volume: Volume, sources: Sources, by: Authorship, moda
         )
         ds.SOPInstanceUID = by.object_uid("overlay", z, modality)
         ds.InstanceNumber = elements.integer(image.header, "InstanceNumber") or z + 1
-        sc.fill(ds, draw(z, result, volume, image, by), [image], by, "AI overlay: source image with outlines burned in")
+        sc.fill(ds, draw(z, result, values, image, by), [image], by, "AI overlay: source image with outlines burned in")
         _place(ds, image, result, sources)
         yield finish(ds, by)
 
@@ -69,9 +72,10 @@ def build(result: Result, volume: Volume, sources: Sources, by: Authorship, moda
 def _place(ds: Dataset, image: Instance, result: Result, sources: Sources) -> None:
     """Say where the picture lies: where its source lies."""
     first = sources.header(result.geometry.images[0])
-    for keyword in _PLANE:
-        if first.get(keyword):
-            ds[keyword] = first[keyword]
+    if not isinstance(result.geometry, Projection):
+        ds.update({first[keyword].tag: first[keyword] for keyword in _PLANE if first.get(keyword)})
+    elif result.geometry.spacing is not None:
+        ds.update({image.header[k].tag: image.header[k] for k in _SIZE if elements.text(image.header, k)})
     if elements.numbers(image.header, "ImagePositionPatient"):
         ds.ImagePositionPatient = sources.position(image.key)
     ds.PatientOrientation = first.get("PatientOrientation") or ""
@@ -80,9 +84,9 @@ def _place(ds: Dataset, image: Instance, result: Result, sources: Sources) -> No
         ds.PositionReferenceIndicator = first.get("PositionReferenceIndicator", "")
 
 
-def draw(z: int, result: Result, volume: Volume, image: Instance, by: Authorship) -> npt.NDArray[np.uint8]:
+def draw(z: int, result: Result, values: Values, image: Instance, by: Authorship) -> npt.NDArray[np.uint8]:
     """Return slice `z` with its outlines, shape (rows, columns, 3): findings in their colours with their names."""
-    picture = Image.fromarray(grey(volume.array[z], image)).convert("RGB")
+    picture = Image.fromarray(grey(z, values, image)).convert("RGB")
     pen = ImageDraw.Draw(picture)
     rows, columns = result.geometry.shape[1:]
     width = max(1, round(max(rows, columns) / 512))
@@ -105,6 +109,9 @@ def draw(z: int, result: Result, volume: Volume, image: Instance, by: Authorship
         if width_of(words, size) < columns - 2 * _MARGIN_PX:
             _write(pen, words, ((columns - width_of(words, size)) / 2, rows - _MARGIN_PX), size, AMBER, "lb")
             break
+    edges = ((_MARGIN_PX, rows / 2, "lm"), (columns - _MARGIN_PX, rows / 2, "rm"))
+    for letter, (x, y, anchor) in zip(letters(result), edges, strict=False):  # head and feet nobody mistakes
+        _write(pen, letter, (x, y), 2 * size, AMBER, anchor)
     return np.asarray(picture, np.uint8)
 
 
@@ -117,11 +124,14 @@ def _beside(points: Points, width: float, columns: int) -> tuple[float, float]:
     return float(x) + _MARGIN_PX, float(y)
 
 
-def grey(plane: npt.NDArray[np.float32], image: Instance) -> npt.NDArray[np.uint8]:
-    """Return a plane of rescaled values as it is shown: CT in the lung window, else in the window of its header.
+def grey(z: int, values: Values, image: Instance) -> npt.NDArray[np.uint8]:
+    """Return a plane as it is shown: CT in the lung window, a radiograph as it asks to be, else in the window of its header.
 
     Without a window there, all values but the lowest and highest hundredth.
     """
+    if isinstance(values, Radiograph):
+        return np.asarray(values.shown * 255, np.uint8)
+    plane = values.array[z]
     if image.modality == "CT":
         low, high = WINDOW_HU
     else:

@@ -19,12 +19,12 @@ from pydicom.uid import EncapsulatedPDFStorage
 
 from dicom_io.model import Instance
 from dicom_io.reason import Reason
-from dicom_io.volume import Volume
 from pipeline.result import Code, Result
 from sr_writer import pdf_report
 from sr_writer.codes import coded
 from sr_writer.considered import Considered, card_variant
 from sr_writer.header import Authorship, finish, new_object
+from sr_writer.radiograph import Values
 from sr_writer.references import reference
 from sr_writer.sources import Sources
 from sr_writer.summary import key_images
@@ -32,14 +32,14 @@ from sr_writer.summary import key_images
 _TITLE = Code("18748-4", "LN", "Diagnostic Imaging Report")
 
 
-def build(result: Result, volume: Volume, sources: Sources, by: Authorship) -> Dataset:
+def build(result: Result, values: Values, sources: Sources, by: Authorship) -> Dataset:
     """Return the document about `result`.
 
     Parameters
     ----------
     result : Result
         What to report; a negative one says so.
-    volume : Volume
+    values : Values
         What it was computed from, for the pictures.
     sources : Sources
         Every input.
@@ -47,7 +47,7 @@ def build(result: Result, volume: Volume, sources: Sources, by: Authorship) -> D
         Whose, by whom, when.
     """
     keys = [sources.images[key] for key in key_images(result)]
-    return _document(pdf_report.of_result(result, volume, sources, by), keys, by)
+    return _document(pdf_report.of_result(result, values, sources, by), keys, by)
 
 
 def build_card(

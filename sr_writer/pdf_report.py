@@ -5,13 +5,14 @@ from functools import partial
 from io import BytesIO
 from typing import Literal
 
+from PIL.Image import Image as Raster
 from reportlab.lib.colors import Color
 from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.units import mm
 from reportlab.platypus import Flowable, Image, KeepTogether, Paragraph, Spacer, Table
 
+from dicom_io.radiograph import Radiograph
 from dicom_io.reason import Reason
-from dicom_io.volume import Volume
 from pipeline.result import Measurement, Result
 from sr_writer import codes
 from sr_writer.codes import text
@@ -21,10 +22,12 @@ from sr_writer.narrative import Paragraph as Part
 from sr_writer.narrative import bare, finding_label, no_result, number, paragraphs
 from sr_writer.palette import segment_colours
 from sr_writer.pdf_page import AMBER, FAINT, INK, PALE, RULE, SOFT, WIDTH, both, document, languages, paragraph
+from sr_writer.radiograph import Values, render
 from sr_writer.sources import Sources
 from sr_writer.summary import COLUMNS, pictures, subtitle
 
 PICTURE_PX = 400
+RADIOGRAPH_PX = 1000
 MAX_FINDING_COLUMNS = 4
 _PER_ROW = 3
 _TABLES = {"impression", "findings", "measurements"}
@@ -35,14 +38,14 @@ _LINES = [("LINEBELOW", (0, 0), (-1, -1), 0.4, RULE), ("VALIGN", (0, 0), (-1, -1
 Narratives = Mapping[str, Sequence[Part]]
 
 
-def of_result(result: Result, volume: Volume, sources: Sources, by: Authorship) -> bytes:
+def of_result(result: Result, values: Values, sources: Sources, by: Authorship) -> bytes:
     """Return the document about a result."""
     said = {tag: paragraphs(result, tag, research=by.options.research) for tag in languages(by)}
     title = _title(by, "report_title")
     header = sources.header(result.geometry.images[0])
     story = [*_head(title, subtitle(header, len(sources.images))), _impression(said)]
     story += [*_findings(result, by), *_measurements(result, by), *_rest(said, by)]
-    story += _pictures(result, volume, sources, by)
+    story += _pictures(result, values, sources, by)
     return document(story, by, title[0])
 
 
@@ -163,14 +166,22 @@ def _rest(said: Narratives, by: Authorship) -> Iterator[Flowable]:
         yield KeepTogether(made)
 
 
-def _pictures(result: Result, volume: Volume, sources: Sources, by: Authorship) -> Iterator[Flowable]:
+def _image(picture: Raster, width: float) -> Image:
+    png = BytesIO()
+    picture.save(png, "PNG", compress_level=1)
+    png.seek(0)
+    return Image(png, width, width * picture.height / picture.width)
+
+
+def _pictures(result: Result, values: Values, sources: Sources, by: Authorship) -> Iterator[Flowable]:
+    if isinstance(values, Radiograph):
+        picture = render(values, result, RADIOGRAPH_PX, RADIOGRAPH_PX)
+        yield KeepTogether(
+            [_heading(both(by, "key_images")), _image(picture, WIDTH * 0.7 * picture.width / RADIOGRAPH_PX)]
+        )
+        return
     side = (WIDTH - (_PER_ROW - 1) * 2 * mm) / _PER_ROW
-    images: list[Flowable] = []
-    for picture in pictures(result, volume, sources, PICTURE_PX):
-        png = BytesIO()
-        picture.save(png, "PNG", compress_level=1)
-        png.seek(0)
-        images.append(Image(png, side, side))
+    images: list[Flowable] = [_image(picture, side) for picture in pictures(result, values, sources, PICTURE_PX)]
     rows = [images[n : n + _PER_ROW] for n in range(0, len(images), _PER_ROW)]
     rows[-1] += [""] * (_PER_ROW - len(rows[-1]))
     style = [(f"{edge}PADDING", (0, 0), (-1, -1), 1 * mm) for edge in ("LEFT", "RIGHT", "TOP", "BOTTOM")]

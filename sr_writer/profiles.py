@@ -38,7 +38,7 @@ SERIES: frozenset[str] = frozenset({"overlay"})
 REPORTS: frozenset[str] = frozenset({"sr", "csr"})
 """Objects that refer to the others of their profile."""
 _ONLY: Mapping[str, frozenset[str]] = {
-    "encoding": frozenset({"seg"}), "compression": frozenset({"seg"}), "omit_empty_frames": frozenset({"seg"}),
+    "encoding": frozenset({"seg"}), "compression": frozenset({"seg"}), "omit_empty_frames": frozenset({"seg"}), "radiographs": frozenset({"seg"}),
     "tree": REPORTS, "modality": frozenset({"overlay"}),
 }  # fmt: skip
 """Option -> the objects that have it."""
@@ -55,6 +55,9 @@ class Form:
     encoding, compression, omit_empty_frames
         Of a segmentation. What has overlapping segments is written as ``binary`` where ``labelmap`` is wanted: a label
         map holds one label a voxel (PS3.3 section C.8.20.2).
+    radiographs : bool
+        Of a segmentation: write it of a radiograph too. Few viewers show one without a place in the patient; the outlines
+        stand in the report, in presentation states and on pictures.
     tree : Tree
         Of a TID 1500 report.
     modality : {"OT", "source"}
@@ -71,6 +74,7 @@ class Form:
     encoding: Encoding = "binary"
     compression: Compression = "none"
     omit_empty_frames: bool = True
+    radiographs: bool = False
     tree: Tree = "outlines"
     modality: Modality = "OT"
     series_number: int | None = None
@@ -116,7 +120,8 @@ class Form:
     @property
     def title(self) -> str:
         """For people: ``seg (labelmap, rle)``."""
-        said = [str(v) if k != "omit_empty_frames" else "every frame" for k, v in self.own.items() if k in _ONLY]
+        words = {"omit_empty_frames": "every frame", "radiographs": "of radiographs too"}
+        said = [words.get(k, str(v)) for k, v in self.own.items() if k in _ONLY]
         return f"{self.object} ({', '.join(said)})" if said else self.object
 
 
@@ -266,7 +271,7 @@ def of_site(name: ProfileName, objects: tuple[Item, ...] = (), seg: Mapping[str,
     objects : tuple[Item, ...]
         The table of ``custom``.
     seg : Mapping or None
-        What is different about the segmentations of the profile: `encoding`, `compression`, `omit_empty_frames`.
+        What is different about the segmentations of the profile: `encoding`, `compression`, `omit_empty_frames`, `radiographs`.
 
     Raises
     ------

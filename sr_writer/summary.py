@@ -9,14 +9,17 @@ from pydicom.dataset import Dataset
 
 from dicom_io import elements
 from dicom_io.model import ImageKey
+from dicom_io.radiograph import Radiograph
 from dicom_io.volume import Volume
-from pipeline.result import Measurement, Result
+from pipeline.result import Measurement, Projection, Result
 from sr_writer import codes
 from sr_writer.canvas import AMBER, BRIGHT, DARK, FAINT, GRADES, LINE, PANEL, SIZE, SOFT, Canvas, width_of, wrap
 from sr_writer.fonts import has_chinese
 from sr_writer.header import Authorship
 from sr_writer.narrative import bare, number, paragraphs
 from sr_writer.palette import segment_colours
+from sr_writer.radiograph import Values, fitted
+from sr_writer.radiograph import render as render_radiograph
 from sr_writer.sources import Sources
 from sr_writer.tiles import key_views, reformat_view, render, stack_of
 
@@ -27,7 +30,8 @@ PANEL_WIDTH = SIZE[0] - PANEL_X - LEFT
 MAX_FINDINGS = 10
 MAX_QUALITY = 2
 FINDING_COLUMNS = ("volume", "long_axis", "mean_density")
-"""Numbers of a finding that the picture shows; the report has all."""
+PROJECTED_COLUMNS = ("area", "area_at_detector")
+"""Numbers of a finding that the picture shows, on slices and on a radiograph; the report has all."""
 COLUMNS = (
     "lung_volume",
     "opacity_volume",
@@ -35,6 +39,9 @@ COLUMNS = (
     "ground_glass_percent",
     "dense_percent",
     "mean_lung_density",
+    "area",
+    "area_at_detector",
+    "opacity_area_percent",
 )
 """Numbers of the table, from left to right; those that the result does not have are left out."""
 
@@ -71,10 +78,10 @@ def frame(title_name: str, by: Authorship, subtitle: str) -> Canvas:
     return canvas
 
 
-def draw(result: Result, volume: Volume, sources: Sources, by: Authorship) -> Canvas:
+def draw(result: Result, values: Values, sources: Sources, by: Authorship) -> Canvas:
     """Return the summary picture of `result`; no name or identifier of the patient is on it."""
     canvas = frame("title", by, subtitle(sources.header(result.geometry.images[0]), len(sources.images)))
-    _tiles(canvas, result, volume, sources)
+    _tiles(canvas, result, values, sources)
     _impression(canvas, result, by)
     y = _quality(canvas, result, by, TOP)
     y = _table(canvas, result, by, y + GAP)
@@ -84,7 +91,16 @@ def draw(result: Result, volume: Volume, sources: Sources, by: Authorship) -> Ca
 
 def key_images(result: Result) -> list[ImageKey]:
     """Return the images of the slices that the picture shows."""
+    if isinstance(result.geometry, Projection):
+        return list(result.geometry.images)
     return [result.geometry.images[view.index] for view in key_views(result)]
+
+
+def place(image: Radiograph) -> tuple[int, int, int, int]:
+    """Return where on the picture a whole radiograph stands: left, top, width and height in pixels."""
+    across, down = 3 * TILE + 2 * GAP, 2 * TILE + GAP
+    width, height = fitted(image, across, down)
+    return LEFT + (across - width) // 2, TOP + (down - height) // 2, width, height
 
 
 def subtitle(header: Dataset, images: int) -> str:
@@ -93,7 +109,7 @@ def subtitle(header: Dataset, images: int) -> str:
     parts = [f"Study {date[:4]}-{date[4:6]}-{date[6:8]}"] if len(date) == 8 else []
     if series := elements.text(header, "SeriesNumber"):
         parts.append(f"Series {series}")
-    parts.append(f"{images} images")
+    parts.append("1 image" if images == 1 else f"{images} images")
     if thickness := elements.number(header, "SliceThickness"):
         parts.append(f"{thickness:.2g} mm")
     return " · ".join(parts)
@@ -104,8 +120,12 @@ def _languages(by: Authorship) -> Sequence[str]:
     return [tag for tag in by.options.languages if tag == "en" or has_chinese()] or ["en"]
 
 
-def _tiles(canvas: Canvas, result: Result, volume: Volume, sources: Sources) -> None:
-    for n, tile in enumerate(pictures(result, volume, sources, TILE)):
+def _tiles(canvas: Canvas, result: Result, values: Values, sources: Sources) -> None:
+    if isinstance(values, Radiograph):
+        x, y, width, height = place(values)
+        canvas.paste(render_radiograph(values, result, width, height), x, y)
+        return
+    for n, tile in enumerate(pictures(result, values, sources, TILE)):
         canvas.paste(tile, LEFT + n % 3 * (TILE + GAP), TOP + n // 3 * (TILE + GAP))
 
 
@@ -220,6 +240,7 @@ def _findings(canvas: Canvas, result: Result, by: Authorship, y: int) -> None:
     canvas.box(PANEL_X, y, PANEL_WIDTH, height, PANEL)
     _heading(canvas, "findings", languages, y + 10)
     at = y + 36
+    columns = PROJECTED_COLUMNS if isinstance(result.geometry, Projection) else FINDING_COLUMNS
     room = min(MAX_FINDINGS, (height - 56) // 26)
     if not result.findings:
         canvas.text(PANEL_X + 16, at, "  ".join(codes.text("none", tag) for tag in languages), 14, SOFT)
@@ -228,7 +249,7 @@ def _findings(canvas: Canvas, result: Result, by: Authorship, y: int) -> None:
         canvas.text(PANEL_X + 40, at, finding.tracking_id, 14)
         canvas.text(PANEL_X + 136, at, codes.site_label(finding.site, languages[0]), 13, SOFT)
         numbers = {m.name: number(m) for m in finding.measurements}
-        for n, name in enumerate(reversed(FINDING_COLUMNS)):
+        for n, name in enumerate(reversed(columns)):
             canvas.text(PANEL_X + PANEL_WIDTH - 16 - 80 * n, at, numbers.get(name, ""), 13, align="right")
         at += 26
     if len(result.findings) > room:

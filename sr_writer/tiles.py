@@ -160,7 +160,7 @@ def render(view: View, volume: Volume, result: Result, size: int, caption: str) 
     tile.paste(part.convert("RGB"), at)
     draw = ImageDraw.Draw(tile)
     scale = np.array([width / (right - left), height / (bottom - top)])
-    for mask, colour, pen in _shapes(result):
+    for mask, colour, pen in shapes(result):
         plane = view.mask(mask)
         if plane.any():
             for points in contours(plane):
@@ -171,7 +171,8 @@ def render(view: View, volume: Volume, result: Result, size: int, caption: str) 
     return tile
 
 
-def _shapes(result: Result) -> Sequence[tuple[Mask, Colour, int]]:
+def shapes(result: Result) -> Sequence[tuple[Mask, Colour, int]]:
+    """Return what is drawn: every segment with its colour and how wide its line is."""
     colours = segment_colours(result)
     shown = {f.segment_number for f in result.findings}
     return [(s.mask, colours[s.number], 2 if s.number in shown else 1) for s in result.segments]

@@ -16,7 +16,6 @@ from dicom_io.files import make_folders
 from dicom_io.model import Series, Study
 from dicom_io.read import digest_dataset
 from dicom_io.reason import Reason
-from dicom_io.volume import Volume
 from pipeline.result import Result
 from sr_writer.analysis import Analysis, NoResult, Pixels
 from sr_writer.considered import Considered
@@ -26,6 +25,7 @@ from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.options import WriterOptions
 from sr_writer.profiles import REPORTS, SERIES, SYNTAXES, ObjectName, Piece, profile
+from sr_writer.radiograph import Values
 from sr_writer.sources import Sources
 
 
@@ -86,7 +86,7 @@ class Predecessor:
 
 def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     result: Result,
-    volume: Volume,
+    values: Values,
     series: Series,
     identity: AnalysisIdentity,
     options: WriterOptions,
@@ -103,8 +103,8 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
     ----------
     result : Result
         What the pipeline said.
-    volume : Volume
-        What it was computed from, for the picture.
+    values : Values
+        What it was computed from, for the pictures.
     series : Series
         The instances that were used; one for every slice of the result.
     identity : AnalysisIdentity
@@ -141,7 +141,7 @@ def write_result(  # noqa: PLR0917 - everything that an analysis hands over
         raise ValueError(f"{len(missing)} slices of the result are not in the series")
     make_folders(out)
     names = _names(pieces, options, result=True)
-    analysis = Analysis(result, volume, sources, by, lambda piece: _reports(predecessors, identity, piece))
+    analysis = Analysis(result, values, sources, by, lambda piece: _reports(predecessors, identity, piece))
     written: dict[str, list[Artifact]] = {}
     encoder = Encoder()
     for piece, stem in sorted(names.items(), key=lambda row: row[0].form.object in REPORTS):  # they refer to the others

@@ -191,8 +191,8 @@ def number_in_words(ds: Dataset, _: Set) -> None:
     for item in items(ds):
         for keyword in ("TextValue", "UnformattedTextValue"):
             text = str(item.get(keyword) or "")
-            if re.search(r"\d (cm3|mm|%)", text):
-                setattr(item, keyword, re.sub(r"(\d)( (?:cm3|mm|%))", r"\g<1>7\2", text, count=1))
+            if re.search(r"\d (cm[23]|mm|%)", text):
+                setattr(item, keyword, re.sub(r"(\d)( (?:cm[23]|mm|%))", r"\g<1>7\2", text, count=1))
                 return
     raise AssertionError("no number in words")
 
@@ -294,7 +294,8 @@ def test_every_attack_is_caught_on_every_kind(study: Set, tmp_path: Path, name: 
 
 
 def test_the_table_of_attacks_is_the_one_in_the_documentation() -> None:
-    lines = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    text = DOCS.read_text(encoding="utf-8").split("### Radiographs", 1)[0]
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
     head = next(line for line in lines if line.startswith("| attack"))
     assert re.findall(r"`(\w+)`", head) == list(ALL)
     told = {}
