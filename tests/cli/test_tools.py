@@ -101,6 +101,16 @@ def test_phantom_writes_images_that_agree_with_their_truth(tmp_path: Path) -> No
         assert volume.array[truth["lung"] > 0].mean() < -600 < volume.array[truth["lung"] == 0].max()
 
 
+def test_phantom_writes_a_radiograph_that_agrees_with_its_truth(tmp_path: Path) -> None:
+    code, document = answer("phantom", "--out", str(tmp_path), "--radiograph", "cr", "--view", "AP", "--matrix", "64")
+    assert code == 0
+    instance = read_instance(tmp_path / "dicom" / "0001.dcm")
+    assert (instance.modality, instance.header.ViewPosition, instance.header.Rows) == ("CR", "AP", 64)
+    with np.load(tmp_path / "truth.npz") as truth:
+        area = truth["right"].sum() * (400 / 64) ** 2 / 100
+    assert document["shadow_cm2"]["right_lung"] == pytest.approx(area, abs=0.01)
+
+
 @pytest.mark.parametrize("arguments", [["phantom"], ["phantom", "--out", "x", "--plane", "up"], ["nothing"], []])
 def test_wrong_use_is_exit_code_2_or_the_help(arguments: list[str]) -> None:
     ended = run(*arguments)

@@ -138,14 +138,14 @@ def test_overlay_keeps_one_picture_in_memory(positive: Any, helpers: Any) -> Non
 
 def test_overlay_takes_the_window_of_what_is_no_ct(positive: Any) -> None:
     header = pydicom.Dataset()
-    header.Modality, header.WindowCenter, header.WindowWidth = "DX", [500, 1], [200, 2]
+    header.Modality, header.WindowCenter, header.WindowWidth = "MR", [500, 1], [200, 2]
     image = replace(positive.series.instances[0], header=header)
-    plane = np.array([[300, 400, 500, 600, 900]], np.float32)
-    assert overlay.grey(plane, image).tolist() == [[0, 0, 127, 255, 255]]
+    values = replace(positive.volume, array=np.array([[[300, 400, 500, 600, 900]]], np.float32))
+    assert overlay.grey(0, values, image).tolist() == [[0, 0, 127, 255, 255]]
     header.PhotometricInterpretation = "MONOCHROME1"
-    assert overlay.grey(plane, image).tolist() == [[255, 255, 128, 0, 0]]
+    assert overlay.grey(0, values, image).tolist() == [[255, 255, 128, 0, 0]]
     del header.WindowCenter
-    assert overlay.grey(plane, image)[0, [0, -1]].tolist() == [255, 0]
+    assert overlay.grey(0, values, image)[0, [0, -1]].tolist() == [255, 0]
 
 
 # ---- presentation state -----------------------------------------------------------------------------------------------
