@@ -19,7 +19,8 @@ from phantom import radiograph
 from sr_writer import rejection, write
 from sr_writer.considered import Considered
 from sr_writer.profiles import Form, Piece
-from tests.sr_writer.matrix import GEOMETRIES, KINDS, RESULTS, SENDERS, Row, Sender, analyses
+from tests.sr_writer import radiographs
+from tests.sr_writer.matrix import GEOMETRIES, RESULTS, SENDERS, Row, Sender, analyses
 
 SEED, SLICES = 41, 12
 SITES = {"lungs", "left_lung", "right_lung"}
@@ -58,6 +59,11 @@ class Authored:
         return self.objects[0]
 
     @property
+    def radiograph(self) -> bool:
+        """Whether it is about one image that has no place in the patient."""
+        return GEOMETRIES[self.row.geometry].radiograph
+
+    @property
     def paths(self) -> list[Path]:
         """Its files."""
         return [a.path for a in self.artifacts]
@@ -91,7 +97,10 @@ class Author:
                 ds = pydicom.dcmread(path)
                 rename(ds, SENDERS[sender])
                 ds.save_as(folder / "dicom" / path.name)
-            if GEOMETRIES[geometry].analysed:
+            if GEOMETRIES[geometry].radiograph:
+                (folder / "truth.npz").symlink_to(plain / "truth.npz")
+                self._cases[key] = radiographs.from_folder(folder)
+            elif GEOMETRIES[geometry].analysed:
                 (folder / "truth.npz").symlink_to(plain / "one.npz")
                 self._cases[key] = _short(self._helpers.from_folder(folder))
             else:
@@ -104,9 +113,10 @@ class Author:
             scan = GEOMETRIES[geometry]
             if scan.radiograph:
                 return radiograph.write(
-                    radiograph.expose(radiograph.Exposure(SEED, rows=64, columns=64, **scan.phantom)), folder
+                    radiograph.expose(radiograph.Exposure(SEED, rows=120, columns=109, **scan.phantom)), folder
                 )
-            made = phantom.write(phantom.build(SEED, **{"slices": SLICES, "matrix": 64, **scan.phantom}), folder)
+            build = phantom.build(SEED, **{"slices": SLICES, "matrix": 64, **scan.phantom})
+            made = (phantom.write_enhanced if scan.enhanced else phantom.write)(build, folder)
             truth = np.load(made / "truth.npz")
             largest = np.bincount(truth["lesion"][truth["lesion"] > 0], minlength=1).argmax()
             np.savez(folder / "one.npz", lung=truth["lung"], lesion=truth["lesion"] * (truth["lesion"] == largest))
@@ -116,14 +126,13 @@ class Author:
         row = rows[0]
         case = self.case(row.geometry, row.sender)
         if row.outcome == "negative":
-            case = replace(case, result=_without_findings(case.result))
+            case = replace(_retrained(case, "4e"), result=_without_findings(case.result))
         notes = [r for r in rows if r.kind == "rejection"]
         for note in notes:
             yield Authored(note, case, (self._rejection(note, case, out / "note"),))
         flat = [r for r in rows if r.kind == "seg labelmap" and r.outcome == "positive"]
         for one in flat:  # segments that overlap are no label map
-            alone = replace(case, result=_only_findings(case.result))
-            object.__setattr__(alone, "identity", alone.identified(weights_digest="sha256:" + "1f" * 32))
+            alone = replace(_retrained(case, "1f"), result=_only_findings(case.result))
             yield Authored(one, alone, self._write(alone, [_piece(one)], row.outcome, out / "flat"))
         others = [r for r in rows if r not in notes and r not in flat]
         if others:
@@ -150,13 +159,18 @@ class Author:
     def _rejection(self, row: Row, case: Any, out: Path) -> write.Artifact:
         """Reject the text of another analysis of the study."""
         old = Form("text" if row.outcome in RESULTS else "card_text")
-        before = replace(case, identity=case.identified(weights_digest="sha256:" + "0e" * 32))
+        before = _retrained(case, "0e")
         rejected = [
             write.Predecessor(a.sop_class_uid, a.sop_instance_uid, a.series_instance_uid, a.path)
             for a in self._write(before, [Piece(old)], row.outcome, out)
         ]
         ds = rejection.build(rejected, self._helpers.authorship(case, 2))
         return self._helpers.stored(ds, out, "rejection")  # type: ignore[no-any-return]
+
+
+def _retrained(case: Any, weights: str) -> Any:
+    """Return the same case with other weights, so that its objects are others."""
+    return replace(case, identity=replace(case.identity, weights_digest="sha256:" + weights * 32))
 
 
 def rename(ds: Dataset, sender: Sender) -> None:
@@ -170,7 +184,7 @@ def rename(ds: Dataset, sender: Sender) -> None:
 
 
 def _piece(row: Row) -> Piece:
-    return Piece(KINDS[row.kind], tuple(KINDS[r.kind] for r in row.needs))
+    return Piece(row.form, tuple(r.form for r in row.needs))
 
 
 def _short(case: Any) -> Any:

@@ -4,7 +4,7 @@ A row of one of the tables here is all that another geometry, sender or object n
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cache
 from itertools import combinations, product
 from types import MappingProxyType
@@ -21,11 +21,14 @@ class Scan:
     ----------
     phantom : Mapping[str, Any]
         For `phantom.build`; of a radiograph for `phantom.radiograph.Exposure`.
+    enhanced : bool
+        Whether all slices are frames of one instance.
     analysed : bool
         Whether there is a result on such images; of others there is only the statement that there is none.
     """
 
     phantom: Mapping[str, Any]
+    enhanced: bool = False
     analysed: bool = True
 
     @property
@@ -62,8 +65,9 @@ GEOMETRIES: Mapping[str, Scan] = {
     "feet first": Scan({"plane": "axial", "feet_first": True}),
     "odd columns": Scan({"plane": "axial", "matrix": (64, 83), "shuffle": True}),
     "single slice": Scan({"plane": "axial", "slices": 1, "thickness_mm": 5.0}, analysed=False),
-    "CR": Scan({"modality": "CR"}, analysed=False),
-    "DX": Scan({"modality": "DX"}, analysed=False),
+    "enhanced": Scan({"plane": "axial"}, enhanced=True),
+    "CR": Scan({"modality": "CR"}),
+    "DX": Scan({"modality": "DX"}),
 }
 SENDERS: Mapping[str, Sender] = {
     "ASCII": Sender(None, b"Miller^Ann", "Miller^Ann"),
@@ -117,6 +121,12 @@ class Row:
         return self.geometry, self.sender, self.outcome
 
     @property
+    def form(self) -> Form:
+        """The object; a segmentation of a radiograph has to be asked for."""
+        form = KINDS[self.kind]
+        return replace(form, radiographs=form.object == "seg" and GEOMETRIES[self.geometry].radiograph)
+
+    @property
     def needs(self) -> tuple["Row", ...]:
         """The rows whose objects this one refers to."""
         if KINDS[self.kind].object in REPORTS:
@@ -131,6 +141,8 @@ class Row:
             return False
         if self.kind in _OF_FINDINGS and self.outcome != "positive":
             return False
+        if self.kind == "seg labelmap" and GEOMETRIES[self.geometry].radiograph:
+            return False  # shadows lie on each other
         return GEOMETRIES[self.geometry].analysed or not result
 
     @property

@@ -1,9 +1,11 @@
 """Reading objects back by pydicom alone: items, groups, texts, masks. Nothing here is shared with what writes them."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 TEXTS = {"LO", "SH", "LT", "ST", "UT", "UC", "PN"}
@@ -61,6 +63,23 @@ def sources_of(frame: Dataset) -> tuple[str, int]:
     """Return the image that a frame of a segmentation was made from: SOP Instance UID and frame number, else 0."""
     source = frame.DerivationImageSequence[0].SourceImageSequence[0]
     return str(source.ReferencedSOPInstanceUID), int(source.get("ReferencedFrameNumber") or 0)
+
+
+def images(path: Path) -> dict[tuple[str, int], Dataset]:
+    """Return where the images of a file lie, by SOP Instance UID and frame number, else 0: as single images say it."""
+    ds = dcmread(path, stop_before_pixels=True)
+    if "PerFrameFunctionalGroupsSequence" not in ds:
+        return {(str(ds.SOPInstanceUID), 0): ds}
+    out = {}
+    for n, frame in enumerate(ds.PerFrameFunctionalGroupsSequence, 1):
+        one = Dataset()
+        one.FrameOfReferenceUID = ds.FrameOfReferenceUID
+        for groups in (ds.SharedFunctionalGroupsSequence[0], frame):
+            for sequence in ("PixelMeasuresSequence", "PlaneOrientationSequence", "PlanePositionSequence"):
+                one.update(groups[sequence].value[0] if sequence in groups else {})
+        one.InstanceNumber = n
+        out[str(ds.SOPInstanceUID), n] = one
+    return out
 
 
 def masks(ds: Dataset, order: Mapping[tuple[str, int], int]) -> dict[int, np.ndarray[Any, Any]]:

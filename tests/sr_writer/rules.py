@@ -13,8 +13,8 @@ from dicom_io.charset import raw_names
 from sr_writer import codes
 from sr_writer.profiles import SYNTAXES
 from tests.sr_writer.authored import Authored
-from tests.sr_writer.matrix import KINDS, SENDERS
-from tests.sr_writer.reading import content, groups, items, masks, name_of, named, sources_of, texts, tracked
+from tests.sr_writer.matrix import SENDERS
+from tests.sr_writer.reading import content, groups, images, items, masks, name_of, named, sources_of, texts, tracked
 
 UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 IDENTITY = (
@@ -47,7 +47,7 @@ def file_meta(o: Authored) -> Iterator[object]:
 
 def transfer_syntax(o: Authored) -> Iterator[object]:
     for ds in o.objects:
-        if ds.file_meta.TransferSyntaxUID != SYNTAXES[KINDS[o.row.kind].compression]:
+        if ds.file_meta.TransferSyntaxUID != SYNTAXES[o.row.form.compression]:
             yield ds.file_meta.TransferSyntaxUID
 
 
@@ -95,16 +95,16 @@ def uids(o: Authored) -> Iterator[object]:
 
 
 def series(o: Authored) -> Iterator[object]:
-    form = KINDS[o.row.kind]
+    form = o.row.form
     if [ds.InstanceNumber for ds in o.objects] != list(range(1, len(o.objects) + 1)) and form.object != "overlay":
         yield "InstanceNumber"
     if len({ds.SeriesInstanceUID for ds in o.objects}) > 1 or (len(o.objects) > 1) != (
-        form.object == "overlay" and len(o.case.series.instances) > 1
+        form.object == "overlay" and len(_images(o)) > 1
     ):
         yield "SeriesInstanceUID"
     for ds in o.objects:
         said = ds.SeriesDescription
-        if not said.startswith("AI chest_ct 0.1.0 ") or "[RESEARCH]" not in said or len(said) > 64:
+        if not said.startswith(f"AI {o.case.identity.pipeline} 0.1.0 ") or "[RESEARCH]" not in said or len(said) > 64:
             yield said
         if (ds.SeriesNumber, ds.ContentQualification) != (form.number, "RESEARCH"):
             yield ds.SeriesNumber
@@ -117,7 +117,7 @@ def flags(o: Authored) -> Iterator[object]:
 
 
 def root(o: Authored) -> Iterator[object]:
-    kind = KINDS[o.row.kind].object
+    kind = o.row.form.object
     if name_of(o.ds) != TITLES.get(kind, "126000"):
         yield name_of(o.ds)
     template = [t.TemplateIdentifier for t in o.ds.get("ContentTemplateSequence") or ()]
@@ -136,7 +136,7 @@ def group_tracking(o: Authored) -> Iterator[object]:
     for group in found:
         yield from (c for c in ("112039", "112040", "121071") if len(named(group, c)) != 1)
     for uid, some in tracked(o.ds).items():
-        if len({named(g, "112039")[0].TextValue for g in some}) != 1:
+        if len({i.TextValue for g in some for i in named(g, "112039")}) != 1:
             yield uid
         if len({g.ContentTemplateSequence[0].TemplateIdentifier for g in some}) != len(some):
             yield uid
@@ -196,30 +196,41 @@ def numbers(o: Authored) -> Iterator[object]:
 
 def places(o: Authored) -> Iterator[object]:
     ds, geometry = o.ds, o.case.result.geometry
-    headers = {(i.sop_instance_uid, 0): i.header for i in o.case.series.instances}
     if ds.get("FrameOfReferenceUID", "") != geometry.frame_of_reference_uid:
         yield "FrameOfReferenceUID"
     (series,) = ds.ReferencedSeriesSequence
-    named_here = {r.ReferencedSOPInstanceUID for r in series.ReferencedInstanceSequence}
-    if (series.SeriesInstanceUID, named_here) != (
-        o.case.series.series_instance_uid,
-        {u for u, _ in geometry.images},
-    ):
+    said = series.SeriesInstanceUID, {r.ReferencedSOPInstanceUID for r in series.ReferencedInstanceSequence}
+    if said != (o.case.series.series_instance_uid, {uid for uid, _ in geometry.images}):
         yield "ReferencedSeriesSequence"
-    first, shared = o.case.series.instances[0].header, ds.SharedFunctionalGroupsSequence[0]
-    if list(shared.PlaneOrientationSequence[0].ImageOrientationPatient) != list(first.ImageOrientationPatient):
-        yield "ImageOrientationPatient"
-    if list(shared.PixelMeasuresSequence[0].PixelSpacing) != list(first.PixelSpacing):
-        yield "PixelSpacing"
+    there, shared = _images(o), ds.SharedFunctionalGroupsSequence[0]
     for frame in ds.PerFrameFunctionalGroupsSequence:
-        if list(frame.PlanePositionSequence[0].ImagePositionPatient) != list(
-            headers[sources_of(frame)].ImagePositionPatient
-        ):
+        image = there[sources_of(frame)]
+        if o.radiograph:
+            continue
+        if frame.PlanePositionSequence[0].ImagePositionPatient != image.ImagePositionPatient:
             yield sources_of(frame)
+        if shared.PlaneOrientationSequence[0].ImageOrientationPatient != image.ImageOrientationPatient:
+            yield "ImageOrientationPatient"
+        if shared.PixelMeasuresSequence[0].PixelSpacing != image.PixelSpacing:
+            yield "PixelSpacing"
     indices = [f.FrameContentSequence[0].DimensionIndexValues for f in ds.PerFrameFunctionalGroupsSequence]
-    places = [tuple(np.atleast_1d(i)) for i in indices]
-    if places != sorted(set(places)):
+    ranks = [tuple(np.atleast_1d(i)) for i in indices]
+    if ranks != sorted(set(ranks)):
         yield "DimensionIndexValues"
+
+
+def of_radiograph(o: Authored) -> Iterator[object]:
+    source, ds = o.case.series.instances[0].header, o.ds
+    if o.row.form.object == "seg":
+        if ds.get("PatientOrientation") != source.PatientOrientation:
+            yield ds.get("PatientOrientation")
+        shared = ds.SharedFunctionalGroupsSequence[0]
+        yield from (k for k in ("PlaneOrientationSequence", "PixelMeasuresSequence") if k in shared)
+        yield from (f for f in ds.PerFrameFunctionalGroupsSequence if "PlanePositionSequence" in f)
+    else:
+        shown = {o.case.identity.tracking_uid(s.tracking_id) for s in o.case.result.segments}
+        outlined = {uid for uid, some in tracked(ds).items() if any(named(g, "111030") for g in some)}
+        yield from shown - outlined
 
 
 def voxels(o: Authored) -> Iterator[object]:
@@ -227,7 +238,7 @@ def voxels(o: Authored) -> Iterator[object]:
     background = [0] if ds.SegmentationType == "LABELMAP" else []
     if [s.SegmentNumber for s in ds.SegmentSequence] != [*background, *range(1, len(o.case.result.segments) + 1)]:
         yield "SegmentNumber"
-    if str(ds.SegmentationType).lower() != KINDS[o.row.kind].encoding:
+    if str(ds.SegmentationType).lower() != o.row.form.encoding:
         yield ds.SegmentationType
     found = masks(ds, order(o))
     for segment in o.case.result.segments:
@@ -260,12 +271,21 @@ def marks(o: Authored) -> Iterator[object]:
 
 
 def overlay_place(o: Authored) -> Iterator[object]:
-    sources = {i.sop_instance_uid: i.header for i in o.case.series.instances}
-    shown = [str(ds.SourceImageSequence[0].ReferencedSOPInstanceUID) for ds in o.objects]
-    if sorted(shown) != sorted(sources):
+    there = _images(o)
+    sources = [ds.SourceImageSequence[0] for ds in o.objects]
+    shown = [(str(s.ReferencedSOPInstanceUID), int(s.get("ReferencedFrameNumber") or 0)) for s in sources]
+    if sorted(shown) != sorted(there) or len({ds.InstanceNumber for ds in o.objects}) != len(there):
         yield shown
-    for uid, ds in zip(shown, o.objects, strict=True):
-        yield from (k for k in LIES if ds[k].value != sources[uid][k].value)
+    for key, ds in zip(shown, o.objects, strict=True):
+        yield from (
+            k
+            for k in LIES
+            if k in there[key] and ds.get(k) != there[key].get(k) and not (k == "InstanceNumber" and key[1])
+        )
+
+
+def _images(o: Authored) -> dict[tuple[str, int], Dataset]:
+    return {key: image for i in o.case.series.instances for key, image in images(i.path).items()}
 
 
 def _evidence(ds: Dataset) -> set[tuple[str, str]]:
@@ -286,3 +306,17 @@ def _named_by(path: Path) -> tuple[str, str]:
 def order(o: Authored) -> dict[tuple[str, int], int]:
     """Return the slice of each image."""
     return {tuple(key): z for z, key in enumerate(o.case.result.geometry.images)}  # type: ignore[misc]
+
+
+def voxel(o: Authored, seg: Dataset) -> tuple[str, float]:
+    """Return what the size of a mask is called, and that of one voxel in cm3, of one pixel of a radiograph in cm2."""
+    if o.radiograph:
+        return "AREA_AT_DETECTOR", float(np.prod(o.case.series.instances[0].header.ImagerPixelSpacing)) / 100
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    return "118565006", float(np.prod(measures.PixelSpacing)) * float(measures.SpacingBetweenSlices) / 1000
+
+
+def values(group: Dataset) -> dict[str, float]:
+    """Return the numbers of a measurement group by what they are called."""
+    numbers = [i for i in group.ContentSequence if i.ValueType == "NUM" and i.MeasuredValueSequence]
+    return {name_of(i): float(i.MeasuredValueSequence[0].NumericValue) for i in numbers}

@@ -5,6 +5,8 @@ can be by ``make conformance``.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,20 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.dataset import Dataset
 
 from sr_writer.identity import authored_by
 from sr_writer.profiles import REPORTS
 from tests.sr_writer import judges, matrix, rules
 from tests.sr_writer.authored import Author, Authored
 from tests.sr_writer.matrix import GEOMETRIES, KINDS
-from tests.sr_writer.reading import content, masks, name_of, named, texts, tracked
+from tests.sr_writer.reading import content, groups, masks, named, texts, tracked
 
-pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [
+    pytest.mark.conformance,
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # pydicom remarks on character sets
+    pytest.mark.timeout(1800),  # the first of a part writes all of it
+]
 
 TRACKED = ("sr", "csr", "card_sr", "card_csr")
 DOCUMENTS = (*TRACKED, "text", "card_text", "kos", "rejection")
@@ -202,32 +209,24 @@ def test_25_tracking_is_the_same_in_report_and_segmentation(told: Any) -> None:
         for segment in seg.SegmentSequence:
             some = things[segment.TrackingUID]
             assert {named(g, "112039")[0].TextValue for g in some} == {segment.TrackingID}, o
-            (image,) = named(some[-1], "121191")
-            assert image.ReferencedSOPSequence[0].ReferencedSegmentNumber == segment.SegmentNumber, o
+            numbers = [i.ReferencedSOPSequence[0].ReferencedSegmentNumber for i in named(some[-1], "121191")]
+            assert numbers == ([] if o.radiograph else [segment.SegmentNumber]), o  # there outlines say where
         assert {f.tracking_id for f in o.case.result.findings} <= {s.TrackingID for s in seg.SegmentSequence}, o
 
 
 def test_26_27_numbers_follow_from_the_segmentation(told: Any) -> None:
     for o, seg in told:
-        measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-        voxel = float(np.prod(measures.PixelSpacing)) * float(measures.SpacingBetweenSlices) / 1000
+        size, voxel = rules.voxel(o, seg)
         shown = masks(seg, rules.order(o))
-        lesions = [n for n, s in enumerate(seg.SegmentSequence, 1) if "opacity" in s.TrackingID]
-        opaque = np.any([shown[n] for n in lesions], axis=0) if lesions else np.zeros_like(shown[1])
-        checked = 0
-        for some in tracked(o.ds).values():
-            values = {
-                name_of(i): float(i.MeasuredValueSequence[0].NumericValue)
-                for i in some[-1].ContentSequence if i.ValueType == "NUM" and i.MeasuredValueSequence
-            }  # fmt: skip
-            for image in named(some[-1], "121191"):
-                mask = shown[int(image.ReferencedSOPSequence[0].ReferencedSegmentNumber)]
-                assert values["118565006"] == pytest.approx(mask.sum() * voxel, rel=1e-3), o
-                if "OPACITY_SHARE" in values:
-                    share = 100 * (mask & opaque).sum() / mask.sum()
-                    assert values["OPACITY_SHARE"] == pytest.approx(share, rel=1e-3), o
-                checked += 1
-        assert checked == len(seg.SegmentSequence), o
+        lesions = [int(s.SegmentNumber) for s in seg.SegmentSequence if "opacity" in s.TrackingID]
+        opaque = np.any([np.zeros_like(shown[1]), *(shown[n] for n in lesions)], axis=0)
+        things = tracked(o.ds)
+        for segment in seg.SegmentSequence:
+            mask = shown[int(segment.SegmentNumber)]
+            values = rules.values(things[segment.TrackingUID][-1])
+            assert values[size] == pytest.approx(mask.sum() * voxel, rel=1e-3), o
+            for share in {"OPACITY_SHARE", "SHADOW_SHARE"} & set(values):
+                assert values[share] == pytest.approx(100 * (mask & opaque).sum() / mask.sum(), rel=1e-3), o
 
 
 def test_28_30_every_code_is_standard_or_ours(matrix_of: list[Authored]) -> None:
@@ -242,8 +241,9 @@ def test_29_the_private_scheme_is_declared_where_it_is_used(matrix_of: list[Auth
 def test_31_numbers_are_finite_or_say_why_not(matrix_of: list[Authored]) -> None:
     reports = of(matrix_of, *REPORTS)
     assert wrong(reports, rules.numbers) == []
-    missing = [i for o in reports for i in content(o.ds) if i.ValueType == "NUM" and not i.MeasuredValueSequence]
-    assert len(missing) >= len(reports)  # each result of the matrix has one
+    on_slices = [o for o in reports if not o.radiograph]  # each of these results has one that is missing
+    missing = [i for o in on_slices for i in content(o.ds) if i.ValueType == "NUM" and not i.MeasuredValueSequence]
+    assert len(missing) >= len(on_slices)
 
 
 def test_32_33_the_segmentation_lies_on_its_slices(matrix_of: list[Authored]) -> None:
@@ -281,9 +281,15 @@ def test_35_dcmqi_reads_the_masks_voxel_for_voxel(matrix_of: list[Authored], tmp
             if {tuple(i) for i in index.round().astype(int)[:, ::-1].tolist()} != {tuple(i) for i in expected.tolist()}:
                 yield segment.tracking_id
 
-    # an image of ITK has no place for a gantry tilt
-    straight = [o for o in of(matrix_of, "seg") if "tilt_deg" not in GEOMETRIES[o.row.geometry].phantom]
+    # an image of ITK has no place for a gantry tilt, and none of a radiograph has a place
+    tilted = {name for name, scan in GEOMETRIES.items() if "tilt_deg" in scan.phantom}
+    straight = [o for o in of(matrix_of, "seg") if o.row.geometry not in tilted and not o.radiograph]
     assert wrong(straight, rule) == []
+
+
+def test_37_a_radiograph_has_outlines_and_orientation(matrix_of: list[Authored]) -> None:
+    flat = [o for o in of(matrix_of, "seg", *REPORTS) if o.radiograph]
+    assert wrong(flat, rules.of_radiograph) == []
 
 
 def test_38_pictures_are_marked_derived_captures(matrix_of: list[Authored]) -> None:
@@ -300,3 +306,71 @@ def test_the_baseline_holds_no_message_that_nobody_hears() -> None:
     assert set(SEEN) == {"pairs", *GEOMETRIES}, "runs after everything else of this file: make conformance"
     heard = set().union(*SEEN.values())
     assert [a for a in judges.baseline() if a not in heard] == []
+
+
+def _unqualified(ds: Dataset) -> None:
+    for item in content(ds):
+        item.pop("NumericValueQualifierCodeSequence", None)
+
+
+def _without_sides(ds: Dataset) -> None:
+    for segment in ds.SegmentSequence:
+        segment.SegmentedPropertyTypeCodeSequence[0].pop("SegmentedPropertyTypeModifierCodeSequence", None)
+
+
+def _without_first_reference(ds: Dataset) -> None:
+    ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence.pop(0)
+
+
+def _unknown_code(ds: Dataset) -> None:
+    ds.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeValue = "39607007"
+
+
+def _put(keyword: str, value: object) -> Callable[[Dataset], None]:
+    return lambda ds: setattr(ds, keyword, value)
+
+
+MUTATIONS: list[tuple[Rule, str, Callable[[Any], object]]] = [
+    (rules.file_meta, "sr", lambda ds: setattr(ds.file_meta, "MediaStorageSOPInstanceUID", "2.25.1")),
+    (rules.file_meta, "seg", _put("Modality", "OT")),
+    (rules.transfer_syntax, "overlay", lambda ds: setattr(ds.file_meta, "TransferSyntaxUID", "1.2.840.10008.1.2")),
+    (rules.identity, "pdf", _put("AccessionNumber", "4711")),
+    (rules.lost_characters, "text", _put("StudyDescription", "Chest \ufffd")),
+    (rules.lost_characters, "gsps", _put("StudyDescription", "Chest?")),
+    (rules.character_set, "sr", _put("SpecificCharacterSet", "ISO_IR 100")),
+    (rules.uids, "kos", _put("SOPInstanceUID", "1.02")),
+    (rules.series, "card", _put("SeriesDescription", "chest_ct 0.1.0 [RESEARCH]")),
+    (rules.series, "csr", _put("SeriesNumber", 900)),
+    (rules.flags, "sr", _put("VerificationFlag", "VERIFIED")),
+    (rules.flags, "card_text", _put("CompletionFlag", "")),
+    (rules.root, "kos", lambda ds: setattr(ds.ConceptNameCodeSequence[0], "CodeValue", "113001")),
+    (rules.group_tracking, "sr pure", lambda ds: groups(ds)[0].ContentSequence.pop(0)),
+    (rules.group_tracking, "card_sr", lambda ds: groups(ds)[0].ContentSequence.pop(0)),
+    (rules.references, "sr", _without_first_reference),
+    (rules.foreign_codes, "seg", _unknown_code),
+    (rules.declared_scheme, "csr", lambda ds: ds.pop("CodingSchemeIdentificationSequence")),
+    (rules.numbers, "sr", _unqualified),
+    (rules.places, "seg", _put("FrameOfReferenceUID", "2.25.1")),
+    (rules.places, "seg fractional", lambda ds: ds.PerFrameFunctionalGroupsSequence.reverse()),
+    (rules.voxels, "seg", lambda ds: setattr(ds, "PixelData", bytes(len(ds.PixelData)))),
+    (rules.voxels, "seg labelmap", lambda ds: ds.SegmentSequence.pop(0)),
+    (rules.sides, "seg", _without_sides),
+    (rules.of_radiograph, "seg", lambda ds: ds.PatientOrientation.reverse()),
+    (rules.of_radiograph, "sr", lambda ds: groups(ds)[0].ContentSequence.pop()),
+    (rules.marks, "sc", _put("BurnedInAnnotation", "NO")),
+    (rules.overlay_place, "overlay", _put("InstanceNumber", 99)),
+]
+
+
+@pytest.mark.parametrize("part", ["pairs"], indirect=True)
+def test_what_is_wrong_is_seen(matrix_of: list[Authored]) -> None:
+    unseen = []
+    for n, (rule, kind, mutate) in enumerate(MUTATIONS):
+        of_kind = [o for o in matrix_of if o.row.kind == kind and o.row.outcome != "negative"]
+        broken = replace(next(o for o in of_kind if o.radiograph == (rule is rules.of_radiograph)))
+        broken.__dict__["objects"] = tuple(pydicom.dcmread(p) for p in broken.paths)
+        assert list(rule(broken)) == []
+        mutate(broken.ds)
+        with suppress(AttributeError, IndexError):  # that is seen, too
+            unseen += [(n, kind)] if list(rule(broken)) == [] else []
+    assert unseen == []
