@@ -14,7 +14,8 @@ from pydicom import dcmread
 from dicom_io.model import Series
 from node import withheld
 from node.cli import cli
-from node.store import operator
+from node.selection import select
+from node.store import jobs, operator
 from node.store import withheld as rows
 from pipeline.api import Analysis, Progress
 from pipeline.result import Mask, Result
@@ -122,6 +123,27 @@ def test_a_person_lets_it_go_and_it_is_the_result_with_who_when_and_why(desk: De
     assert {(d["what"], d["state"]) for d in shown["deliveries"]} == {("refused", "superseded"), ("objects", "waiting")}
     assert desk.alarms(uid) == set()
     assert called(desk, "release", uid, "--why", "again")[0] == 3
+
+
+def test_what_is_released_goes_in_the_encoding_that_a_destination_wants(
+    ct: list[Path], uid: str, tmp_path: Path
+) -> None:
+    desk = Desk(tmp_path, Wrong(beside_the_lungs))
+    (there,) = desk.settings.destination
+    there = replace(there, profile="air")
+    desk.stop()
+    desk.settings = replace(desk.settings, destination=(there,))
+    desk.start()
+    desk.receive(ct)
+    desk.after(4000.0)
+    desk.work()
+    before = {o["sop_instance_uid"]: o["variant"] for o in desk.show(uid)["jobs"][0]["withheld"]["objects"]}
+    assert any(before.values())
+    assert called(desk, "release", uid, "--why", "Outlines lie right.")[0] == 0
+    written = jobs.artifacts(desk.db, desk.jobs(uid)[0])
+    assert {a.sop_uid: a.variant for a in written} == before
+    assert [a.kind for a in select(there.wants, written).objects] == ["seg", "sr"]
+    desk.stop()
 
 
 def test_what_is_rejected_never_leaves_and_rings_no_more(desk: Desk, uid: str) -> None:

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from dicom_io.read import read_instance
 from sr_writer import gate
+from sr_writer.profiles import Item, Profile
 from sr_writer.reasons import REASONS
 from sr_writer.write import Artifact, Predecessor
 
@@ -330,3 +331,18 @@ def test_the_gate_is_not_fooled_by_a_better_artifact_record(fresh: Any) -> None:
     case, artifacts = fresh
     lied = replace(artifacts["seg"], sop_instance_uid="2.25.1")
     assert ("seg", "object-unreadable") in _codes(gate.check((lied,), case.series.instances))
+
+
+def test_a_report_beside_two_encodings_of_its_segmentation_is_about_the_one_that_it_names(
+    positive: Any, helpers: Any, tmp_path: Path
+) -> None:
+    items = (
+        Item("seg"),
+        Item("seg", encoding="fractional", series_number=1902),
+        Item("sr", tree="pure"),
+    )
+    pieces = [line.piece for line in Profile("two", items).lines(result=True)]
+    written = helpers.write(positive, tmp_path, pieces=pieces)
+    assert [a.kind for a in written] == ["seg", "seg", "sr"]
+    assert gate.check(written, positive.series.instances) == ()
+    assert gate.check(written[::-1], positive.series.instances) == ()
