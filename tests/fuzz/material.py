@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
 )
 
 CT, VERIFICATION, STEP = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.1", "1.2.840.10008.3.1.2.3.3"
@@ -99,6 +102,45 @@ def file(syntax: str, *, nested: bool = True) -> bytes:
 
 def files() -> list[bytes]:
     return [file(syntax, nested=nested) for syntax in SYNTAXES[:4] for nested in (True, False)]
+
+
+def enhanced() -> list[bytes]:
+    """Return enhanced CT: uncompressed, and encapsulated with one and with two fragments a frame."""
+    ds = dataset(nested=False)
+    ds.SOPClassUID, ds.NumberOfFrames = "1.2.840.10008.5.1.4.1.1.2.1", 3
+    shared = Dataset()
+    for sequence, keyword, value in (
+        ("PixelMeasuresSequence", "PixelSpacing", [1, 1]),
+        ("PlaneOrientationSequence", "ImageOrientationPatient", [1, 0, 0, 0, 1, 0]),
+        ("CTImageFrameTypeSequence", "FrameType", ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]),
+        ("FrameAnatomySequence", "AnatomicRegionSequence", []),
+    ):
+        setattr(shared, sequence, [_item(keyword, value)])
+    ds.SharedFunctionalGroupsSequence = [shared]
+    ds.PerFrameFunctionalGroupsSequence = [
+        _item("PlanePositionSequence", [_item("ImagePositionPatient", [0, 0, z])]) for z in (2, 0, 1)
+    ]
+    out = []
+    for syntax, data in (
+        (ExplicitVRLittleEndian, bytes(96)),
+        (RLELossless, encapsulate([b"ab"] * 3)),
+        (JPEG2000Lossless, encapsulate([b"ab\xff\xd9"] * 3, fragments_per_frame=2, has_bot=False)),
+    ):
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = syntax
+        ds.PixelData = data
+        ds["PixelData"].VR = "OB" if syntax.is_encapsulated else "OW"
+        ds["PixelData"].is_undefined_length = syntax.is_encapsulated
+        file_ = io.BytesIO()
+        ds.save_as(file_, enforce_file_format=True)
+        out.append(file_.getvalue())
+    return out
+
+
+def _item(keyword: str, value: object) -> Dataset:
+    item = Dataset()
+    setattr(item, keyword, value)
+    return item
 
 
 def mutations(seeds: list[bytes], seed: int) -> Iterator[bytes]:

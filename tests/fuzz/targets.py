@@ -22,14 +22,17 @@ from config import ConfigError, load
 from dicom_io import stow
 from dicom_io.arrival import Arrival, data_offset, read_identity
 from dicom_io.discover import discover
-from dicom_io.errors import UnreadableError
+from dicom_io.encapsulated import frame_bytes
+from dicom_io.errors import DicomIOError, PixelError, UnreadableError
+from dicom_io.frames import header_of, images_of
 from dicom_io.multipart import Reader, boundary_of, media_type
 from dicom_io.normalise import normalise
 from dicom_io.notices import decode, fault
 from dicom_io.read import read_instance
 from dicom_io.scan import outline
 from dicom_io.scp_types import AssociationInfo
-from tests.fuzz.material import CT, SCRATCH, SYNTAXES, file, files
+from dicom_io.stack import build_stack
+from tests.fuzz.material import CT, SCRATCH, SYNTAXES, enhanced, file, files
 from tests.fuzz.wire import DOOR, command_set, commands, conversations, listener
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "pacs-ai-node.toml"
@@ -69,6 +72,17 @@ def instance(data: bytes) -> None:
         normalise(read_instance(SCRATCH.put("instance.dcm", data)).header)
     with contextlib.suppress(UnreadableError):
         read_instance(SCRATCH.path / "instance.dcm", "GB18030")
+
+
+def frames(data: bytes) -> None:
+    """Read groups and the place of every frame; decoders are not asked."""
+    with contextlib.suppress(DicomIOError):
+        read = read_instance(SCRATCH.put("frames.dcm", data))
+        header_of(read)
+        for image in images_of(read):
+            with contextlib.suppress(PixelError):
+                frame_bytes(read.path, read.transfer_syntax_uid, image.frame or 1, image.frames, 32)
+        build_stack([read])
 
 
 def notice(data: bytes) -> None:
@@ -243,6 +257,7 @@ TARGETS = {
         Target("identity", encoded, identity, 3000),
         Target("outline", encoded, scan, 8000),
         Target("instance", files, instance, 700),
+        Target("frames", enhanced, frames, 300),
         Target("notice", encoded, notice, 2000),
         Target("incoming", files, incoming, 900),
         Target("configuration", toml, configuration, 300),

@@ -8,9 +8,11 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 
+import phantom
 from config.settings import Peer
 from node import facts
 from node.coordinator import Coordinator
+from phantom.dicom import save
 from tests.node.desk import Desk, changed
 
 pytestmark = pytest.mark.unit
@@ -126,3 +128,48 @@ def test_after_a_broken_association_the_senders_own_pace_is_not_believed_either(
     assert (desk.study(uid).state == "closed") == closed
     desk.after(31.0)
     assert desk.study(uid).state == "closed"
+
+
+@pytest.fixture(scope="module")
+def enhanced(slices: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slices as one enhanced CT, in their study."""
+    ds = phantom.enhanced(phantom.build(7, matrix=64, slices=24))
+    ds.StudyInstanceUID = dcmread(slices[0]).StudyInstanceUID
+    return save(ds, tmp_path_factory.mktemp("enhanced") / "enhanced.dcm")
+
+
+def without_a_frame(ds: FileDataset) -> None:
+    size = int(ds.Rows) * int(ds.Columns) * 2
+    ds.PixelData = ds.PixelData[: 10 * size] + ds.PixelData[11 * size :]
+    ds.PerFrameFunctionalGroupsSequence.pop(10)
+    ds.NumberOfFrames -= 1
+
+
+def test_a_stack_without_gaps_counts_frames(desk: Desk, slices: list[Path], enhanced: Path, tmp_path: Path) -> None:
+    desk.receive([*slices, enhanced])
+    desk.after(2.0)
+    assert states(desk) == ["early"]
+    other = Desk(tmp_path / "other")
+    try:
+        other.receive([*slices, *changed([enhanced], tmp_path, without_a_frame)])
+        other.after(2.0)
+        assert states(other) == ["open"]
+    finally:
+        other.stop()
+
+
+def test_one_enhanced_object_alone_waits_for_the_quiet_time(desk: Desk, enhanced: Path) -> None:
+    desk.receive([enhanced])
+    desk.after(2.0)
+    assert states(desk) == ["open"]
+    desk.after(61.0)
+    assert states(desk) == ["closed"]
+
+
+def test_rules_see_what_enhanced_ct_says_in_functional_groups(desk: Desk, enhanced: Path) -> None:
+    desk.receive([enhanced])
+    uid = str(dcmread(enhanced).StudyInstanceUID)
+    (series,) = facts.Gatherer(desk.db, desk.folder, desk.settings).series(desk.study(uid), ())
+    assert (series.header.ConvolutionKernel, series.header.SliceThickness, series.header.NumberOfFrames) == (
+        "SOFT", dcmread(enhanced).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness, 24,
+    )  # fmt: skip
