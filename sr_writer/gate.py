@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 
 from dicom_io.model import ImageKey, Instance
@@ -30,7 +32,7 @@ from sr_writer.gate_count import Recount
 from sr_writer.gate_frames import frames_of
 from sr_writer.gate_object import Ours
 from sr_writer.gate_sources import Sources, SourcesError, image_of, read_sources
-from sr_writer.gate_tree import named, tree
+from sr_writer.gate_tree import CONTENT, named, tree
 from sr_writer.reasons import REASONS
 from sr_writer.write import Artifact, Predecessor
 
@@ -58,6 +60,18 @@ class _Analysis:
     others: dict[str, Ours] = field(default_factory=dict)
     recounts: dict[str, Recount] = field(default_factory=dict)
     pictures: set[tuple[str, ImageKey]] = field(default_factory=set)
+    contents: dict[tuple[bytes, str], DataElement] = field(default_factory=dict)
+
+    def read(self, path: Path) -> FileDataset:
+        """Read an object; a content tree that has the same bytes in two documents is decoded once."""
+        ds = dcmread(path)
+        element: object = ds.get_item(CONTENT) if CONTENT in ds else None
+        if isinstance(element, RawDataElement) and element.value is not None:
+            key = bytes(element.value), str(ds.get("SpecificCharacterSet"))
+            if key not in self.contents:
+                self.contents[key] = ds[CONTENT]
+            ds[CONTENT] = self.contents[key]
+        return ds
 
     @property
     def counted(self) -> Mapping[str, Recount]:
@@ -130,7 +144,7 @@ def _kind(artifact: Artifact) -> str:
 
 def _checks(artifact: Artifact, about: _Analysis) -> Iterator[Reason]:
     """Yield everything wrong with one object."""
-    ds = dcmread(artifact.path)
+    ds = about.read(artifact.path)
     beside = {uid: ours for uid, ours in about.others.items() if uid != artifact.sop_instance_uid} | dict(about.known)
     expected = artifact.sop_instance_uid, artifact.sop_class_uid
     yield from gate_object.check(ds, about.raw, beside, expected, result=about.claim is not None)

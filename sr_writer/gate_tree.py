@@ -3,6 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+CONTENT = BaseTag(0x0040A730)
+"""Content Sequence."""
 
 
 def value(item: Dataset) -> float:
