@@ -1,6 +1,6 @@
 """Authoring results: seconds and peak memory of SEG and SR, gate included, beside plain highdicom in one run.
 
-    python -m benchmarks.results [--slices 300] [--matrix 512] [--seed 7] [--runs 3] [--segments 1 3 10]
+    python -m benchmarks.results [--slices 300] [--matrix 512] [--seed 7] [--runs 3] [--segments 1 3 10] [--folder DIR]
 
 One segment: both lungs together; three: each lung and an opacity; ten: each lung and eight opacities. The opacities lie in the
 lungs. Every measurement is a process of its own: it reads headers and masks, then the clock starts. Memory is what the
@@ -33,18 +33,32 @@ def main() -> None:
         print(json.dumps(AUTHORS[asked.by](asked.case, asked.out)))
         return
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        print("phantom ...", file=sys.stderr, flush=True)
-        phantom.write(phantom.build(asked.seed, slices=asked.slices, matrix=asked.matrix), work)
+        work = asked.folder or Path(name)
+        _prepare(work, asked)
         load = os.getloadavg()[0]
-        rows = {}
-        for segments in asked.segments:
-            (work / "case.pickle").write_bytes(pickle.dumps(result_of(work, segments)))
-            for by in AUTHORS:
-                rows[segments, by] = [_measured(work, by, f"{segments} {by} {n + 1}") for n in range(asked.runs)]
+        rows: dict[tuple[int, str], list[dict[str, float]]] = {}
+        for run in range(asked.runs):
+            for segments in asked.segments:
+                for by in AUTHORS:
+                    found = _measured(work / f"{segments}", by, f"{segments} {by} {run + 1}")
+                    rows.setdefault((segments, by), []).append(found)
     print(f"{asked.slices} x {asked.matrix} x {asked.matrix}, {os.cpu_count()} cores (load {load:.1f}), ", end="")
     print(f"medians of {asked.runs} runs\n")
     _print(rows)
+
+
+def _prepare(work: Path, asked: argparse.Namespace) -> None:
+    """Write the phantom and the results that stand on it, unless they are there."""
+    for segments in asked.segments:
+        case = work / f"{segments}"
+        if not (case / "case.pickle").exists():
+            print(f"preparing {segments} ...", file=sys.stderr, flush=True)
+            if not (work / "dicom").exists():
+                phantom.write(phantom.build(asked.seed, slices=asked.slices, matrix=asked.matrix), work)
+            result = result_of(work, segments)
+            case.mkdir(parents=True)
+            (case / "dicom").symlink_to(work.resolve() / "dicom")
+            (case / "case.pickle").write_bytes(pickle.dumps(result))
 
 
 def _asked() -> argparse.Namespace:
@@ -54,6 +68,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--segments", type=int, nargs="+", choices=(1, 3, 10), default=[1, 3, 10])
+    parser.add_argument("--folder", type=Path, help="where what is prepared stays for another run")
     parser.add_argument("--by", choices=AUTHORS, help=argparse.SUPPRESS)
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)

@@ -2,7 +2,6 @@
 
 import gc
 import pickle
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -49,7 +48,7 @@ def result_of(folder: Path, count: int) -> Result:
     """Return what an analysis of the phantom in `folder` might say with `count` segments."""
     volume = load_volume(build_stack(_series(folder).instances))
     lung = np.load(folder / "truth.npz")["lung"]
-    geometry = Geometry(volume.array.shape, volume.affine, volume.sop_instance_uids, volume.frame_of_reference_uid)
+    geometry = Geometry(volume.array.shape, volume.affine, volume.images, volume.frame_of_reference_uid)
     balls = _balls(lung, geometry, {1: 0, 3: 1, 10: 8}[count])
     opaque = np.zeros(lung.shape, np.bool_)
     for ball in balls:
@@ -125,7 +124,7 @@ class _Clock:
     def __init__(self) -> None:
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the highest memory so far counts from here
-        self.held = _peak_mb()
+        self.held = _mb("VmRSS")
         self.phases: defaultdict[str, float] = defaultdict(float)
         self.begin = self.last = time.perf_counter()
 
@@ -149,15 +148,15 @@ class _Clock:
     def told(self, out: Path) -> dict[str, float]:
         seconds = time.perf_counter() - self.begin
         return {
-            **self.phases, "seconds": seconds, "peak": _peak_mb() - self.held,
+            **self.phases, "seconds": seconds, "peak": _mb("VmHWM") - self.held,
             "bytes": sum(p.stat().st_size for p in out.glob("*.dcm")),
         }  # fmt: skip
 
 
-def _peak_mb() -> float:
-    """Return the most memory that this process has held, in MB (VmHWM of proc(5))."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024 if "VmHWM" in status else resource.getrusage(0).ru_maxrss / 1024
+def _mb(name: str) -> float:
+    """Return the memory that this process holds (VmRSS), or the most that it has held (VmHWM), in MB, by proc(5)."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
+    return int(status[name].split()[0]) / 1024
 
 
 def by_node(case: Path, out: Path) -> dict[str, float]:
@@ -216,7 +215,7 @@ def by_highdicom(case: Path, out: Path, *, labels: bool = False) -> dict[str, fl
     result = pickle.loads((case / "case.pickle").read_bytes())  # noqa: S301 - written by this run
     read = [dcmread(p, stop_before_pixels=True) for p in sorted((case / "dicom").glob("*.dcm"))]
     by_uid = {str(ds.SOPInstanceUID): ds for ds in read}
-    images = [by_uid[uid] for uid in result.geometry.sop_instance_uids]
+    images = [by_uid[image.sop_instance_uid] for image in result.geometry.images]
     clock = _Clock()
     numbers = len(result.segments)
     pixels = np.zeros(result.geometry.shape if labels else (*result.geometry.shape, numbers), np.uint8)
