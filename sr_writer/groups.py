@@ -24,7 +24,7 @@ from sr_writer import codes
 from sr_writer.content import COMMENT, text_item
 from sr_writer.header import Authorship
 from sr_writer.narrative import undetermined
-from sr_writer.outline import Outline, outline, spread_slices
+from sr_writer.outline import Outline, Points, outline, spread_slices
 from sr_writer.profiles import Tree
 from sr_writer.references import frame_numbers
 from sr_writer.sources import Sources
@@ -53,6 +53,20 @@ _FIXED_NAMES = {_FINDING, _CATEGORY}
 """Names that the template gives; what every group has need not be said again."""
 _WHOLE = "lungs"
 """The site whose group says what is present and what is not."""
+
+
+class _Region(sr.ImageRegion):
+    """An outline on an image of a scanner, which is never tiled.
+
+    highdicom's own looks that up in a table of all attributes of all classes: 110 MB for each process, and half a second.
+    """
+
+    def __init__(self, points: Points, image: sr.SourceImageForRegion) -> None:
+        sr.ScoordContentItem.__init__(
+            self, sr.CodedConcept("111030", "DCM", "Image Region"), sr.GraphicTypeValues.POLYLINE, points,
+            relationship_type=sr.RelationshipTypeValues.CONTAINS,
+        )  # fmt: skip
+        self.ContentSequence = [image]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +118,8 @@ class GroupWriter:
 
     def _region(self, shape: Outline) -> sr.ImageRegion:
         source = self.sources.images[self.result.geometry.images[shape.z]]
-        return sr.ImageRegion(
-            graphic_type=sr.GraphicTypeValues.POLYLINE,
-            graphic_data=shape.points,
-            source_image=sr.SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid, frame_numbers(source)),
-        )
+        image = sr.SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid, frame_numbers(source))
+        return _Region(shape.points, image)
 
     def _numbers(self, thing: Tracked, common: Mapping[str, Any]) -> Group:
         content = {
