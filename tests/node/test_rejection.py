@@ -19,7 +19,7 @@ from node.courier import Courier
 from node.rejection import Notes
 from node.store import deliveries, operator, rejections
 from node.store import jobs as rows
-from node.store.rows import Sent
+from node.store.rows import Sent, StoredArtifact
 from sr_writer import rejection
 from tests.cli.documents import valid
 from tests.leaving import chosen
@@ -259,6 +259,19 @@ def test_only_what_has_arrived_and_does_not_stand_any_more_is_named(tmp_path: Pa
     assert due(box, uid) == []
     take(box, uid, box.uids(uid))
     assert due(box, uid) == [[*first[:2], *second]]
+    # it arrives; what it names is not named again
+    third = box.uids(uid)
+    job = rows.jobs(box.db, uid)[-1]
+    note = StoredArtifact(
+        job.id, "n", "artifacts/n.dcm", "rejection", "KO", KOS, f"{uid}.7", f"{uid}.6", 1, "", None, None,
+        " ".join([*first[:2], *second]),
+    )  # fmt: skip
+    rejections.register(box.db, note)
+    take(box, uid, [note.sop_uid])
+    box.arrive(uid, 6)
+    box.finish(uid, objects=1)
+    take(box, uid, box.uids(uid))
+    assert due(box, uid) == [third]
 
 
 @pytest.mark.parametrize(
