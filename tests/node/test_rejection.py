@@ -221,9 +221,9 @@ def test_what_is_another_patients_is_left_to_a_person(
     assert {o["sop_instance_uid"] for c in desk.show(uid)["corrections"] for o in c["delivered"]} == old
 
 
-def take(box: Outbox, uid: str, accepted: Sequence[str], *, asks: bool = True) -> None:
-    """Let the PACS take some objects of what is due, and call it delivered."""
-    taken = deliveries.take(box.db, "pacs", box.now)
+def take(box: Outbox, uid: str, accepted: Sequence[str], *, asks: bool = True, at: str = "pacs") -> None:
+    """Let a PACS take some objects of what is due, and call it delivered."""
+    taken = deliveries.take(box.db, at, box.now)
     assert taken is not None
     assert taken.study_uid == uid
     for sop in accepted:
@@ -272,6 +272,20 @@ def test_only_what_has_arrived_and_does_not_stand_any_more_is_named(tmp_path: Pa
     box.finish(uid, objects=1)
     take(box, uid, box.uids(uid))
     assert due(box, uid) == [third]
+
+
+def test_each_destination_is_told_of_what_it_has_itself(tmp_path: Path) -> None:
+    box = Outbox(tmp_path)
+    both = ("pacs", "second")
+    uid = box.add(objects=2, to=both)
+    old = box.uids(uid)
+    take(box, uid, old[:1])
+    take(box, uid, old, at="second")
+    box.arrive(uid, 3)
+    box.finish(uid, objects=1, to=both)
+    for at in both:
+        take(box, uid, box.uids(uid), at=at)
+    assert due(box, uid) == [old[:1], old]
 
 
 @pytest.mark.parametrize(
