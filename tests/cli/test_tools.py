@@ -89,9 +89,11 @@ def test_models_names_what_each_pipeline_rests_on() -> None:
     assert row["weights_digest"].startswith("sha256:")
 
 
-def test_phantom_writes_images_that_agree_with_their_truth(tmp_path: Path) -> None:
-    code, document = answer("phantom", "--out", str(tmp_path), "--seed", "3", "--slices", "12", "--matrix", "64")
+@pytest.mark.parametrize(("form", "files"), [((), 12), (("--enhanced",), 1)])
+def test_phantom_writes_images_that_agree_with_their_truth(tmp_path: Path, form: tuple[str, ...], files: int) -> None:
+    code, document = answer("phantom", "--out", str(tmp_path), "--seed", "3", "--slices", "12", "--matrix", "64", *form)
     assert code == 0
+    assert len(list((tmp_path / "dicom").iterdir())) == files
     assert document == json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
     stack = build_stack([read_instance(p) for p in (tmp_path / "dicom").iterdir()])
     with np.load(tmp_path / "truth.npz") as truth:
@@ -111,7 +113,16 @@ def test_phantom_writes_a_radiograph_that_agrees_with_its_truth(tmp_path: Path) 
     assert document["shadow_cm2"]["right_lung"] == pytest.approx(area, abs=0.01)
 
 
-@pytest.mark.parametrize("arguments", [["phantom"], ["phantom", "--out", "x", "--plane", "up"], ["nothing"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["phantom"],
+        ["phantom", "--out", "x", "--plane", "up"],
+        ["phantom", "--out", "x", "--enhanced", "--radiograph", "dx"],
+        ["nothing"],
+        [],
+    ],
+)
 def test_wrong_use_is_exit_code_2_or_the_help(arguments: list[str]) -> None:
     ended = run(*arguments)
     assert ended.returncode == 2

@@ -146,6 +146,8 @@ def test_dciodvfy_finds_no_error(how: dict[str, Any], tmp_path: Path) -> None:
     built = phantom.build(5, slices=4, matrix=32, **how)
     for path in (phantom.write(built, tmp_path) / "dicom").iterdir():
         _assert_valid(path)
+    if not built.parameters.breakage.mixed_frame_of_reference:
+        _assert_valid(phantom.write_enhanced(built, tmp_path / "enhanced") / "dicom" / "0001.dcm")
 
 
 @pytest.mark.conformance

@@ -335,3 +335,18 @@ def test_interrupted_is_130_and_leaves_nothing_half_written(chest: Path, tmp_pat
     assert left <= {"manifest.json", "seg.dcm", "sr.dcm", "sc.dcm", "preview.png", "result.json"}
     for path in out.rglob("*.dcm"):
         dcmread(path)
+
+
+@pytest.mark.long
+def test_enhanced_ct_says_what_its_slices_say(run: Run, done: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    made = phantom.build(5, thickness_mm=5.0, matrix=128, lesions="clear", shuffle=True)
+    document = run(phantom.write_enhanced(made, tmp_path / "enhanced") / "dicom", out=tmp_path / "out")
+    (other,), (one,) = (d["studies"][0]["jobs"] for d in (done[0], document))
+    assert (one["outcome"], document["studies"][0]["instances"]) == ("result", 1)
+    for said in (one, other):
+        for found in said["findings"]:
+            del found["tracking_uid"]
+        for found in said["quality"]["findings"]:
+            del found["uids"]
+    for key in ("measurements", "findings", "quality", "notes", "summary"):
+        assert one[key] == other[key], key
