@@ -167,10 +167,19 @@ def test_killed_between_the_note_and_its_mark_it_is_the_same_note(
     assert len(pacs.holds) == len(known) + 1
 
 
-def test_where_a_file_is_gone_nothing_is_guessed_and_a_person_hears_of_it(desk: Desk, pacs: Script, uid: str) -> None:
+@pytest.mark.parametrize("fate", ["gone", "changed"])
+def test_where_a_file_is_gone_nothing_is_guessed_and_a_person_hears_of_it(
+    desk: Desk, pacs: Script, uid: str, fate: str
+) -> None:
     first, second = desk.jobs(uid)
     gone = next(a for a in rows.artifacts(desk.db, first) if a.kind == "seg")
-    (desk.folder.path / gone.path).unlink()
+    path = desk.folder.path / gone.path
+    if fate == "gone":
+        path.unlink()
+    else:
+        ds = dcmread(path)
+        ds.PatientComments = "not what was sent"
+        ds.save_as(path)
     send(desk, pacs)
     assert ends(desk, uid) == [("objects", "delivered"), ("objects", "delivered"), ("rejection", "dead")]
     assert set(pacs.sent) == chosen(desk.db, [first, second])
