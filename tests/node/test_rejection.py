@@ -110,6 +110,8 @@ def test_after_the_new_objects_a_note_names_exactly_what_is_there_of_the_old(
     assert pacs.sent[len(old) :][-1] == note.SOPInstanceUID, "it follows what it makes room for"
     assert set(pacs.sent) == old | new | {note.SOPInstanceUID}
     assert ends(desk, uid) == [("objects", "delivered"), ("objects", "delivered"), ("rejection", "delivered")]
+    proofs = [d.proof for d in deliveries.deliveries(desk.db, uid)]
+    assert proofs == ["waiting", "waiting", "none"], "an archive may hide the note with what it names"
 
     shown = valid(desk.show(uid))
     told = shown["deliveries"][-1]
