@@ -30,6 +30,7 @@ from sr_writer.considered import Considered as Note
 from sr_writer.gate import Refusal
 from sr_writer.gate_claim import Claim
 from sr_writer.identity import AnalysisIdentity
+from sr_writer.numbering import in_viewing_order
 from sr_writer.options import WriterOptions
 from sr_writer.profiles import Piece, Profile, wanted
 from sr_writer.write import Artifact, Predecessor
@@ -183,7 +184,7 @@ class _Job:
     def _finished(self, analysis: Analysis, chosen: Series) -> JobOutcome:
         """Write, gate and describe a result."""
         context, identity = self.context, self.identity
-        result, tracks = tracking.follow(analysis.result, *context.earlier)
+        result, tracks = tracking.follow(in_viewing_order(analysis.result), *context.earlier)
         said = {
             "device": result.device,
             "series_instance_uid": result.series_instance_uid,

@@ -21,6 +21,7 @@ from pipeline.api import Pipeline
 from pipeline.result import Mask, Result
 from sr_writer import gate, write
 from sr_writer.identity import AnalysisIdentity
+from sr_writer.numbering import in_viewing_order
 from sr_writer.options import WriterOptions
 from sr_writer.profiles import SYNTAXES, Form, Item, Profile, shipped, table
 from sr_writer.write import Artifact
@@ -110,6 +111,7 @@ def author(
     if chosen is None:
         raise ProbeError(f"{pipeline.name} does not take the test images")
     analysis = pipeline.run(chosen, None)
+    result = in_viewing_order(analysis.result)
     identity = AnalysisIdentity.of(
         installation_id=installation_id, study_instance_uid=study.study_instance_uid, instances=chosen.instances,
         pipeline=pipeline.name, version=pipeline.version, weights_digest=pipeline.weights_digest,
@@ -127,10 +129,10 @@ def author(
     pieces = {p.form: p for p in (*results, *maps, *cards)}
     analyses = (
         write.write_result(
-            analysis.result, analysis.volume, chosen, identity, writer, out / "result", now, pieces=results
+            result, analysis.volume, chosen, identity, writer, out / "result", now, pieces=results
         ),
         write.write_result(
-            apart(analysis.result), analysis.volume, chosen, identity, writer, out / "label-maps", now, pieces=maps
+            apart(result), analysis.volume, chosen, identity, writer, out / "label-maps", now, pieces=maps
         ),
         write.write_card(
             REASONS("display-test"), "not_analysed", study, identity, writer, out / "cards", now, pieces=cards

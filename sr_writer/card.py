@@ -8,7 +8,7 @@ from dicom_io.reason import Reason
 from sr_writer import codes
 from sr_writer.canvas import AMBER, BRIGHT, FAINT, PANEL, SIZE, SOFT, Canvas
 from sr_writer.considered import Considered
-from sr_writer.fonts import has_chinese
+from sr_writer.fonts import drawable
 from sr_writer.header import Authorship
 from sr_writer.summary import LEFT, frame
 
@@ -21,7 +21,7 @@ def draw(reason: Reason, outcome: str, study: Study, considered: Sequence[Consid
     date = elements.text(study.header, "StudyDate")
     day = f"Study {date[:4]}-{date[4:6]}-{date[6:8]} · " if len(date) == 8 else ""
     canvas = frame(f"card_{outcome}", by, f"{day}{len(study.series)} series · {len(study.instances)} images")
-    languages = [tag for tag in by.options.languages if tag == "en" or has_chinese()] or ["en"]
+    languages = drawable(by.options.languages)
     y = 140
     canvas.box(LEFT, y, _WIDTH, 340, PANEL)
     canvas.box(LEFT, y, 6, 340, AMBER, 3)

@@ -30,10 +30,11 @@ _MEANINGS: dict[tuple[str, str], Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A measurement name: its code, its label per language, and how many decimals a person wants to see."""
+    """A measurement name: its code, its label and its head of a column per language, how many decimals a person wants."""
 
     code: Code
     label: Mapping[str, str]
+    short: Mapping[str, str]
     decimals: int
 
 
@@ -82,7 +83,7 @@ def measurement(name: str) -> Term:
     if row is None:
         raise ValueError(f"sr_writer/codes.toml: no [measurement.{name}]; add one with its code")
     code = concept(row["code"]) if isinstance(row["code"], str) else Code(*row["code"])
-    return Term(code, row, row["decimals"])
+    return Term(code, row, row.get("short", row), row["decimals"])
 
 
 def unit(ucum: str) -> Code:

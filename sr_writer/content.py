@@ -25,7 +25,7 @@ LANGUAGES = {tag: sr.CodedConcept(value, "RFC5646", meaning) for tag, (value, me
 _IMAGES = {SegmentationStorage, LABEL_MAP_STORAGE, SecondaryCaptureImageStorage}
 """What of ours is referred to as an image; documents and presentation states are not."""
 _LANGUAGE = DicomCode("121049", "DCM", "Language of Content Item and Descendants")
-_DEVICE = sr.CodedConcept("121007", "DCM", "Device")
+_DEVICE = DicomCode("121007", "DCM", "Device")
 
 
 def observer(identity: AnalysisIdentity) -> sr.ObservationContext:

@@ -1,6 +1,6 @@
 """Fonts for pictures: what the machine has, and what to do when it has none for Chinese."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -52,6 +52,11 @@ def _font(path: str | None, size: int) -> Font:
 def has_chinese() -> bool:
     """Say whether Chinese can be drawn."""
     return cjk_path() is not None
+
+
+def drawable(languages: Sequence[str]) -> list[str]:
+    """Return the languages that can be drawn; English stands in where there is no Chinese font."""
+    return [tag for tag in languages if tag == "en" or has_chinese()] or ["en"]
 
 
 def runs(text: str, size: int) -> Iterator[tuple[str, Font]]:

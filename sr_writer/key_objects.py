@@ -13,6 +13,7 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from dicom_io.model import Instance
 from pipeline.result import Result
+from sr_writer.codes import localise
 from sr_writer.content import document, image_item, language, observer, text_item
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.narrative import conclusion
@@ -46,6 +47,7 @@ def build(result: Result, sources: Sources, by: Authorship) -> Dataset | None:
     template = Dataset()
     template.MappingResource, template.TemplateIdentifier = "DCMR", "2010"
     root.ContentTemplateSequence = [template]
+    localise(root, by.languages[0])
     for element in root:
         ds.add(element)
     ds.ReferencedPerformedProcedureStepSequence = []

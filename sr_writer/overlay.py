@@ -26,6 +26,7 @@ from pipeline.result import Projection, Result
 from sr_writer import codes, fonts, sc
 from sr_writer.canvas import AMBER, width_of
 from sr_writer.header import Authorship, finish, new_object
+from sr_writer.narrative import finding_label
 from sr_writer.outline import Points, contours
 from sr_writer.palette import segment_colours
 from sr_writer.radiograph import Values, letters
@@ -92,7 +93,8 @@ def draw(z: int, result: Result, values: Values, image: Instance, by: Authorship
     width = max(1, round(max(rows, columns) / 512))
     size = max(9, round(max(rows, columns) / 40))
     colours = segment_colours(result)
-    found = {f.segment_number: f.tracking_id for f in result.findings}
+    language = fonts.drawable(by.options.languages)[0]
+    found = {f.segment_number: finding_label(f, result, language) for f in result.findings}
     for segment in result.segments:
         k = z - segment.mask.offset[0]
         if not 0 <= k < segment.mask.box.shape[0] or not segment.mask.box[k].any():

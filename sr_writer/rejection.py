@@ -22,7 +22,7 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 from dicom_io.files import make_folders
 from dicom_io.model import Instance
 from sr_writer import write
-from sr_writer.codes import text
+from sr_writer.codes import localise, text
 from sr_writer.content import document, language, observer, reference_item, text_item
 from sr_writer.encoding import Encoder
 from sr_writer.header import Authorship, finish, new_object
@@ -106,6 +106,7 @@ def build(rows: Sequence[Predecessor], by: Authorship) -> Dataset:
     template = Dataset()
     template.MappingResource, template.TemplateIdentifier = "DCMR", "2010"
     root.ContentTemplateSequence = [template]
+    localise(root, by.languages[0])
     for element in root:
         ds.add(element)
     ds.ReferencedPerformedProcedureStepSequence = []

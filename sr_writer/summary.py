@@ -14,9 +14,9 @@ from dicom_io.volume import Volume
 from pipeline.result import Measurement, Projection, Result
 from sr_writer import codes
 from sr_writer.canvas import AMBER, BRIGHT, DARK, FAINT, GRADES, LINE, PANEL, SIZE, SOFT, Canvas, width_of, wrap
-from sr_writer.fonts import has_chinese
+from sr_writer.fonts import drawable, has_chinese
 from sr_writer.header import Authorship
-from sr_writer.narrative import bare, number, paragraphs
+from sr_writer.narrative import bare, finding_label, number, paragraphs
 from sr_writer.palette import segment_colours
 from sr_writer.radiograph import Values, fitted
 from sr_writer.radiograph import render as render_radiograph
@@ -49,7 +49,7 @@ COLUMNS = (
 def frame(title_name: str, by: Authorship, subtitle: str) -> Canvas:
     """Return a canvas with title, banner and footer: the same on summary and card."""
     canvas = Canvas()
-    languages = _languages(by)
+    languages = drawable(by.options.languages)
     pipeline = by.identity.pipeline
     titles = [codes.text(title_name, tag, pipeline=codes.pipeline_label(pipeline, tag)) for tag in languages]
     canvas.box(0, 0, 8, 76, AMBER, 0)
@@ -115,11 +115,6 @@ def subtitle(header: Dataset, images: int) -> str:
     return " · ".join(parts)
 
 
-def _languages(by: Authorship) -> Sequence[str]:
-    """Languages that can be drawn; English stands in where there is no Chinese font."""
-    return [tag for tag in by.options.languages if tag == "en" or has_chinese()] or ["en"]
-
-
 def _tiles(canvas: Canvas, result: Result, values: Values, sources: Sources) -> None:
     if isinstance(values, Radiograph):
         x, y, width, height = place(values)
@@ -147,7 +142,7 @@ def _impression(canvas: Canvas, result: Result, by: Authorship) -> None:
     height = SIZE[1] - 46 - y
     canvas.box(LEFT, y, width, height, PANEL)
     y += 12
-    languages = _languages(by)
+    languages = drawable(by.options.languages)
     notes = 3 if len(languages) > 1 else 8
     for tag in languages:
         narrative = paragraphs(result, tag, research=by.options.research)
@@ -160,7 +155,7 @@ def _impression(canvas: Canvas, result: Result, by: Authorship) -> None:
 
 
 def _quality(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
-    languages = _languages(by)
+    languages = drawable(by.options.languages)
     width = PANEL_WIDTH - 32
     found = [wrap(f.reason.text[languages[0]], 13, width, 2) for f in result.quality.findings[:MAX_QUALITY]]
     height = 64 + sum(19 * len(lines) + 3 for lines in found)
@@ -189,16 +184,21 @@ def _table(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
     sites = list(dict.fromkeys(m.site for m in result.measurements))
     if not names:
         return y
-    languages = _languages(by)
+    languages = drawable(by.options.languages)
     row = 36 if len(languages) > 1 else 28
     height = 74 + row * len(sites) + 22
     canvas.box(PANEL_X, y, PANEL_WIDTH, height, PANEL)
     _heading(canvas, "measurements", languages, y + 10)
-    rights = _columns(names, values, PANEL_X + 122, PANEL_X + PANEL_WIDTH - 14)
+    heads = {name: codes.measurement(name).short[languages[0]] for name in names}
+    ends = [
+        (24 if part else 16) + width_of(codes.site_label(site, tag), (11 if part else 14) if n == 0 else 11)
+        for site in sites
+        for part in (codes.site_modifier(site) is not None,)
+        for n, tag in enumerate(languages)
+    ]
+    rights = _columns(heads, values, PANEL_X + max(ends), PANEL_X + PANEL_WIDTH - 14)
     for name, right in rights.items():
-        term = codes.measurement(name)
-        label = term.label.get("short", term.label[languages[0]])
-        canvas.text(right, y + 36, label, 11, SOFT, align="right")
+        canvas.text(right, y + 36, heads[name], 11, SOFT, align="right")
         sample = next(m for m in result.measurements if m.name == name)
         canvas.text(right, y + 51, codes.unit_sign(sample.unit), 11, FAINT, align="right")
     at = y + 70
@@ -206,7 +206,7 @@ def _table(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
         canvas.image.paste(LINE, (PANEL_X + 14, at, PANEL_X + PANEL_WIDTH - 14, at + 1))
         part = codes.site_modifier(site) is not None
         left = PANEL_X + (24 if part else 16)
-        canvas.text(left, at + 4, codes.site_label(site, languages[0]), 12 if part else 14, SOFT if part else BRIGHT)
+        canvas.text(left, at + 4, codes.site_label(site, languages[0]), 11 if part else 14, SOFT if part else BRIGHT)
         for tag in languages[1:]:
             canvas.text(left, at + 20, codes.site_label(site, tag), 10 if part else 11, FAINT)
         for name, right in rights.items():
@@ -224,17 +224,20 @@ def _table(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
 
 
 def _columns(
-    names: Sequence[str], values: Mapping[tuple[str, str], Measurement], left: int, right: int
+    heads: Mapping[str, str], values: Mapping[tuple[str, str], Measurement], left: float, right: float
 ) -> dict[str, float]:
-    """Return where each column of numbers ends: as wide as its widest number, the rest shared evenly."""
-    widths = {k: max(width_of(bare(m), 14) for (_, name), m in values.items() if name == k) for k in names}
-    gap = (right - left - sum(widths.values())) / len(names)
+    """Return where each column of numbers ends: as wide as its head or widest number, the rest shared evenly."""
+    widths = {
+        k: max(width_of(head, 11), *(width_of(bare(m), 14) for (_, name), m in values.items() if name == k))
+        for k, head in heads.items()
+    }
+    gap = (right - left - sum(widths.values())) / len(heads)
     ends = accumulate(width + gap for width in widths.values())
-    return dict(zip(names, (left + end for end in ends), strict=True))
+    return dict(zip(heads, (left + end for end in ends), strict=True))
 
 
 def _findings(canvas: Canvas, result: Result, by: Authorship, y: int) -> None:
-    languages = _languages(by)
+    languages = drawable(by.options.languages)
     colours = segment_colours(result)
     height = SIZE[1] - 46 - y
     canvas.box(PANEL_X, y, PANEL_WIDTH, height, PANEL)
@@ -246,8 +249,8 @@ def _findings(canvas: Canvas, result: Result, by: Authorship, y: int) -> None:
         canvas.text(PANEL_X + 16, at, "  ".join(codes.text("none", tag) for tag in languages), 14, SOFT)
     for finding in result.findings[:room]:
         canvas.box(PANEL_X + 16, at + 2, 14, 14, colours.get(finding.segment_number or 0, SOFT), 3)
-        canvas.text(PANEL_X + 40, at, finding.tracking_id, 14)
-        canvas.text(PANEL_X + 136, at, codes.site_label(finding.site, languages[0]), 13, SOFT)
+        canvas.text(PANEL_X + 40, at, finding_label(finding, result, languages[0]), 13)
+        canvas.text(PANEL_X + 146, at, codes.site_label(finding.site, languages[0]), 13, SOFT)
         numbers = {m.name: number(m) for m in finding.measurements}
         for n, name in enumerate(reversed(columns)):
             canvas.text(PANEL_X + PANEL_WIDTH - 16 - 80 * n, at, numbers.get(name, ""), 13, align="right")

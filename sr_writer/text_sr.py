@@ -10,6 +10,7 @@ PS3.3 section A.35.1 (Basic Text SR IOD); PS3.16 CID 7000 (title), CID 7001 and 
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
+from unicodedata import east_asian_width
 
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
@@ -18,7 +19,7 @@ from pydicom.uid import BasicTextSRStorage
 from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
 from pipeline.result import Result
-from sr_writer.codes import text
+from sr_writer.codes import localise, text
 from sr_writer.considered import Considered, card_variant
 from sr_writer.content import COMMENT, document, image_item, language, observer, section, text_item
 from sr_writer.header import Authorship, finish, new_object
@@ -41,6 +42,8 @@ _NAMES = {"impression": _IMPRESSION, "findings": _FINDING, "measurements": _FIND
 """What the lines of a topic are; those of the others are comments."""
 _HEADED = {"series", "limits"}
 """Topics whose lines do not say themselves what they are about."""
+COLUMNS = 72
+"""Width of a line that lists numbers: OHIF 3.13.2 shows findings in lines as they are and cuts longer ones."""
 
 
 def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
@@ -96,11 +99,17 @@ def build_card(
 
 def _report(said: Narratives, keys: Sequence[ImageKey], sources: Sources, by: Authorship, variant: str = "") -> Dataset:
     ds = new_object(by, kind="text", sop_class_uid=BasicTextSRStorage, modality="SR", variant=variant)
-    items = [language(by.languages[0]), *observer(by.identity)]
-    items += [section(_FINDINGS, [language(tag), *_lines(narrative, tag, by)]) for tag, narrative in said.items()]
+    context = [language(by.languages[0]), *observer(by.identity)]
+    sections = [section(_FINDINGS, [language(tag), *_lines(narrative, tag, by)]) for tag, narrative in said.items()]
+    for item, tag in zip(sections, said, strict=True):
+        localise(item, tag)
     if keys:
-        items.append(section(_KEY_IMAGES, [image_item(sources.images[key], _ILLUSTRATION) for key in keys]))
-    for element in document(_TITLE, items):
+        sections.append(section(_KEY_IMAGES, [image_item(sources.images[key], _ILLUSTRATION) for key in keys]))
+        localise(sections[-1], by.languages[0])
+    root = document(_TITLE, context)
+    localise(root, by.languages[0])
+    root.ContentSequence = [*context, *sections]
+    for element in root:
         ds.add(element)
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     ds.PerformedProcedureCodeSequence, ds.ReferencedPerformedProcedureStepSequence = [], []
@@ -114,4 +123,23 @@ def _lines(narrative: Sequence[Paragraph], tag: str, by: Authorship) -> Iterator
         for line in paragraph.lines:
             headed = paragraph.topic in _HEADED
             said = text("labelled", tag, name=paragraph.heading, value=line) if headed else line
-            yield text_item(name, said, None, by)
+            yield text_item(name, _folded(said, tag) if name is _FINDING else said, None, by)
+
+
+def _folded(line: str, tag: str) -> str:
+    """Break a list of numbers between them."""
+    clause = text("clause", tag)
+    first, *rest = line.split(clause)
+    lines = [first]
+    for part in rest:
+        if _width(lines[-1]) + _width(clause) + _width(part) < COLUMNS:
+            lines[-1] += clause + part
+        else:
+            lines[-1] += clause.rstrip()
+            lines.append("  " + part)
+    return "\r\n".join(lines)
+
+
+def _width(line: str) -> int:
+    """Return how many columns a line takes where every character is as wide as another; Chinese ones take two."""
+    return sum(2 if east_asian_width(c) in "WF" else 1 for c in line)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 import pydicom
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from sr_writer import codes, comprehensive, fonts, gate_sources, gsps, overlay, pdf, pdf_page, text_sr
+from sr_writer import codes, comprehensive, fonts, gate_sources, gsps, key_objects, overlay, pdf, pdf_page, text_sr
 from sr_writer.files import write_dicom
 from sr_writer.header import Authorship
 from sr_writer.narrative import conclusion, paragraphs
@@ -229,7 +230,9 @@ def test_text_report_says_the_narrative_line_by_line(fallbacks: Made) -> None:
     words = _words(ds)
     for tag in ("en", "zh-CN"):
         narrative = paragraphs(case.result, tag, research=True, plain=True)
-        at = [next(n for n, w in enumerate(words) if w.endswith(line)) for p in narrative for line in p.lines]
+        said = ["".join(word.split()) for word in words]
+        lines = ["".join(line.split()) for p in narrative for line in p.lines]
+        at = [next(n for n, w in enumerate(said) if w.endswith(line)) for line in lines]
         assert at == sorted(at)
         assert words[at[0]] == conclusion(case.result, tag)
     assert ds.ContinuityOfContent == "SEPARATE"
@@ -238,6 +241,43 @@ def test_text_report_says_the_narrative_line_by_line(fallbacks: Made) -> None:
     (card,) = made["text_card"]
     assert any("Part of the lung lies outside the images" in w for w in _words(card))
     assert any("部分肺组织位于图像之外" in w for w in _words(card))
+
+
+def test_findings_of_a_text_report_have_lines_that_no_viewer_cuts(positive: Any, helpers: Any) -> None:
+    """OHIF 3.13.2 shows findings in lines as they are, and cuts what is wider than its window."""
+    many = tuple(replace(m, name="opacity_volume") for f in positive.result.findings for m in f.measurements)
+    long = replace(positive.result.findings[0], measurements=positive.result.findings[0].measurements + many[:6])
+    result = replace(positive.result, findings=(long, *positive.result.findings[1:]))
+    ds = text_sr.build(result, Sources(positive.series.instances), helpers.authorship(positive))
+    findings = [i for i in _items(ds) if i.ValueType == "TEXT" and i.ConceptNameCodeSequence[0].CodeValue == "121071"]
+    lines = [line for i in findings for line in str(i.TextValue).split("\r\n")]
+    assert len(lines) > len(findings) >= 4
+    assert max(sum(2 if east_asian_width(c) in "WF" else 1 for c in line) for line in lines) <= text_sr.COLUMNS
+    assert all(line.startswith("  ") for i in findings for line in str(i.TextValue).split("\r\n")[1:])
+
+
+def test_09_meanings_of_a_text_report_are_in_the_language_of_their_section(coronal: Any, helpers: Any) -> None:
+    by = helpers.authorship(coronal)
+    by = replace(by, options=replace(by.options, languages=("zh-CN", "en")))
+    ds = text_sr.build(coronal.result, Sources(coronal.series.instances), by)
+    assert ds.ConceptNameCodeSequence[0].CodeMeaning == "影像诊断报告"
+    first, second, images = (i for i in ds.ContentSequence if i.ValueType == "CONTAINER")
+    for part, ascii_only in ((first, False), (second, True), (images, False)):
+        meanings = {i.ConceptNameCodeSequence[0].CodeMeaning for i in (part, *part.ContentSequence)}
+        assert len(meanings) >= 2
+        assert {m.isascii() for m in meanings} == {ascii_only}
+    # and those of the next document, in another language, in that
+    english = text_sr.build(coronal.result, Sources(coronal.series.instances), helpers.authorship(coronal))
+    context = [i for i in english.ContentSequence if i.ValueType == "CODE"]
+    assert all(i.ConceptCodeSequence[0].CodeMeaning.isascii() for i in context)
+
+
+def test_09_key_objects_are_described_in_the_language_of_the_document(coronal: Any, helpers: Any) -> None:
+    by = helpers.authorship(coronal)
+    by = replace(by, options=replace(by.options, languages=("zh-CN", "en")))
+    ds = key_objects.build(coronal.result, Sources(coronal.series.instances), by)
+    named = [ds, *(i for i in ds.ContentSequence if i.get("ConceptNameCodeSequence"))]
+    assert not any(i.ConceptNameCodeSequence[0].CodeMeaning.isascii() for i in named)
 
 
 def test_comprehensive_report_is_the_same_tree(fallbacks: Made) -> None:

@@ -1,6 +1,7 @@
 """The pictures: right way round, nobody's name on them, everything within the frame, readable without Chinese fonts."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from PIL import Image
 import phantom
 from dicom_io.model import group
 from dicom_io.reason import Reason
-from sr_writer import canvas, fonts, gate, tiles, write
+from sr_writer import canvas, fonts, gate, overlay, summary, tiles, write
 from sr_writer.considered import Considered
+from sr_writer.header import Authorship
+from sr_writer.options import WriterOptions
 from sr_writer.palette import segment_colours
+from sr_writer.sources import Sources
 
 pytestmark = pytest.mark.unit
 
@@ -40,6 +44,13 @@ def _card(case: Any, helpers: Any, out: Path, reason: Reason, count: int = 1) ->
     considered = [Considered(case.series.series_instance_uid, reason)] * count
     return write.write_card(
         reason, "not_analysed", study, case.identity, case.options, out, helpers.now, considered=considered
+    )
+
+
+def authorship(case: Any, languages: tuple[str, ...]) -> Authorship:
+    first = Sources(case.series.instances).first
+    return Authorship(
+        first.header, case.identity, WriterOptions(languages=languages), datetime(2026, 3, 4, tzinfo=UTC), 1
     )
 
 
@@ -70,6 +81,49 @@ def test_nobody_is_named_and_nothing_leaves_the_frame(
     texts = " ".join(t for *_, t in said)
     assert "not for primary diagnosis" in texts
     assert "未经核实" in texts or not fonts.has_chinese()
+
+
+@pytest.mark.parametrize("languages", [("en", "zh-CN"), ("zh-CN", "en"), ("en",)])
+def test_nothing_in_the_table_touches_its_neighbour(
+    languages: Any, positive: Any, helpers: Any, said: list[tuple[float, float, int, str]]
+) -> None:
+    """Numbers as wide as they get: those of large lungs, all of them lower bounds."""
+    wide = {"opacity_volume": 1234.5, "mean_lung_density": -801.0}
+    why = helpers.reason("bound", "At least.", "不低于。")
+    numbers = tuple(
+        replace(m, value=7654.0, status="ok", reason=None)
+        if m.name == "lung_volume"
+        else replace(m, value=wide.get(m.name, 88.8), status="lower_bound", reason=why)
+        for m in positive.result.measurements
+    )
+    by = authorship(positive, languages)
+    summary.draw(
+        replace(positive.result, measurements=numbers), positive.volume, Sources(positive.series.instances), by
+    )
+    panel = sorted(line for line in said if line[0] >= summary.PANEL_X)
+    assert len([t for *_, t in panel if t.startswith("≥ 1234.5")]) >= 9
+    for left, right, y, text in panel:
+        beside = [line for line in panel if abs(line[2] - y) <= 6 and (left, text) < (line[0], line[3])]
+        for other in beside:
+            assert other[0] - right >= 3, f"{text!r} touches {other[3]!r}"
+
+
+def test_findings_are_called_in_the_language_of_the_document(
+    positive: Any, said: list[tuple[float, float, int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by = authorship(positive, ("zh-CN", "en"))
+    summary.draw(positive.result, positive.volume, Sources(positive.series.instances), by)
+    label = positive.result.segments[positive.result.findings[0].segment_number - 1].label
+    assert any(t == label["zh-CN"] for *_, t in said)
+    assert not any(t == label["en"] for *_, t in said)
+    assert {"体积", "平均"} <= {t for *_, t in said}
+    drawn: list[str] = []
+    monkeypatch.setattr(overlay, "_write", lambda _pen, words, *_: drawn.append(words))
+    monkeypatch.setattr(overlay, "_NAMED_FROM_PX", 0)
+    finding = positive.result.segments[positive.result.findings[0].segment_number - 1].mask
+    z = finding.offset[0] + finding.box.shape[0] // 2
+    overlay.draw(z, positive.result, positive.volume, positive.series.instances[0], by)
+    assert label["zh-CN"] in drawn
 
 
 def test_without_a_chinese_font_english_stands_alone_and_says_so(
