@@ -33,7 +33,7 @@ def observer(identity: AnalysisIdentity) -> sr.ObservationContext:
     serial = installation_uid(identity.installation_id)
     return sr.ObservationContext(
         observer_device_context=sr.ObserverContext(
-            observer_type=_DEVICE,
+            observer_type=sr.CodedConcept(*_DEVICE),
             observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
                 uid=serial, name=MODEL_NAME, manufacturer_name=MANUFACTURER, model_name=MODEL_NAME,
                 serial_number=serial,

@@ -250,7 +250,7 @@ def _findings(canvas: Canvas, result: Result, by: Authorship, y: int) -> None:
     for finding in result.findings[:room]:
         canvas.box(PANEL_X + 16, at + 2, 14, 14, colours.get(finding.segment_number or 0, SOFT), 3)
         canvas.text(PANEL_X + 40, at, finding_label(finding, result, languages[0]), 13)
-        canvas.text(PANEL_X + 146, at, codes.site_label(finding.site, languages[0]), 13, SOFT)
+        canvas.text(PANEL_X + 138, at, codes.site_label(finding.site, languages[0]), 13, SOFT)
         numbers = {m.name: number(m) for m in finding.measurements}
         for n, name in enumerate(reversed(columns)):
             canvas.text(PANEL_X + PANEL_WIDTH - 16 - 80 * n, at, numbers.get(name, ""), 13, align="right")
