@@ -21,7 +21,7 @@ _LINE_S = 3.0
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the artifacts.")
 @click.option("--pipeline", "pipelines", multiple=True, help="Pipeline to run; repeatable. Default: all that fit.")
-@click.option("--profile", help="Encoding profile of the written objects.")
+@click.option("--profile", help="Which objects are written: air, ohif (default), weasis, slicer, legacy or pdf-only.")
 @common_options
 def command(
     paths: tuple[Path, ...],
