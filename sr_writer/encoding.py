@@ -33,6 +33,7 @@ class Encoder:
 
     def __init__(self) -> None:
         self._contents: list[tuple[DataElement, _Charset, bytes]] = []
+        self._said: dict[tuple[int, str, str, _Charset], bytes] = {}
         self._shared: dict[tuple[int, _Charset], bytes] = {}
 
     def settled(self, ds: Dataset) -> Dataset:
@@ -77,7 +78,7 @@ class Encoder:
                 continue
             element = item[tag]
             if element.VR != "SQ" or _undefined(element):
-                parts.append(_encoded(element, charset))
+                parts.append(self._plain(element, charset))
             else:
                 key = (id(element), charset)
                 if key not in self._shared:
@@ -86,6 +87,16 @@ class Encoder:
                     self._shared[key] = head + value
                 parts.append(self._shared[key])
         return b"".join(parts)
+
+    def _plain(self, element: DataElement, charset: _Charset) -> bytes:
+        """Return one element; a tree says the same codes and types over and over."""
+        value = element.value
+        if not isinstance(value, str):
+            return _encoded(element, charset)
+        key = (element.tag, element.VR, value, charset)
+        if key not in self._said:
+            self._said[key] = _encoded(element, charset)
+        return self._said[key]
 
 
 def _undefined(element: DataElement) -> bool:
