@@ -10,6 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from dicom_io.errors import PixelError
 from dicom_io.model import Instance
@@ -161,9 +162,13 @@ def test_what_brightness_means_is_told(make_slice: Callable[..., Instance]) -> N
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["CR-MONO1-10-chest", "RG1_J2KI.dcm"])
-def test_real_radiographs_show_bones_white(real_data: Path, name: str) -> None:
+def test_real_radiographs_are_shown_as_pydicom_shows_them_with_white_bones(real_data: Path, name: str) -> None:
     instance = read_instance(real_data / "dicom_zoo" / "cr_dx" / name)
     made = load_radiograph(instance)
+    ds = dcmread(instance.path, force=True)
+    ds.file_meta.TransferSyntaxUID = ds.file_meta.get("TransferSyntaxUID") or UID(instance.transfer_syntax_uid)
+    assert ds.PhotometricInterpretation == "MONOCHROME1"
+    assert np.allclose(made.shown, 1 - apply_voi_lut(ds.pixel_array, ds) / ((1 << ds.BitsStored) - 1), atol=2e-4)
     rows, columns = made.shown.shape
     middle, beside = (made.shown[rows // 3 : 2 * rows // 3, c - 9 : c + 9].mean() for c in (columns // 2, columns // 4))
     assert middle > beside + 0.1, "the spine is whiter than the lungs"

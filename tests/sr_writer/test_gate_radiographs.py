@@ -196,6 +196,16 @@ def test_masks_that_no_segmentation_shows_are_held_against_the_report_all_the_sa
             assert code in {r.reason.code for r in found if r.artifact.kind == kind}, kind
 
 
+@pytest.mark.parametrize(
+    "name", ["measured at the detector, said of the patient", "a volume of a shadow", "another share"]
+)
+def test_what_a_shadow_cannot_measure_is_refused_whoever_says_it(study: Set, tmp_path: Path, name: str) -> None:
+    """Without what the analysis said, as of objects that others made."""
+    change, code = ATTACKS[name]["sr"]
+    assert code not in study.judged({"sr": None}, tmp_path, claim=False)["sr"]
+    assert code in study.judged({"sr": change}, tmp_path, claim=False)["sr"]
+
+
 def test_the_table_of_attacks_is_the_one_in_the_documentation() -> None:
     text = DOCS.read_text(encoding="utf-8").split("### Radiographs", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in text.splitlines() if line.startswith("| ")]
