@@ -112,7 +112,7 @@ def dsrdump(paths: Sequence[Path]) -> Iterator[Message]:
     """Yield what dsrdump complains of in documents."""
     for path in paths:
         judged = run("dsrdump", path)
-        lines = [line for line in judged.stderr.splitlines() if line.startswith(("E:", "F:", "W:"))]
+        lines = [line for line in judged.stderr.split("\n") if line.startswith(("E:", "F:", "W:"))]
         assert judged.returncode == any(line[0] != "W" for line in lines), (path, judged.stderr)
         yield from (Message("dsrdump", line, (path,)) for line in lines)
 
@@ -128,7 +128,7 @@ def pixelmed(paths: Sequence[Path]) -> Iterator[Message]:
     assert parts[1::2] == list(map(str, paths))
     for path, text in zip(paths, parts[2::2], strict=True):
         assert "IOD validation complete" in text, path
-        for line in text.splitlines():
+        for line in text.split("\n"):  # a character of several bytes may hold one that ends a line elsewhere
             if line.startswith(("Error", "Warning")):
                 yield Message("pixelmed", _PLACE.sub("", line), (path,))
 
