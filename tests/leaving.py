@@ -11,10 +11,10 @@ from sr_writer.profiles import Profile, profile
 OHIF = profile("ohif")
 
 
-def leaving(shown: Mapping[str, Any], *of: Mapping[str, Any]) -> set[str]:
-    """Return the SOP Instance UIDs of what the destinations get, of the jobs `of`, as `show` has it."""
+def leaving(shown: Mapping[str, Any], *of: Mapping[str, Any], to: str = "pacs") -> set[str]:
+    """Return the SOP Instance UIDs of what a destination gets of the jobs `of`, as `show` has it."""
     wanted = {job["job"] for job in of}
-    sends = [d for d in shown["deliveries"] if d["job"] in wanted and d["what"] == "objects"]
+    sends = [d for d in shown["deliveries"] if d["job"] in wanted and (d["destination"], d["what"]) == (to, "objects")]
     return {o["sop_instance_uid"] for d in sends for o in d["objects"]}
 
 
