@@ -20,8 +20,8 @@ from dicom_io.notices import CommitmentResult, Reference
 from dicom_io.scu_notices import request_commitment
 from node.commitment import Messenger
 from node.store import commitments
-from tests.conformance.test_pacs import free_port
 from tests.node.notice_peers import Bench, Listener, Scanner
+from tests.orthanc import free_port
 
 pytestmark = pytest.mark.conformance
 

@@ -11,6 +11,7 @@ import phantom
 from phantom import Phantom, datasets
 from phantom.dicom import save
 from pipeline.result import Measurement, Result
+from tests.more import more
 
 pytestmark = pytest.mark.unit
 
@@ -24,13 +25,14 @@ CASES = [
     (780156854, {"lesions": "clear", "plane": "coronal", "thickness_mm": 5.0}),
 ]
 IDS = ["axial", "clear", "coronal feet first", "nothing, 5 mm", "clear, coronal 5 mm"]
+EACH = pytest.mark.parametrize(("seed", "parameters"), [*CASES[:4], more(*CASES[4])], ids=IDS)
 
 
 def measured(result: Result, name: str, site: str) -> Measurement:
     return next(m for m in result.measurements if (m.name, m.site) == (name, site))
 
 
-@pytest.mark.parametrize(("seed", "parameters"), CASES, ids=IDS)
+@EACH
 def test_lungs_agree_with_truth_on_their_own_side(case: Callable, seed: int, parameters: dict) -> None:
     one = case(seed, **parameters)
     for side in (1, 2):
@@ -39,7 +41,7 @@ def test_lungs_agree_with_truth_on_their_own_side(case: Callable, seed: int, par
     assert not np.any((one.lungs == 1) & (one.phantom.lung == 2))
 
 
-@pytest.mark.parametrize(("seed", "parameters"), CASES, ids=IDS)
+@EACH
 def test_every_opacity_of_ten_cm3_is_measured_within_ten_percent(case: Callable, seed: int, parameters: dict) -> None:
     one = case(seed, **parameters)
     voxel = one.analysis.result.geometry.voxel_volume_mm3 / 1000
@@ -114,7 +116,7 @@ def test_nothing_is_found_in_healthy_lungs(case: Callable) -> None:
     assert result.quality.grade == "B"
 
 
-@pytest.mark.parametrize(("seed", "parameters"), CASES, ids=IDS)
+@EACH
 def test_numbers_follow_from_the_segments(case: Callable, seed: int, parameters: dict) -> None:
     one = case(seed, **parameters)
     result = one.analysis.result
@@ -132,7 +134,7 @@ def test_numbers_follow_from_the_segments(case: Callable, seed: int, parameters:
             assert sum(each) == pytest.approx(measured(result, "lung_volume", site).value)
 
 
-@pytest.mark.parametrize(("seed", "parameters"), CASES, ids=IDS)
+@EACH
 def test_findings_are_in_order_and_where_they_say(case: Callable, seed: int, parameters: dict) -> None:
     result = case(seed, **parameters).analysis.result
     assert [s.site for s in result.segments[:2]] == ["left_lung", "right_lung"]
@@ -167,7 +169,7 @@ def test_densities_are_those_of_the_phantom(case: Callable) -> None:
 
 def test_the_same_series_gives_the_same_masks(case: Callable, analyse: Callable) -> None:
     del analyse
-    one, again = (case(*CASES[3][:1], **CASES[3][1], accession=a) for a in ("A", "B"))
+    one, again = case(*CASES[3][:1], **CASES[3][1]), case(*CASES[3][:1], **CASES[3][1], accession="another")
     assert np.array_equal(one.lungs, again.lungs)
     assert one.analysis.result.measurements == again.analysis.result.measurements
 
