@@ -57,12 +57,11 @@ def paragraphs(result: Result, language: Language, *, research: bool, plain: boo
     tuple[Paragraph, ...]
         In the order in which they are read; a topic without anything to say is left out. The first is the impression.
     """
-    measured = (*result.measurements, *(m for f in result.findings for m in f.measurements))
     said: list[tuple[Topic, Iterable[str]]] = [
         ("impression", (conclusion(result, language), result.summary.get(language, ""))),
         ("findings", (_finding(f, result, language, plain=plain) for f in result.findings)),
         ("measurements", _rows(result.measurements, language, plain=plain)),
-        ("missing", _missing(measured, language)),
+        ("missing", _missing(result, language)),
         ("quality", quality_lines(result, language)),
         ("limits", (n.text[language] for n in result.notes)),
         ("origin", _origin(result.pipeline, result.version, language, research=research)),
@@ -189,18 +188,20 @@ def _numbers(measurements: Iterable[Measurement], language: Language, *, plain: 
     return [f"{measurement(m.name).label[language]} {number(m, plain=plain, language=language)}" for m in given]
 
 
-def _missing(measurements: Iterable[Measurement], language: Language) -> list[str]:
-    """Return one line for each reason why numbers are missing or bounds, and which they are."""
+def _missing(result: Result, language: Language) -> list[str]:
+    """Return one line for each reason why numbers are missing or bounds, and of what: a finding is called by its name."""
+    measured = [(site_label(m.site, language), m) for m in result.measurements]
+    measured += [(finding_label(f, result, language), m) for f in result.findings for m in f.measurements]
     reasons: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
-    for m in measurements:
+    for of, m in measured:
         if m.reason is not None and m.status != "ok":
             names = reasons.setdefault((m.status, m.reason.text[language]), {})
-            names.setdefault(measurement(m.name).label[language], {})[site_label(m.site, language)] = None
+            names.setdefault(measurement(m.name).label[language], {})[of] = None
     lines = []
     for (status, why), names in reasons.items():
         what = text("clause", language).join(
-            text("at_site", language, name=name, site=text("list", language).join(sites))
-            for name, sites in names.items()
+            text("at_site", language, name=name, site=text("list", language).join(all_of))
+            for name, all_of in names.items()
         )
         lines.append(text(f"why_{status}", language, what=what, why=why))
     return lines
