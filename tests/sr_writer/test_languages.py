@@ -33,6 +33,7 @@ def test_one_is_not_many() -> None:
     assert "1 finding is" in codes.text("found", "en", count=1)
     assert "2 findings are" in codes.text("found", "en", count=2)
     assert "1 项" in codes.text("found", "zh-CN", count=1)
+    assert codes.text("page", "zh-CN", page=1) == "页码 1 /"  # the total follows, and nothing after it
     assert [plural(n, "pl") for n in (1, 2, 5)] == ["one", "few", "many"]
 
 
