@@ -29,3 +29,13 @@ def test_a_bound_of_a_finding_is_not_said_of_its_lung(positive: Any, language: s
     site, name = codes.site_label(finding.site, language), narrative.finding_label(finding, result, language)
     assert site in of_lung and name not in of_lung
     assert name in of_finding and site not in of_finding
+
+
+def test_a_share_that_findings_have_too_is_not_said_of_the_lung() -> None:
+    """Findings carry GGO_CLASS_SHARE of their own voxels: 100 % of an opacity is not 100 % of the lung."""
+    import tomllib
+    from importlib.resources import files
+
+    rows = tomllib.loads(files("sr_writer").joinpath("codes.toml").read_text(encoding="utf-8"))["concept"]
+    assert "lung" not in rows["ground_glass_percent"]["en"]
+    assert "肺" not in rows["ground_glass_percent"]["zh-CN"]
