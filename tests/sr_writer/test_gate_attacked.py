@@ -391,3 +391,156 @@ DESCRIPTOR = b"<< /Type /FontDescriptor /FontName /WenQuanYi /FontBBox [0 0 1 1]
 )
 def test_a_pdf_document_brings_its_fonts(body: bytes, sound: bool) -> None:
     assert fonts_embedded(b"%PDF-1.4\n" + body + b"\n%%EOF") is sound
+
+
+def test_a_number_is_the_same_in_both_of_its_spellings(study: Set, tmp_path: Path) -> None:
+    """Viewers show Numeric Value (0040,A30A), not the floating point number beside it."""
+
+    def tenfold(ds: Dataset, _: Set) -> None:
+        for item in items(ds):
+            if item.get("ValueType") == "NUM" and item.get("MeasuredValueSequence"):
+                value = item.MeasuredValueSequence[0]
+                value.NumericValue = round(float(value.NumericValue) * 10, 3)
+
+    found = study.judged(dict.fromkeys(("sr", "csr"), tenfold), tmp_path)
+    assert found == dict.fromkeys(("sr", "csr"), {"number-differs"})
+
+
+def test_a_number_stands_nowhere_but_in_a_measurement_group(study: Set, tmp_path: Path) -> None:
+    def beside(ds: Dataset, _: Set) -> None:
+        ds.ContentSequence.append(next(i for i in items(ds) if i.get("ValueType") == "NUM"))
+
+    assert study.judged({"sr": beside}, tmp_path) == {"sr": {"number-differs"}}
+
+
+@pytest.mark.parametrize(("code", "scheme"), [(" 113001", "DCM"), ("113001", " DCM"), ("113001", "dcm")])
+def test_a_rejection_note_is_one_however_its_title_is_spelled(
+    study: Set, tmp_path: Path, code: str, scheme: str
+) -> None:
+    def spelled(ds: Dataset, _: Set) -> None:
+        title = ds.ConceptNameCodeSequence[0]
+        title.CodeValue, title.CodingSchemeDesignator = code, scheme
+
+    assert "rejects-what-is-not-ours" in study.judged({"kos": spelled}, tmp_path)["kos"]
+
+
+def test_two_objects_have_two_uids(study: Set, tmp_path: Path) -> None:
+    sc, kos = study.first["sc"], study.first["kos"]
+    ds = pydicom.dcmread(kos.path)
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = sc.sop_instance_uid
+    ds.save_as(tmp_path / "kos.dcm")
+    twin = replace(kos, path=tmp_path / "kos.dcm", sop_instance_uid=sc.sop_instance_uid)
+    found = gate.check([sc, twin], study.case.series.instances, (), study.claim)
+    assert {r.reason.code for r in found if r.artifact is twin} == {"uid-collides"}
+
+
+def test_chinese_labels_say_the_side_too(study: Set, tmp_path: Path) -> None:
+    def swapped(ds: Dataset, _: Set) -> None:
+        ds.SpecificCharacterSet = "GB18030"
+        for segment in ds.SegmentSequence[:2]:
+            segment.SegmentLabel = "右肺" if "left" in str(segment.SegmentLabel) else "左肺"
+
+    assert study.judged({"seg": swapped}, tmp_path)["seg"] == {"side-differs"}
+
+
+def turned(ds: Dataset, _: Set) -> None:
+    ds.ImageHorizontalFlip, ds.ImageRotation = "Y", 0
+
+
+def covered(ds: Dataset, _: Set) -> None:
+    ds.ShutterShape = "RECTANGULAR"
+
+
+def rescaled(ds: Dataset, _: Set) -> None:
+    ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 2, 500, "HU"
+
+
+def inverted(ds: Dataset, _: Set) -> None:
+    ds.PresentationLUTShape = "INVERSE"
+
+
+def measured_otherwise(ds: Dataset, _: Set) -> None:
+    ds.DisplayedAreaSelectionSequence[0].PresentationPixelSpacing = [9.9, 9.9]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [(turned, "picture-differs"), (covered, "picture-differs"), (rescaled, "picture-differs"), (inverted, "picture-differs"),
+     (measured_otherwise, "geometry-differs")],
+)  # fmt: skip
+def test_a_presentation_state_shows_the_image_as_it_is(
+    study: Set, tmp_path: Path, change: Change, code: str
+) -> None:
+    assert study.judged({"gsps": change}, tmp_path) == {"gsps": {code}}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("PlanarConfiguration", 1), ("PhotometricInterpretation", "YBR_FULL"), ("BitsStored", 4)]
+)
+def test_a_picture_is_stored_as_the_gate_reads_it(study: Set, tmp_path: Path, keyword: str, value: object) -> None:
+    def stored(ds: Dataset, _: Set) -> None:
+        setattr(ds, keyword, value)
+
+    found = study.judged(dict.fromkeys(("sc", "overlay"), stored), tmp_path)
+    assert found == dict.fromkeys(("sc", "overlay"), {"picture-differs"})
+
+
+def test_a_picture_of_a_slice_says_where_it_lies(study: Set, tmp_path: Path) -> None:
+    """Without a place nobody would see that it is mirrored."""
+
+    def nowhere(ds: Dataset, _: Set) -> None:
+        del ds.ImagePositionPatient, ds.FrameOfReferenceUID
+        picture(lambda a: a[:, ::-1])(ds, study)
+
+    assert "position-differs" in study.judged({"overlay": nowhere}, tmp_path)["overlay"]
+
+
+def test_what_was_found_is_what_the_analysis_said(study: Set, tmp_path: Path) -> None:
+    def cancer(ds: Dataset, _: Set) -> None:
+        for item in items(ds):
+            if item.get("CodeValue") == "112001":
+                item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "86049000", "SCT", "Malignant neoplasm"
+
+    assert "segments-inconsistent" in study.judged({"seg": cancer}, tmp_path)["seg"]
+    assert study.judged({"sr": cancer}, tmp_path) == {"sr": {"tracking-differs"}}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("StudyDate", "19990101"), ("StudyTime", "010101"), ("StudyDescription", "MR knee"), ("PatientAge", "001Y"),
+     ("ReferringPhysicianName", "Else^Somebody"), ("OtherPatientIDs", "ELSE"), ("PatientComments", "Else")],
+)  # fmt: skip
+def test_every_attribute_of_patient_and_study_is_the_source_s(
+    study: Set, tmp_path: Path, keyword: str, value: str
+) -> None:
+    changes: dict[str, Change | None] = dict.fromkeys(
+        ("sr", "sc", "pdf"), lambda ds, _: setattr(ds, keyword, value)
+    )
+    assert study.judged(changes, tmp_path) == dict.fromkeys(changes, {"identity-differs"})
+
+
+def test_bytes_of_a_name_under_another_character_set_are_another_name(study: Set, tmp_path: Path) -> None:
+    """王 in GB18030 is a name of Latin letters where ISO_IR 100 is declared."""
+    kos = study.first["kos"]
+    data = kos.path.read_bytes()
+    assert data.count(b"\x08\x00\x05\x00CS\x08\x00GB18030 ") == 1
+    path = tmp_path / kos.name
+    path.write_bytes(data.replace(b"CS\x08\x00GB18030 ", b"CS\x0a\x00ISO_IR 100", 1))
+    assert str(pydicom.dcmread(path).PatientName) != str(pydicom.dcmread(kos.path).PatientName)
+    spoilt = replace(kos, path=path)
+    found = gate.check([spoilt, study.first["seg"]], study.case.series.instances, (), study.claim)
+    assert {r.reason.code for r in found if r.artifact is spoilt} == {"identity-differs"}
+
+
+def test_uids_that_the_source_has_are_named_whatever_their_form(helpers: Any, tmp_path: Path) -> None:
+    """Some scanners write components with leading zeros (PS3.5 section 9.1 forbids them); their images count all the same."""
+    made = phantom.build(11, slices=10, matrix=48)
+    phantom.write(made, tmp_path)
+    for n, path in enumerate(sorted((tmp_path / "dicom").rglob("*.dcm"))):
+        ds = pydicom.dcmread(path)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.840.99.0{n}"
+        ds.SeriesInstanceUID, ds.FrameOfReferenceUID = "1.2.840.01.5", "1.2.840.01.6"
+        ds.save_as(path)
+    case = helpers.from_folder(tmp_path)
+    found = gate.check(helpers.write(case, tmp_path / "out"), case.series.instances, (), helpers.claim(case))
+    assert [(r.artifact.name, r.reason.code) for r in found] == []
