@@ -1,6 +1,7 @@
 """Walking the content tree of a document (PS3.3 section C.17.3)."""
 
 from collections.abc import Iterator, Sequence
+from math import isclose, nan
 
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
@@ -10,9 +11,11 @@ CONTENT = BaseTag(0x0040A730)
 
 
 def value(item: Dataset) -> float:
-    """Return the value of a NUM item."""
+    """Return the value of a NUM item; not a number where its two spellings, of which viewers show either, differ."""
     measured = item.MeasuredValueSequence[0]
-    return float(measured.get("FloatingPointValue", measured.NumericValue))
+    shown = float(measured.NumericValue)
+    exact = float(measured.get("FloatingPointValue", shown))
+    return exact if isclose(shown, exact, rel_tol=1e-6, abs_tol=1e-6) else nan
 
 
 def name(item: Dataset) -> Dataset:
