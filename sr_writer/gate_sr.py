@@ -53,6 +53,8 @@ def check(ds: Dataset, raw: Sources, recounts: Mapping[str, Recount], claim: Cla
     groups = [g for c in named(ds, _MEASUREMENTS) for g in named(c, _GROUP)]
     if not groups:
         yield REASONS("report-empty")
+    if sum(item.ValueType == "NUM" for item in tree(ds)) > sum(len(list(children(g, "NUM"))) for g in groups):
+        yield REASONS("number-differs", what="Measurement Group")
     yield from check_evidence(ds)
     # an analysis may have several encodings of its segmentation: this report is about the one whose segments it names
     measured_in = {_named_uid(image) for group in groups for image in named(group, _SEGMENT)}
