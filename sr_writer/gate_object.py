@@ -185,7 +185,7 @@ def _take(ds: Dataset, told: Mapping[int, str], met: _Met, *, inside: bool, imag
         met.placed += [(told[_SERIES], str(item.get("ReferencedSOPInstanceUID"))) for item in listed]
     if _SCHEME in told:
         met.schemes.add(told[_SCHEME])
-        met.rejects |= told[_SCHEME] == "DCM" and told.get(_CODE) in REJECTIONS
+        met.rejects |= told[_SCHEME].strip().upper() == "DCM" and told.get(_CODE, "").strip() in REJECTIONS
 
 
 def _values(value: object) -> Iterator[object]:
