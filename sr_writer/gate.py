@@ -124,6 +124,10 @@ def check(
                 about.others[artifact.sop_instance_uid] = _ours(artifact)
             except Exception as error:  # noqa: BLE001 - whatever a broken file makes the reader raise is a refusal
                 found[n] = [REASONS("object-unreadable", what=type(error).__name__)]
+        uids = [a.sop_instance_uid for a in artifacts]
+        for n, uid in enumerate(uids):
+            if uids.count(uid) > 1:
+                found.setdefault(n, []).append(REASONS("uid-collides", what="SOPInstanceUID"))
         # segmentations first: what refers to them is counted in them
         order = sorted(range(len(artifacts)), key=lambda n: (_kind(artifacts[n]) != "seg", n))
         for n in order:
