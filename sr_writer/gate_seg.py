@@ -18,7 +18,7 @@ TOLERANCE_MM = 0.01
 TOLERANCE_COSINE = 1e-4
 
 LUNG, LEFT, RIGHT = "39607008", "7771000", "24028007"
-_WORDS = {LEFT: "left", RIGHT: "right"}
+_WORDS = {LEFT: ("left", "左"), RIGHT: ("right", "右")}
 
 
 def voxel_volume_mm3(ds: Dataset) -> float:
@@ -176,8 +176,10 @@ def _sides(ds: Dataset, frames: Frames, raw: Sources) -> Iterator[Reason]:
     described = _described(ds)
     sides = {int(s.SegmentNumber): side_of(s) for s in described}
     for segment in described:  # viewers show the label
-        words = set(str(segment.SegmentLabel).lower().split())
-        if any(word in words and side != side_of(segment) for side, word in _WORDS.items()):
+        label = str(segment.SegmentLabel).lower()
+        words = {*label.split(), *label}  # a Chinese word is not set apart by spaces
+        sides_said = {side for side, some in _WORDS.items() if words & set(some)}
+        if len(sides_said) == 1 and sides_said != {side_of(segment)}:
             yield REASONS("side-differs")
     lungs = {sides[n]: n for s in described if kind_of(s) == LUNG and sides[n := int(s.SegmentNumber)]}
     if set(lungs) >= {LEFT, RIGHT}:
