@@ -98,8 +98,9 @@ def check(
     yield from _identity(ds, raw)
     met = _Met()
     _walk(ds, met)
+    given = {*raw.instances, *raw.series, *raw.values["StudyInstanceUID"], *(s.frame_of_reference_uid for s in raw.instances.values())}
     for keyword, uid in met.uids:
-        if len(uid) > 64 or not _UID.fullmatch(uid):
+        if uid not in given and (len(uid) > 64 or not _UID.fullmatch(uid)):
             yield REASONS("uid-invalid", what=keyword)
     if str(ds.get("SOPInstanceUID")) in {*raw.instances, *others}:
         yield REASONS("uid-collides", what="SOPInstanceUID")
