@@ -24,6 +24,11 @@ STEP = 3
 """Every so many rows and columns a picture is compared with its image."""
 LEFT_OVER = 0.7
 """Another image, or the same mirrored, is what a picture shows if it leaves less than this share of it unexplained."""
+_STORED: Mapping[str, object] = {
+    "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0, "BitsAllocated": 8,
+    "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0,
+}  # fmt: skip
+"""How the pixels of a picture are stored, as they are read here."""
 _TYPES = {"POINT", "POLYLINE", "INTERPOLATED", "CIRCLE", "ELLIPSE"}
 _FONT = re.compile(rb"/Type\s*/Font(?![A-Za-z])")
 _DESCRIPTOR = re.compile(rb"/Type\s*/FontDescriptor(?![A-Za-z])")
@@ -40,6 +45,8 @@ def check_picture(ds: Dataset, raw: Sources) -> Iterator[Reason]:
     named = [image_of(i) for i in ds.get("SourceImageSequence") or ()]
     if not named:
         yield REASONS("required-missing", what="SourceImageSequence")
+    if any(ds.get(keyword) != value for keyword, value in _STORED.items()):
+        yield REASONS("picture-differs")
     place = raw.slices.get(named[0]) if len(named) == 1 else None
     if "ImagePositionPatient" not in ds and "FrameOfReferenceUID" not in ds:
         if place is not None and place.shadow is not None:
