@@ -160,6 +160,10 @@ def _checks(artifact: Artifact, about: _Analysis) -> Iterator[Reason]:
         case "document":
             yield from _document(ds, about)
         case "picture":
+            if artifact.kind == "overlay" and "ImagePositionPatient" not in ds:
+                named = [about.raw.slices.get(image_of(i)) for i in ds.get("SourceImageSequence") or ()]
+                if any(place is not None and place.position for place in named):
+                    yield REASONS("position-differs")
             yield from gate_picture.check_picture(ds, about.raw)
             yield from _once(ds, about)
         case "presentation":
