@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
+from dicom_io import elements
 from dicom_io.errors import DicomIOError
 from dicom_io.model import ImageKey
+from dicom_io.radiograph import inverse
 from dicom_io.reason import Reason
 from sr_writer import gate_radiograph
 from sr_writer.gate_claim import Claim
@@ -128,6 +130,9 @@ def check_presentation(
         for s in _shown(listed, raw)
     ):
         yield REASONS("picture-differs")
+    if ds.get("ImageHorizontalFlip", "N") != "N" or ds.get("ImageRotation"):
+        yield REASONS("picture-differs")
+    yield from _as_stored(ds, _shown(listed, raw))
     layers = {str(layer.GraphicLayer) for layer in ds.get("GraphicLayerSequence") or ()}
     for annotation in ds.get("GraphicAnnotationSequence") or ():
         named = [image_of(i) for i in annotation.get("ReferencedImageSequence") or ()]
@@ -149,6 +154,20 @@ def check_presentation(
             ):  # fmt: skip
                 if keyword in text and not _inside(text[keyword].value, str(text.get(units)), shapes):
                     yield REASONS("annotation-outside", what=keyword)
+
+
+def _as_stored(ds: Dataset, shown: Sequence[Slice]) -> Iterator[Reason]:
+    """Check that a presentation state neither covers, rescales, inverts nor measures images otherwise than they do themselves."""
+    for place in shown:
+        header = place.instance.header
+        rescale = float(ds.get("RescaleSlope", place.rescale[0])), float(ds.get("RescaleIntercept", place.rescale[1]))
+        turned = place.shadow is None and inverse(header) != (ds.get("PresentationLUTShape") == "INVERSE")
+        if turned or rescale != place.rescale or ("ShutterShape" in ds and "ShutterShape" not in header):
+            yield REASONS("picture-differs")
+        for area in ds.get("DisplayedAreaSelectionSequence") or ():
+            stated = elements.numbers(area, "PresentationPixelSpacing")
+            if stated and (len(place.spacing) != 2 or np.abs(np.subtract(stated, place.spacing)).max() > TOLERANCE_MM / 10):
+                yield REASONS("geometry-differs", what="PresentationPixelSpacing")
 
 
 def _shown(listed: Iterable[tuple[str, int]], raw: Sources) -> list[Slice]:
