@@ -6,7 +6,7 @@ moves by one pixel or gives to another slice has another digest. The numbers are
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -71,6 +71,8 @@ class Claim:
         Digits and unit of every number with a unit in the texts of the document.
     shapes : tuple[Shape, ...]
         The segments of a result on a radiograph as they are: it is one image, and there is no segmentation as a rule.
+    kinds : Mapping[str, str]
+        Tracking identifier of a segment or finding to the code value of what it is.
     """
 
     planes: Mapping[str, Mapping[ImageKey, bytes]]
@@ -79,6 +81,7 @@ class Claim:
     quality: tuple[tuple[float, str], ...]
     quantities: frozenset[tuple[str, str]]
     shapes: tuple[Shape, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, result: Result, document: Mapping[str, Any]) -> "Claim":
@@ -105,7 +108,8 @@ class Claim:
             shapes = tuple(
                 Shape(s.tracking_id, s.kind, s.laterality, images[0], Runs.of(s.mask.plane(0))) for s in result.segments
             )
-        return cls(planes, findings, regions, quality, told, shapes)
+        kinds = {thing.tracking_id: thing.kind.value for thing in (*result.segments, *result.findings)}
+        return cls(planes, findings, regions, quality, told, shapes, kinds)
 
     def allows(self, text: str) -> str | None:
         """Return the first number with a unit in `text` that the document does not have; None if all follow from it."""

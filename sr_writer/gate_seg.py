@@ -145,6 +145,8 @@ def _as_said(ds: Dataset, frames: Frames, claim: Claim) -> Iterator[Reason]:
     segments = {str(s.get("TrackingID")): int(s.SegmentNumber) for s in _described(ds)}
     if set(segments) != set(claim.planes):
         yield REASONS("segments-inconsistent", what="TrackingID")
+    if any(kind_of(s) != claim.kinds.get(str(s.get("TrackingID")), kind_of(s)) for s in _described(ds)):
+        yield REASONS("segments-inconsistent", what="SegmentedPropertyTypeCodeSequence")
     for name, number in segments.items():
         if {image: runs.digest for image, runs in frames.of(number).items()} != claim.planes.get(name):
             yield REASONS("mask-differs")

@@ -44,6 +44,7 @@ class _Thing:
     tracking_uid: str
     tracking_id: str
     site: Site
+    finding: str
     regional: bool
     segment: _Shown | None
 
@@ -90,6 +91,8 @@ def _one(thing: _Thing, recounts: Mapping[str, Recount], claim: Claim | None) ->
     yield from _outlines(thing, recounts)
     yield from _sides(thing, recounts)
     yield from _segment_named(thing, recounts)
+    if claim is not None and thing.finding != claim.kinds.get(thing.tracking_id, thing.finding):
+        yield REASONS("tracking-differs")
     about_anatomy = thing.segment is not None or thing.regional
     yield from check_forms(thing.group, once=about_anatomy)
     yield from _recounted(thing, recounts)
@@ -132,7 +135,7 @@ def _thing(group: Dataset, segments: Mapping[str, _Shown]) -> _Thing:
         site = (_code(item), inner[0], inner[1])
         break
     finding = next((_code(i) for i in named(group, _FINDING)), "")
-    return _Thing(group, uid, tracking_id, site, finding == site[0] != "", segments.get(uid))
+    return _Thing(group, uid, tracking_id, site, finding, finding == site[0] != "", segments.get(uid))
 
 
 def _code(item: Dataset) -> str:
