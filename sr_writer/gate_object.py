@@ -41,6 +41,9 @@ _TOLD = (_CLASS, _INSTANCE, _SERIES, _SCHEME, _CODE) = tuple(
         ),
     )
 )
+_PATIENT = 0x0010
+_OF_PATIENT = {*IDENTITY, *COPIED_TEXT, "IssuerOfPatientIDQualifiersSequence"}
+"""What the node says of a patient; anything else of group 0010 is nobody's, or somebody else's."""
 REJECTIONS = frozenset({"113001", "113037", "113038", "113039"})
 """Document titles that hide what a document names from everybody (PS3.16 CID 7011)."""
 
@@ -149,6 +152,12 @@ def _identity(ds: Dataset, raw: Sources) -> Iterator[Reason]:
             continue
         if not written & source:
             yield REASONS("identity-differs", what=keyword)
+    for keyword in COPIED_TEXT:
+        if not both(ds, keyword) & {"", *raw.values[keyword]}:
+            yield REASONS("identity-differs", what=keyword)
+    for tag in ds:
+        if tag.tag.group == _PATIENT and tag.keyword not in _OF_PATIENT or tag.tag.is_private:
+            yield REASONS("identity-differs", what=tag.keyword or str(tag.tag))
 
 
 def _is_date(value: str | bytes) -> bool:

@@ -23,7 +23,8 @@ IDENTITY = (
     "AccessionNumber", "StudyID",
 )  # fmt: skip
 """What must be equal in source and object."""
-COPIED_TEXT = ("StudyDescription", "ReferringPhysicianName")
+COPIED_TEXT = ("StudyDescription", "ReferringPhysicianName", "StudyDate", "StudyTime", "PatientAge")
+"""What is copied too, or left out."""
 _GEOMETRY = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "SpecificCharacterSet", "Modality", "BitsAllocated",
