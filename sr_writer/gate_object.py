@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import Tag as tag_of  # noqa: N813 - it is a function
 from pydicom.valuerep import PersonName
 
+from dicom_io.charset import declared
 from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
 from sr_writer import gate_modules
@@ -112,8 +113,8 @@ def check(
     yield from _references(met, raw, others, result=result)
     yield from gate_modules.check(ds)
     yield from _texts(met, raw, declared="SpecificCharacterSet" in ds)
-    declared = {str(i.get("CodingSchemeDesignator")) for i in ds.get("CodingSchemeIdentificationSequence") or ()}
-    for scheme in sorted(met.schemes - declared):
+    named = {str(i.get("CodingSchemeDesignator")) for i in ds.get("CodingSchemeIdentificationSequence") or ()}
+    for scheme in sorted(met.schemes - named):
         if scheme.startswith("99") or not scheme:
             yield REASONS("code-undeclared", what=scheme)
 
@@ -146,6 +147,8 @@ def _one_of(raw: Sources, uid: str, frames: Sequence[int], *, whole: bool) -> bo
 def _identity(ds: Dataset, raw: Sources) -> Iterator[Reason]:
     for keyword in IDENTITY:
         written, source = both(ds, keyword), raw.values[keyword]
+        if declared(ds) not in raw.charsets:  # the same bytes are another text there
+            written = {v for v in written if isinstance(v, str)}
         if keyword == "PatientSex" and written == {""} and not source <= {"", b""} and not (source & _SEX):
             continue  # an invalid value may not be copied
         if keyword == "PatientBirthDate" and written == {""} and not any(_is_date(v) for v in source):

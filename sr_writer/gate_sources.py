@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from dicom_io import elements
-from dicom_io.charset import declared, text_of
+from dicom_io.charset import Charset, declared, text_of
 from dicom_io.limits import LIMITS
 from dicom_io.model import ImageKey, Instance
 from dicom_io.pixels import pixel_format, stored_values
@@ -142,12 +142,15 @@ class Sources:
         Per keyword every value that a source has, as Unicode and as raw bytes; empty text if absent.
     series : frozenset[str]
         Series Instance UIDs.
+    charsets : frozenset[Charset]
+        Character sets that a source declares, or was told to have.
     """
 
     slices: Mapping[ImageKey, Slice]
     instances: Mapping[str, Slice]
     values: Mapping[str, frozenset[str | bytes]]
     series: frozenset[str]
+    charsets: frozenset[Charset]
 
 
 def read_sources(instances: Sequence[Instance]) -> Sources:
@@ -159,6 +162,7 @@ def read_sources(instances: Sequence[Instance]) -> Sources:
         If one cannot be read, or they are of several patients or studies.
     """
     slices: dict[ImageKey, Slice] = {}
+    told: set[Charset] = set()
     values: dict[str, set[str | bytes]] = {keyword: set() for keyword in (*IDENTITY, *COPIED_TEXT)}
     for instance in instances:
         try:
@@ -174,6 +178,7 @@ def read_sources(instances: Sequence[Instance]) -> Sources:
             raise SourcesError(REASONS("source-unreadable")) from error
         # what the sender declares, and what it really writes where the node was told so
         charsets = {declared(ds), declared(instance.header)}
+        told |= charsets
         for keyword, seen in values.items():
             seen |= {v for charset in charsets for v in both(ds, keyword, charset)}
     for keyword in ("PatientID", "StudyInstanceUID"):
@@ -181,7 +186,7 @@ def read_sources(instances: Sequence[Instance]) -> Sources:
             raise SourcesError(REASONS("sources-of-several-patients", what=keyword))
     series = frozenset(s.series_instance_uid for s in slices.values())
     first = {key.sop_instance_uid: image for key, image in reversed(slices.items())}
-    return Sources(slices, first, {k: frozenset(v) for k, v in values.items()}, series)
+    return Sources(slices, first, {k: frozenset(v) for k, v in values.items()}, series, frozenset(told))
 
 
 def both(ds: Dataset, keyword: str, charset: object = None) -> set[str | bytes]:
