@@ -108,7 +108,9 @@ class Claim:
             shapes = tuple(
                 Shape(s.tracking_id, s.kind, s.laterality, images[0], Runs.of(s.mask.plane(0))) for s in result.segments
             )
-        kinds = {s.tracking_id: s.kind.value for s in result.segments} | {f.tracking_id: f.code.value for f in result.findings}
+        kinds = {s.tracking_id: s.kind.value for s in result.segments} | {
+            f.tracking_id: f.code.value for f in result.findings
+        }
         return cls(planes, findings, regions, quality, told, shapes, kinds)
 
     def allows(self, text: str) -> str | None:

@@ -1,7 +1,7 @@
 """What must hold for every authored object: whose it is, that its references resolve, that it says what it is."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import Tag as tag_of  # noqa: N813 - it is a function
 from pydicom.valuerep import PersonName
 
-from dicom_io.charset import declared
+from dicom_io.charset import Charset, declared
 from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
 from sr_writer import gate_modules
@@ -102,7 +102,12 @@ def check(
     yield from _identity(ds, raw)
     met = _Met()
     _walk(ds, met)
-    given = {*raw.instances, *raw.series, *raw.values["StudyInstanceUID"], *(s.frame_of_reference_uid for s in raw.instances.values())}
+    given = {
+        *raw.instances,
+        *raw.series,
+        *raw.values["StudyInstanceUID"],
+        *(s.frame_of_reference_uid for s in raw.instances.values()),
+    }
     for keyword, uid in met.uids:
         if uid not in given and (len(uid) > 64 or not _UID.fullmatch(uid)):
             yield REASONS("uid-invalid", what=keyword)
@@ -144,10 +149,22 @@ def _one_of(raw: Sources, uid: str, frames: Sequence[int], *, whole: bool) -> bo
     return all(ImageKey(uid, frame) in raw.slices for frame in frames)
 
 
+def _means_the_same(own: Charset, raw: Sources, source: Collection[str | bytes]) -> bool:
+    """Say whether the bytes of the source are the same text in an object with the character set `own`.
+
+    Bytes that mean nothing by what the source declares are kept without a declaration.
+    """
+    if own in raw.charsets:
+        return True
+    texts = [v for v in source if isinstance(v, bytes)]
+    return not own.terms and any(not c.known or not c.decode(v)[1] for c in raw.charsets for v in texts)
+
+
 def _identity(ds: Dataset, raw: Sources) -> Iterator[Reason]:
+    own = declared(ds)
     for keyword in IDENTITY:
         written, source = both(ds, keyword), raw.values[keyword]
-        if declared(ds) not in raw.charsets:  # the same bytes are another text there
+        if not _means_the_same(own, raw, source):
             written = {v for v in written if isinstance(v, str)}
         if keyword == "PatientSex" and written == {""} and not source <= {"", b""} and not (source & _SEX):
             continue  # an invalid value may not be copied
@@ -159,7 +176,7 @@ def _identity(ds: Dataset, raw: Sources) -> Iterator[Reason]:
         if not both(ds, keyword) & {"", *raw.values[keyword]}:
             yield REASONS("identity-differs", what=keyword)
     for tag in ds:
-        if tag.tag.group == _PATIENT and tag.keyword not in _OF_PATIENT or tag.tag.is_private:
+        if (tag.tag.group == _PATIENT and tag.keyword not in _OF_PATIENT) or tag.tag.is_private:
             yield REASONS("identity-differs", what=tag.keyword or str(tag.tag))
 
 

@@ -26,6 +26,8 @@ STEP = 3
 """Every so many rows and columns a picture is compared with its image."""
 LEFT_OVER = 0.7
 """Another image, or the same mirrored, is what a picture shows if it leaves less than this share of it unexplained."""
+BLANK_HU = 50.0
+"""Standard deviation within `SHOWN_HU` from which a slice shows something."""
 _STORED: Mapping[str, object] = {
     "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0, "BitsAllocated": 8,
     "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0,
@@ -50,10 +52,14 @@ def check_picture(ds: Dataset, raw: Sources) -> Iterator[Reason]:
     if any(ds.get(keyword) != value for keyword, value in _STORED.items()):
         yield REASONS("picture-differs")
     place = raw.slices.get(named[0]) if len(named) == 1 else None
-    if "ImagePositionPatient" not in ds and "FrameOfReferenceUID" not in ds:
-        if place is not None and place.shadow is not None:
-            yield from gate_radiograph.check(ds, place)
-        return
+    if "ImagePositionPatient" in ds or "FrameOfReferenceUID" in ds:
+        yield from _placed(ds, place, raw)
+    elif place is not None and place.shadow is not None:
+        yield from gate_radiograph.check(ds, place)
+
+
+def _placed(ds: Dataset, place: Slice | None, raw: Sources) -> Iterator[Reason]:
+    """Check that a picture lies where its image does, and looks like it."""
     if place is None:
         yield REASONS("reference-dangling", what="SourceImageSequence")
         return
@@ -89,15 +95,19 @@ def _shows(ds: Dataset, place: Slice, raw: Sources) -> Iterator[Reason]:
         return
     others += [own[:, ::-1], own[::-1]]
     right = _alike(shade, own, grey)
-    if right is not None and any(1 - (_alike(shade, o, grey) or 0.0) < LEFT_OVER * (1 - right) for o in others):
+    if right is None:
+        return
+    if right <= 0 or any(1 - (_alike(shade, o, grey) or 0.0) < LEFT_OVER * (1 - right) for o in others):
         yield REASONS("picture-differs")
 
 
 def _alike(shade: npt.NDArray[np.float64], image: npt.NDArray[np.float32], grey: npt.NDArray[np.bool_]) -> float | None:
     """Return the correlation of picture and image where the picture is grey; None if there is nothing to compare."""
     a, b = shade[grey], image[::STEP, ::STEP][grey].astype(float)
-    if a.size < 100 or not a.std() or not b.std():
+    if a.size < 100 or not b.std():
         return None
+    if not a.std():  # a blank picture: of a slice on which there is something to see?
+        return 0.0 if b.std() > BLANK_HU else None
     return float(np.corrcoef(a, b)[0, 1])
 
 
@@ -125,14 +135,7 @@ def check_presentation(
         for i in series.get("ReferencedImageSequence") or ()
         for frame in frames_named(i) or (0,)
     }
-    if any(
-        s.shadow is not None and s.shadow.inverse != (ds.get("PresentationLUTShape") == "INVERSE")
-        for s in _shown(listed, raw)
-    ):
-        yield REASONS("picture-differs")
-    if ds.get("ImageHorizontalFlip", "N") != "N" or ds.get("ImageRotation"):
-        yield REASONS("picture-differs")
-    yield from _as_stored(ds, _shown(listed, raw))
+    yield from _as_stored(ds, _shown(listed, raw), ours=claim is not None)
     layers = {str(layer.GraphicLayer) for layer in ds.get("GraphicLayerSequence") or ()}
     for annotation in ds.get("GraphicAnnotationSequence") or ():
         named = [image_of(i) for i in annotation.get("ReferencedImageSequence") or ()]
@@ -142,8 +145,11 @@ def check_presentation(
         if annotation.get("GraphicLayer") not in layers:
             yield REASONS("required-missing", what="GraphicLayer")
         shapes = [raw.slices[image].shape for image in named if image in raw.slices]
-        for graphic in annotation.get("GraphicObjectSequence") or ():
+        drawn = list(annotation.get("GraphicObjectSequence") or ())
+        for graphic in drawn:
             yield from _graphic(graphic, named, shapes, recounts)
+        if claim is not None and not _outlines_only(drawn):
+            yield REASONS("outline-differs")
         for text in annotation.get("TextObjectSequence") or ():
             odd = None if claim is None else claim.allows(str(text.get("UnformattedTextValue") or ""))
             if odd is not None:
@@ -156,17 +162,29 @@ def check_presentation(
                     yield REASONS("annotation-outside", what=keyword)
 
 
-def _as_stored(ds: Dataset, shown: Sequence[Slice]) -> Iterator[Reason]:
-    """Check that a presentation state neither covers, rescales, inverts nor measures images otherwise than they do themselves."""
+def _as_stored(ds: Dataset, shown: Sequence[Slice], *, ours: bool) -> Iterator[Reason]:
+    """Check that a presentation state turns, covers, rescales, inverts and measures no image otherwise than it does itself.
+
+    Of our own none has a window: a reader's is not undone (decision 37).
+    """
+    if (
+        ds.get("ImageHorizontalFlip", "N") != "N"
+        or ds.get("ImageRotation")
+        or (ours and "SoftcopyVOILUTSequence" in ds)
+    ):
+        yield REASONS("picture-differs")
     for place in shown:
         header = place.instance.header
         rescale = float(ds.get("RescaleSlope", place.rescale[0])), float(ds.get("RescaleIntercept", place.rescale[1]))
-        turned = place.shadow is None and inverse(header) != (ds.get("PresentationLUTShape") == "INVERSE")
+        dark = inverse(header) if place.shadow is None else place.shadow.inverse
+        turned = dark != (ds.get("PresentationLUTShape") == "INVERSE")
         if turned or rescale != place.rescale or ("ShutterShape" in ds and "ShutterShape" not in header):
             yield REASONS("picture-differs")
         for area in ds.get("DisplayedAreaSelectionSequence") or ():
             stated = elements.numbers(area, "PresentationPixelSpacing")
-            if stated and (len(place.spacing) != 2 or np.abs(np.subtract(stated, place.spacing)).max() > TOLERANCE_MM / 10):
+            if stated and (
+                len(place.spacing) != 2 or np.abs(np.subtract(stated, place.spacing)).max() > TOLERANCE_MM / 10
+            ):
                 yield REASONS("geometry-differs", what="PresentationPixelSpacing")
 
 
@@ -174,10 +192,31 @@ def _shown(listed: Iterable[tuple[str, int]], raw: Sources) -> list[Slice]:
     return [raw.slices[ImageKey(*image)] for image in listed if ImageKey(*image) in raw.slices]
 
 
+def _outlines_only(drawn: Sequence[Dataset]) -> bool:
+    """Say whether all drawings are outlines, which are held against masks, and circles around one of these: our own are."""
+    lines = [_points(g) for g in drawn if _closed(g)]
+
+    def around(circle: Dataset) -> bool:
+        centre, edge = _points(circle)
+        radius = np.linalg.norm(edge - centre) + 0.05  # coordinates have two decimals
+        return any(np.linalg.norm(line - centre, axis=1).max() <= radius for line in lines)
+
+    return all(_closed(g) or (g.GraphicType == "CIRCLE" and around(g)) for g in drawn)
+
+
+def _points(graphic: Dataset) -> npt.NDArray[np.float64]:
+    return np.array(graphic.GraphicData, float).reshape(-1, 2)
+
+
+def _closed(graphic: Dataset) -> bool:
+    points = _points(graphic)
+    return graphic.GraphicType == "POLYLINE" and len(points) > 3 and np.allclose(points[0], points[-1], atol=0.01)
+
+
 def _graphic(
     graphic: Dataset, named: Sequence[ImageKey], shapes: Sequence[tuple[int, int]], recounts: Mapping[str, Recount]
 ) -> Iterator[Reason]:
-    points = np.array(graphic.GraphicData, float).reshape(-1, 2)
+    points = _points(graphic)
     if len(points) != graphic.NumberOfGraphicPoints or graphic.GraphicType not in _TYPES:
         yield REASONS("required-missing", what="GraphicData")
         return
@@ -185,8 +224,7 @@ def _graphic(
     counts = points[:1] if graphic.GraphicType == "CIRCLE" else points
     if not _inside(counts, str(graphic.GraphicAnnotationUnits), shapes):
         yield REASONS("annotation-outside", what="GraphicData")
-    closed = graphic.GraphicType == "POLYLINE" and len(points) > 3 and np.allclose(points[0], points[-1], atol=0.01)
-    if closed and graphic.GraphicAnnotationUnits == "PIXEL" and recounts:
+    if _closed(graphic) and graphic.GraphicAnnotationUnits == "PIXEL" and recounts:
         masks = [runs for r in recounts.values() for (_, image), runs in r.frames.runs.items() if image in named]
         if not any(fits(points, mask) for mask in masks):
             yield REASONS("outline-differs")

@@ -17,8 +17,12 @@ def test_a_bound_of_a_finding_is_not_said_of_its_lung(positive: Any, language: s
     result = positive.result
     finding = result.findings[0]
     reason = SimpleNamespace(text=dict.fromkeys(LANGUAGES, "WHY"))
-    bound = SimpleNamespace(name="volume", site=finding.site, status="lower_bound", reason=reason, value=1.0, unit="cm3")
-    lung = SimpleNamespace(name="volume", site=finding.site, status="not_computable", reason=reason, value=None, unit="cm3")
+    bound = SimpleNamespace(
+        name="volume", site=finding.site, status="lower_bound", reason=reason, value=1.0, unit="cm3"
+    )
+    lung = SimpleNamespace(
+        name="volume", site=finding.site, status="not_computable", reason=reason, value=None, unit="cm3"
+    )
     copy = SimpleNamespace(
         measurements=(lung,), segments=result.segments,
         findings=(SimpleNamespace(
@@ -27,8 +31,10 @@ def test_a_bound_of_a_finding_is_not_said_of_its_lung(positive: Any, language: s
     )  # fmt: skip
     of_lung, of_finding = narrative._missing(copy, language)
     site, name = codes.site_label(finding.site, language), narrative.finding_label(finding, result, language)
-    assert site in of_lung and name not in of_lung
-    assert name in of_finding and site not in of_finding
+    assert site in of_lung
+    assert name not in of_lung
+    assert name in of_finding
+    assert site not in of_finding
 
 
 def test_a_share_that_findings_have_too_is_not_said_of_the_lung() -> None:
