@@ -147,6 +147,9 @@ def _as_said(ds: Dataset, frames: Frames, claim: Claim) -> Iterator[Reason]:
         yield REASONS("segments-inconsistent", what="TrackingID")
     if any(kind_of(s) != claim.kinds.get(str(s.get("TrackingID")), kind_of(s)) for s in _described(ds)):
         yield REASONS("segments-inconsistent", what="SegmentedPropertyTypeCodeSequence")
+    whole = int(ds.get("MaximumFractionalValue") or 0)
+    if ds.SegmentationType == "FRACTIONAL" and ((frames.cells != 0) & (frames.cells != whole)).any():
+        yield REASONS("mask-differs")  # our masks are whole voxels
     for name, number in segments.items():
         if {image: runs.digest for image, runs in frames.of(number).items()} != claim.planes.get(name):
             yield REASONS("mask-differs")

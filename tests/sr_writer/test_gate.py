@@ -348,3 +348,17 @@ def test_a_report_beside_two_encodings_of_its_segmentation_is_about_the_one_that
     assert [a.kind for a in written] == ["seg", "seg", "sr"]
     assert gate.check(written, positive.series.instances) == ()
     assert gate.check(written[::-1], positive.series.instances) == ()
+
+
+def test_a_fractional_mask_is_as_full_as_the_analysis_said(positive: Any, helpers: Any, tmp_path: Path) -> None:
+    """One of 255 would be shown as next to nothing."""
+    profile = Profile("faint", (Item("seg", encoding="fractional"),))
+    (seg,) = helpers.write(positive, tmp_path, pieces=[line.piece for line in profile.lines(result=True)])
+    assert gate.check((seg,), positive.series.instances, (), helpers.claim(positive)) == ()
+    ds = pydicom.dcmread(seg.path)
+    cells = ds.pixel_array
+    ds.PixelData = (cells // 255).astype(cells.dtype).tobytes() + b"\0" * (cells.nbytes % 2)
+    ds.save_as(seg.path)
+    assert _codes(gate.check((seg,), positive.series.instances, (), helpers.claim(positive))) == {
+        ("seg", "mask-differs")
+    }
