@@ -73,6 +73,8 @@ class Claim:
         The segments of a result on a radiograph as they are: it is one image, and there is no segmentation as a rule.
     kinds : Mapping[str, str]
         Tracking identifier of a segment or finding to the code value of what it is.
+    labels : Mapping[str, frozenset[str]]
+        Tracking identifier of a segment to its label in each language.
     """
 
     planes: Mapping[str, Mapping[ImageKey, bytes]]
@@ -82,6 +84,7 @@ class Claim:
     quantities: frozenset[tuple[str, str]]
     shapes: tuple[Shape, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, result: Result, document: Mapping[str, Any]) -> "Claim":
@@ -111,7 +114,13 @@ class Claim:
         kinds = {s.tracking_id: s.kind.value for s in result.segments} | {
             f.tracking_id: f.code.value for f in result.findings
         }
-        return cls(planes, findings, regions, quality, told, shapes, kinds)
+        labels = {s.tracking_id: frozenset(label[:64] for label in s.label.values()) for s in result.segments}
+        return cls(planes, findings, regions, quality, told, shapes, kinds, labels)
+
+    def mislabels(self, tracking_id: str, label: str) -> bool:
+        """Say whether a segment bears the label of another one."""
+        others = (labels for one, labels in self.labels.items() if one != tracking_id)
+        return label not in self.labels.get(tracking_id, ()) and any(label in labels for labels in others)
 
     def allows(self, text: str) -> str | None:
         """Return the first number with a unit in `text` that the document does not have; None if all follow from it."""

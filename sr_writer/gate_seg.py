@@ -147,6 +147,8 @@ def _as_said(ds: Dataset, frames: Frames, claim: Claim) -> Iterator[Reason]:
         yield REASONS("segments-inconsistent", what="TrackingID")
     if any(kind_of(s) != claim.kinds.get(str(s.get("TrackingID")), kind_of(s)) for s in _described(ds)):
         yield REASONS("segments-inconsistent", what="SegmentedPropertyTypeCodeSequence")
+    if any(claim.mislabels(str(s.get("TrackingID")), str(s.get("SegmentLabel"))) for s in _described(ds)):
+        yield REASONS("segments-inconsistent", what="SegmentLabel")
     whole = int(ds.get("MaximumFractionalValue") or 0)
     if ds.SegmentationType == "FRACTIONAL" and ((frames.cells != 0) & (frames.cells != whole)).any():
         yield REASONS("mask-differs")  # our masks are whole voxels

@@ -440,7 +440,15 @@ def test_chinese_labels_say_the_side_too(study: Set, tmp_path: Path) -> None:
         for segment in ds.SegmentSequence[:2]:
             segment.SegmentLabel = "右肺" if "left" in str(segment.SegmentLabel) else "左肺"
 
-    assert study.judged({"seg": swapped}, tmp_path)["seg"] == {"side-differs"}
+    assert "side-differs" in study.judged({"seg": swapped}, tmp_path)["seg"]
+
+
+def test_labels_of_two_findings_are_not_exchanged(study: Set, tmp_path: Path) -> None:
+    def exchanged(ds: Dataset, _: Set) -> None:
+        one, two = [s for s in ds.SegmentSequence if str(s.TrackingID).startswith("opacity")][:2]
+        one.SegmentLabel, two.SegmentLabel = two.SegmentLabel, one.SegmentLabel
+
+    assert study.judged({"seg": exchanged}, tmp_path) == {"seg": {"segments-inconsistent"}}
 
 
 def turned(ds: Dataset, _: Set) -> None:
