@@ -239,3 +239,13 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def uid(slices: list[Path]) -> str:
     """Study Instance UID of the slices."""
     return str(dcmread(slices[0], specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what stands above the store and was shown on files to `make chaos-more` on PostgreSQL."""
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        above = item.path.name in {"test_rebuild.py", "test_retention.py"}
+        if above and parameters.get("back_end") == "postgresql":
+            item.add_marker(pytest.mark.long)

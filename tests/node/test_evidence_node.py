@@ -133,6 +133,7 @@ def test_a_source_that_is_asked_has_more_and_then_the_same(
     assert [j["outcome"] for j in after["jobs"]][-1] == "result"
 
 
+@pytest.mark.long
 def test_a_sender_that_breaks_its_declaration_is_not_believed_any_more(
     make_rig: Callable[..., Any], ct: list[Path], tmp_path: Path
 ) -> None:

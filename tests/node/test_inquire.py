@@ -20,9 +20,10 @@ from node.inquire import Inquirer, images, next_question
 from node.reasons import REASONS as WORDS
 from node.store import Database, evidence
 from node.store.rows import Carrier, Held, Read, Study
+from tests.more import ON_FILES_FIRST
 from tests.stores import STORES
 
-pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
+pytestmark = [pytest.mark.unit, ON_FILES_FIRST, pytest.mark.usefixtures("back_end")]
 
 STUDY = Study("1.2", "h", "", "", "", "", "open", 1, 0, 0.0, 100.0, 1)
 CARRIER = Carrier("a", 1, "CT1", "NODE", "127.0.0.1", 0.0, 101.0, "released", 3, 0.0, 100.0)

@@ -28,9 +28,10 @@ from node.store import node as store
 from node.store.rows import Process
 from node.supervisor import Supervisor
 from tests.cli.documents import valid
+from tests.more import ON_FILES_FIRST
 from tests.stores import STORES
 
-pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
+pytestmark = [pytest.mark.unit, ON_FILES_FIRST, pytest.mark.usefixtures("back_end")]
 
 UID = "1.2.3"
 FULL = sa.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))

@@ -27,9 +27,10 @@ from node.store.rows import (
     Seen,
     StepRow,
 )
+from tests.more import ON_FILES_FIRST
 from tests.stores import STORES, sql
 
-pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("back_end")]
+pytestmark = [pytest.mark.unit, ON_FILES_FIRST, pytest.mark.usefixtures("back_end")]
 
 TIMES = StudyTimes(quiet_s=60.0, quiet_min_s=5.0, quiet_max_s=900.0)
 FIXED = StudyTimes(quiet_s=60.0, pace="fixed")

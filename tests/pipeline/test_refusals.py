@@ -64,6 +64,7 @@ def test_upper_half(chest: Phantom, refusal: Callable) -> None:
     assert refusal(lambda a: a, range(height[0] + 20, len(chest.array))) == "lungs-cut"
 
 
+@pytest.mark.long
 def test_one_sided_crop(refusal: Callable) -> None:
     def crop(array: np.ndarray) -> np.ndarray:
         array[:, :, : array.shape[2] // 2 - 4] = 40
@@ -72,6 +73,7 @@ def test_one_sided_crop(refusal: Callable) -> None:
     assert refusal(crop) == "one-lung"
 
 
+@pytest.mark.long
 def test_small_cavities(chest: Phantom, refusal: Callable) -> None:
     """Two gas-filled cavities of a head's size are no lungs."""
 

@@ -204,6 +204,7 @@ def test_a_result_that_the_gate_refuses_arrives_as_a_card_that_says_so(
     assert {p.parent.name for p in (tmp_path / "out").rglob("seg.dcm")} == {"refused"}
 
 
+@pytest.mark.long
 def test_a_study_with_missing_slices_gets_numbers_that_are_bounds(run: Run, tmp_path: Path) -> None:
     made = phantom.build(10, thickness_mm=5.0, matrix=128, gaps=(28, 29, 30))
     job = only_job(run(phantom.write(made, tmp_path / "p") / "dicom", out=tmp_path / "out"))
