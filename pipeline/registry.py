@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
-from dicom_io.model import Study
+from dicom_io.model import Series, Study
 from pipeline.api import Pipeline, Selection
 from pipeline.errors import PipelineFailed
 from pipeline.reasons import REASONS
@@ -20,12 +20,18 @@ class Selector(Protocol):
         ...
 
 
+Subject = Literal["study", "series", "instance"]
+"""What one job of a pipeline is about. What is not about the study is of the fast lane: it waits for no other image."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     modalities: frozenset[str]
     select: str  # module with select(study), without torch
     work: str  # module with build(options, device) -> Pipeline
     queue: Literal["cpu", "gpu"] = "cpu"  # what a machine must have to run it
+    subject: Subject = "study"
+    needs: tuple[str, ...] = ("torch",)  # libraries that are not always installed
 
 
 _PIPELINES: Mapping[str, _Entry] = MappingProxyType(
@@ -49,6 +55,29 @@ def queue(name: str | None) -> str:
     return "cpu" if entry is None else entry.queue
 
 
+def subject(name: str | None) -> Subject:
+    """Return what a job of the pipeline `name` is about."""
+    entry = _PIPELINES.get(name or "")
+    return "study" if entry is None else entry.subject
+
+
+def subjects(name: str, study: Study) -> tuple[tuple[str, Study], ...]:
+    """Return what the pipeline `name` would look at in `study`, piece by piece.
+
+    Each is named by its Series or SOP Instance UID, or "study", and comes as a study that holds nothing else. Of a pipeline
+    that looks at series or instances, only those of its modalities are pieces.
+    """
+    kind, uid = subject(name), study.study_instance_uid
+    if kind == "study":
+        return (("study", study),)
+    own = [s for s in study.series if s.modality in modalities(name)]
+    if kind == "series":
+        return tuple((s.series_instance_uid, Study(uid, (s,))) for s in own)
+    return tuple(
+        (i.sop_instance_uid, Study(uid, (Series(s.series_instance_uid, (i,)),))) for s in own for i in s.instances
+    )
+
+
 def selector(name: str) -> Selector:
     """Return what chooses series for the pipeline `name`, without loading torch."""
     module: Any = importlib.import_module(_PIPELINES[name].select)
@@ -62,10 +91,11 @@ def load(name: str, options: object, device: str = "auto") -> Pipeline:
     Raises
     ------
     PipelineFailed
-        With the code ``pipeline-not-installed`` if torch is missing.
+        With the code ``pipeline-not-installed`` if a library that it needs is missing.
     """
     try:
-        importlib.import_module("torch")
+        for library in _PIPELINES[name].needs:
+            importlib.import_module(library)
     except ImportError as error:
         raise PipelineFailed(REASONS("pipeline-not-installed", pipeline=name)) from error
     module: Any = importlib.import_module(_PIPELINES[name].work)

@@ -277,8 +277,48 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A rectangle on one image, in its stored pixels.
+
+    Parameters
+    ----------
+    image : ImageKey
+        Which.
+    rows, columns : tuple[int, int]
+        First and one past the last, counted from 0.
+    """
+
+    image: ImageKey
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the place as the contract's JSON object."""
+        return {
+            "sop_instance_uid": self.image.sop_instance_uid, "frame": self.image.frame or None,
+            "rows": list(self.rows), "columns": list(self.columns),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class QualityFinding:
-    """One thing that limits the images: coded, measured, located."""
+    """One thing that limits the images: coded, measured, located.
+
+    Parameters
+    ----------
+    reason : Reason
+        What it is, and what a person who decides should look at.
+    scope : {"study", "series", "instance"}
+        What `uids` are of.
+    uids : tuple[str, ...]
+        What it is about.
+    value, unit, limit : float, str, float, or None
+        What was measured, in UCUM, and where the finding begins.
+    grade : Grade
+        The best grade that images with it can have. B is a remark; C and D are alarms.
+    place : Place or None
+        Where it is seen.
+    """
 
     reason: Reason
     scope: Literal["study", "series", "instance"]
@@ -286,25 +326,56 @@ class QualityFinding:
     value: float | None = None
     unit: str | None = None
     limit: float | None = None
+    grade: Grade = "B"
+    place: Place | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding as the contract's JSON object."""
         return {
             "code": self.reason.code, "scope": self.scope, "uids": list(self.uids), "value": self.value,
-            "unit": self.unit, "limit": self.limit, "text": dict(self.reason.text), "hint": dict(self.reason.hint),
+            "unit": self.unit, "limit": self.limit, "grade": self.grade,
+            "place": None if self.place is None else self.place.as_json(),
+            "text": dict(self.reason.text), "hint": dict(self.reason.hint),
         }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """One number that the grade rests on, within its limit or not; `unit` in UCUM."""
+
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quality:
-    """Grade of the images (A good, B usable, C limited, D not usable) and what it rests on."""
+    """Grade of the images (A good, B usable, C limited, D not usable) and what it rests on.
+
+    Parameters
+    ----------
+    grade : Grade
+        The worst that a finding allows.
+    findings : tuple[QualityFinding, ...]
+        What is beyond a limit, the worst first.
+    not_evaluated : tuple[Reason, ...]
+        What could not be judged, and why.
+    measures : Mapping[str, Measure]
+        Everything that was measured.
+    """
 
     grade: Grade
     findings: tuple[QualityFinding, ...] = ()
+    not_evaluated: tuple[Reason, ...] = ()
+    measures: Mapping[str, Measure] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the quality as the contract's JSON object."""
-        return {"grade": self.grade, "findings": [f.as_json() for f in self.findings]}
+        return {
+            "grade": self.grade,
+            "findings": [f.as_json() for f in self.findings],
+            "not_evaluated": [r.as_json() for r in self.not_evaluated],
+            "measures": {name: {"value": m.value, "unit": m.unit} for name, m in self.measures.items()},
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)

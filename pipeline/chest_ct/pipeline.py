@@ -21,6 +21,7 @@ from pipeline.chest_ct.parameters import data_digest, parameters
 from pipeline.device import pick
 from pipeline.errors import NotAnalysed, PipelineFailed
 from pipeline.options import ChestCtOptions
+from pipeline.quality.grade import Measured, grade, table
 from pipeline.reasons import REASONS
 
 NAME = "chest_ct"
@@ -99,7 +100,8 @@ class ChestCt:
                 raise PipelineFailed(REASONS("device-out-of-memory"), retryable=True) from error
         with _timed(timings, "quality"):
             tell("quality", 0.8)
-            graded = quality.grade(self._measures(stack, volume, parts), series.series_instance_uid)
+            limits = table("pipeline.chest_ct", quality.QUALITY_FILE)
+            graded = grade(self._measures(stack, volume, parts), limits, "series", series.series_instance_uid)
         with _timed(timings, "measure"):
             result = report.result(self, series, volume, parts, graded, f"{self._device}")
         return Analysis(replace(result, timings_s=timings), volume)
@@ -162,21 +164,21 @@ class ChestCt:
             at_rim = opacity.at_rim(numbered[inner], grid.nearest(dense.rim[near], within), voxel, p)
         return OnSource(box, lung, numbered, smooth_hu, at_rim)
 
-    def _measures(self, stack: Stack, volume: Volume, parts: "report.Parts") -> dict[str, float]:
+    def _measures(self, stack: Stack, volume: Volume, parts: "report.Parts") -> dict[str, Measured]:
         """Everything that the grade rests on."""
         levels = np.flatnonzero((parts.lung > 0).any(axis=(1, 2))) + parts.box[0].start
         seen = range(int(levels[0]), int(levels[-1]) + 1, max(1, len(levels) // 6))
         p = parameters()["doubt"]
         out = quality.geometry_measures(stack, volume)
         out |= {
-            "cut_top": parts.edges.top * (parts.edges.top > p["cut_some"]),
-            "cut_bottom": parts.edges.bottom * (parts.edges.bottom > p["cut_some"]),
-            "cut_side": parts.edges.side,
-            "sharp_kernel": float(select.sharp_kernel(stack.instances[0].header) is True),
-            "normal_hu": parts.normal_hu,
+            "cut_top": Measured(parts.edges.top * (parts.edges.top > p["cut_some"]), "1"),
+            "cut_bottom": Measured(parts.edges.bottom * (parts.edges.bottom > p["cut_some"]), "1"),
+            "cut_side": Measured(parts.edges.side, "1"),
+            "sharp_kernel": Measured(float(select.sharp_kernel(stack.instances[0].header) is True)),
+            "normal_hu": Measured(parts.normal_hu, "[hnsf'U]"),
         }
         noise = quality.noise(volume.array, seen)
-        return out if noise is None else out | {"noise_hu": noise}
+        return out if noise is None else out | {"noise_hu": Measured(noise, "[hnsf'U]")}
 
 
 @contextmanager

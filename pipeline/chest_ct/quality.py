@@ -1,15 +1,9 @@
-"""First grade of the images: what limits them, with its value and limit. Limits stand in ``quality.toml``.
+"""What the grade of the images rests on; its limits stand in ``quality.toml``.
 
 References
 ----------
 Christianson O et al. AJR 2015;205:W93 (global noise level: mode of the local standard deviation in soft tissue).
 """
-
-import tomllib
-from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,27 +11,19 @@ from scipy import ndimage
 
 from dicom_io.stack import Stack
 from dicom_io.volume import Volume
-from pipeline.reasons import REASONS
-from pipeline.result import Grade, Quality, QualityFinding
+from pipeline.quality.grade import Measured
 
 QUALITY_FILE = "quality.toml"
 _WINDOW = 7
 
 
-@cache
-def _table() -> tuple[Mapping[str, Any], ...]:
-    return tuple(
-        tomllib.loads(files("pipeline.chest_ct").joinpath(QUALITY_FILE).read_text(encoding="utf-8"))["finding"]
-    )
-
-
-def geometry_measures(stack: Stack, volume: Volume) -> dict[str, float]:
+def geometry_measures(stack: Stack, volume: Volume) -> dict[str, Measured]:
     """Return what headers alone say."""
     return {
-        "thickness_mm": max(stack.thickness_mm or 0.0, stack.spacing_mm),
-        "missing_slices": float(sum(g.missing for g in stack.gaps)),
-        "uneven_mm": 0.0 if stack.gaps else volume.affine_error_mm,
-        "duplicates": float(len(stack.duplicates)),
+        "thickness_mm": Measured(max(stack.thickness_mm or 0.0, stack.spacing_mm), "mm"),
+        "missing_slices": Measured(float(sum(g.missing for g in stack.gaps)), "1"),
+        "uneven_mm": Measured(0.0 if stack.gaps else volume.affine_error_mm, "mm"),
+        "duplicates": Measured(float(len(stack.duplicates)), "1"),
     }
 
 
@@ -58,21 +44,3 @@ def noise(array: npt.NDArray[np.float32], slices: range) -> float | None:
     counts, edges = np.histogram(values, bins=np.arange(0, 200.5, 0.5))
     counts = ndimage.uniform_filter1d(counts.astype(np.float64), 5)
     return float(edges[int(counts.argmax())] + 0.25)
-
-
-def grade(measures: Mapping[str, float], series_uid: str) -> Quality:
-    """Compare measures with the table."""
-    worst, findings = "A", []
-    for row in _table():
-        value = measures.get(row["measure"])
-        if value is None or value <= row["above"] or value > row.get("upto", np.inf):
-            continue
-        shown = {"value": f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}", "limit": f"{row['above']:g}"}
-        findings.append(
-            QualityFinding(
-                REASONS(row["code"], **shown), "series", (series_uid,),
-                round(value, 3), row["unit"] or None, row["above"],
-            )
-        )  # fmt: skip
-        worst = max(worst, row["grade"])
-    return Quality(cast("Grade", worst), tuple(findings))

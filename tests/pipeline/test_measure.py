@@ -11,7 +11,9 @@ from pipeline.chest_ct import measure, morphology, opacity, quality, surface
 from pipeline.chest_ct.doubt import Doubt
 from pipeline.chest_ct.grid import WorkingGrid
 from pipeline.chest_ct.parameters import data_digest, parameters
+from pipeline.quality.grade import Measured, grade, table
 from pipeline.reasons import REASONS
+from pipeline.result import Quality
 
 pytestmark = pytest.mark.unit
 
@@ -111,15 +113,21 @@ def test_long_axis_is_the_longest_within_a_slice() -> None:
 
 
 def test_grade_is_the_worst_finding() -> None:
-    assert quality.grade({"thickness_mm": 3.0}, "1.2").grade == "A"
-    found = quality.grade({"thickness_mm": 5.0, "missing_slices": 2.0}, "1.2")
+    limits = table("pipeline.chest_ct", quality.QUALITY_FILE)
+
+    def graded(**values: float) -> Quality:
+        return grade({name: Measured(value) for name, value in values.items()}, limits, "series", "1.2")
+
+    assert graded(thickness_mm=3.0).grade == "A"
+    found = graded(thickness_mm=5.0, missing_slices=2.0)
     assert found.grade == "C"
-    assert [(f.reason.code, f.value, f.limit) for f in found.findings] == [
-        ("thick-slices", 5.0, 3.0),
-        ("slices-lacking", 2.0, 0.0),
+    assert [(f.reason.code, f.value, f.limit, f.grade) for f in found.findings] == [
+        ("slices-lacking", 2.0, 0.0, "C"),
+        ("thick-slices", 5.0, 3.0, "B"),
     ]
-    assert [f.reason.code for f in quality.grade({"noise_hu": 50.0}, "1.2").findings] == ["noise-high"]
-    assert [f.reason.code for f in quality.grade({"noise_hu": 95.0}, "1.2").findings] == ["noise-very-high"]
+    assert found.measures["thickness_mm"].value == 5.0
+    assert [f.reason.code for f in graded(noise_hu=50.0).findings] == ["noise-high"]
+    assert [f.reason.code for f in graded(noise_hu=95.0).findings] == ["noise-very-high"]
 
 
 def test_noise_is_the_noise() -> None:
@@ -290,5 +298,5 @@ def test_opacities_are_numbered_by_size_and_small_ones_dropped() -> None:
 
 
 def test_reasons_named_in_data_files_exist() -> None:
-    assert {row["code"] for row in quality._table()} <= set(REASONS)
+    assert {row.code for row in table("pipeline.chest_ct", quality.QUALITY_FILE)} <= set(REASONS)
     assert data_digest().startswith("sha256:")

@@ -116,7 +116,7 @@ def result_of(image: Radiograph, truth: Mapping[str, np.ndarray], *, negative: b
         label = {"en": name, "zh-CN": f"致密影 {n}"}
         segments.append(Segment(number, label, name, site, MORPHOLOGY, OPACITY, side, _mask(mask)))
         findings.append(Finding(name, OPACITY, site, side, None, (area(site, mask),), number))
-    quality = Quality("B", (QualityFinding(ROTATED, "instance", (image.sop_instance_uid,), None, None, None),))
+    quality = Quality("B", (QualityFinding(ROTATED, "instance", (image.sop_instance_uid,)),))
     summary = {"en": "Opacities in the lungs.", "zh-CN": "肺内可见致密影。"} if findings else {}
     return Result(
         "chest_xray", "0.1.0", image.series_instance_uid, grid, "cpu", quality, tuple(regions), tuple(measurements),

@@ -1,0 +1,1 @@
+"""Grading a series of chest CT."""
