@@ -1,6 +1,7 @@
 """What a destination has of earlier results, and the notes that reject it there."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import sqlalchemy as sa
 
@@ -56,11 +57,14 @@ def named(db: Database, of: Delivery) -> tuple[tuple[StoredArtifact, int], ...]:
     with db.read() as c:
         note = c.execute(said.where(_a.kind == KIND, t.sent.c.delivery_id == of.id)).scalars().all()
         uids = {uid for variant in note for uid in variant.split()} or {a.sop_uid for a in outdated(c, of)}
-        of_study = sa.select(t.artifact, _j.revision).join_from(t.artifact, t.job, _a.job_id == _j.id)
-        rows = c.execute(of_study.where(_j.study_uid == of.study_uid, _a.sop_uid.in_(uids)).order_by(_j.id, _a.name))
-        facts = [dict(row._mapping) for row in rows]  # noqa: SLF001 - as in `rows.as_a`
-    found = {row["sop_uid"]: (row.pop("revision"), row) for row in facts}
-    return tuple((StoredArtifact(**row), revision) for revision, row in found.values())
+        revisions = {
+            j.id: j.revision for j in c.execute(sa.select(_j.id, _j.revision).where(_j.study_uid == of.study_uid))
+        }
+        rows = c.execute(
+            sa.select(t.artifact).where(_a.job_id.in_(revisions), _a.sop_uid.in_(uids)).order_by(_a.job_id, _a.name)
+        )
+        found = {row.sop_uid: as_a(StoredArtifact, row) for row in rows}
+    return tuple((artifact, revisions[artifact.job_id]) for artifact in found.values())
 
 
 def notes(db: Database, job_id: int) -> tuple[StoredArtifact, ...]:
@@ -72,9 +76,8 @@ def notes(db: Database, job_id: int) -> tuple[StoredArtifact, ...]:
 
 def register(db: Database, note: StoredArtifact) -> None:
     """Write down a note, which stands on disk, before it is first sent."""
-    row = {column: getattr(note, column) for column in _a.keys()}  # noqa: SIM118 - columns
     with db.write() as c:
-        c.execute(insert(t.artifact).values(**row).on_conflict_do_nothing())
+        c.execute(insert(t.artifact).values(**asdict(note)).on_conflict_do_nothing())
 
 
 def names(note: StoredArtifact) -> Sequence[str]:
