@@ -35,7 +35,16 @@ class _Entry:
 
 
 _PIPELINES: Mapping[str, _Entry] = MappingProxyType(
-    {"chest_ct": _Entry(frozenset({"CT"}), "pipeline.chest_ct.select", "pipeline.chest_ct.pipeline")}
+    {
+        "chest_ct": _Entry(frozenset({"CT"}), "pipeline.chest_ct.select", "pipeline.chest_ct.pipeline"),
+        "cxr_quality": _Entry(
+            frozenset({"CR", "DX"}),
+            "pipeline.quality.cxr.select",
+            "pipeline.quality.cxr.pipeline",
+            subject="instance",
+            needs=(),
+        ),
+    }
 )
 
 

@@ -146,8 +146,13 @@ def test_transfer_syntaxes_that_are_proposed() -> None:
 def test_images_that_are_analysed() -> None:
     rules = tomllib.loads((ROOT / "pipeline" / "chest_ct" / "series_rules.toml").read_text(encoding="utf-8"))
     named = set(re.findall(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.[0-9.]*[0-9]", str(rules)))
+    graded = tomllib.loads((ROOT / "pipeline" / "quality" / "cxr" / "select.toml").read_text(encoding="utf-8"))["rule"]
+    radiographs = {uid for r in graded if r["header"] == "SOPClassUID" for uid in r.get("none_of", ())}
     rows = {uid: comes for _, uid, comes in table("Images that are analysed")}
-    assert set(rows) == named
+    assert set(rows) == named | radiographs
+    assert {
+        uid for uid, comes in rows.items() if "cxr_quality" in comes or comes.startswith("the same;")
+    } == radiographs
     assert {uid for uid, comes in rows.items() if "frame by frame" in comes} == ENHANCED_CT
     assert f"more than {limits.LIMITS.read.frames} frames" in section("Images that are analysed")
 

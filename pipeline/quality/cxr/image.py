@@ -1,0 +1,87 @@
+"""One radiograph made small once, so that every check looks at the same few pixels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dicom_io.model import ImageKey
+from dicom_io.radiograph import Radiograph
+from pipeline.result import Place
+
+Plane = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """A radiograph and its small copy.
+
+    Parameters
+    ----------
+    radiograph : Radiograph
+        The image as it was read.
+    small : ndarray, float32, shape (rows, columns)
+        `shown`, each pixel the mean of an area; 0 black, 1 white.
+    mm : float
+        Size of a pixel of `small`.
+    assumed : bool
+        Whether `mm` is assumed because the image states none that can be.
+    """
+
+    radiograph: Radiograph
+    small: Plane
+    mm: float
+    assumed: bool
+
+    @classmethod
+    def at(cls, radiograph: Radiograph, longer: int, assumed_mm: float, least_mm: float, most_mm: float) -> "Look":
+        """Make the small copy, `longer` pixels on its longer side.
+
+        That side is taken to be `assumed_mm` long without a spacing, or with one by which it would be shorter than
+        `least_mm` or longer than `most_mm`, as no detector is.
+        """
+        rows, columns = radiograph.shown.shape
+        scale = min(1.0, longer / max(rows, columns))
+        small = area_mean(radiograph.shown, max(1, round(rows * scale)), max(1, round(columns * scale)))
+        spacing = radiograph.spacing
+        whole = 0.0 if spacing is None else max(rows * spacing.row_mm, columns * spacing.column_mm)
+        stated = least_mm <= whole <= most_mm
+        return cls(radiograph, small, (whole if stated else assumed_mm) / max(small.shape), not stated)
+
+    def place(self, rows: tuple[float, float], columns: tuple[float, float]) -> Place:
+        """Return the rectangle of the image that a rectangle of `small`, in its pixels, covers; never empty."""
+        out = []
+        for (low, high), n, m in zip((rows, columns), self.small.shape, self.radiograph.shown.shape, strict=True):
+            first = min(max(int(low * m / n), 0), m - 1)
+            out.append((first, max(min(round(high * m / n), m), first + 1)))
+        return Place(ImageKey(self.radiograph.sop_instance_uid), out[0], out[1])
+
+    def around(self, mask: npt.NDArray[np.bool_]) -> Place:
+        """Return the rectangle around a mask of `small` that is not empty."""
+        at = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+        return self.place((at[0][0], at[0][-1] + 1), (at[1][0], at[1][-1] + 1))
+
+
+def area_mean(image: Plane, rows: int, columns: int) -> Plane:
+    """Return `image` with fewer pixels, each the mean of the area that it covers."""
+    factor = max(1, min(image.shape[0] // rows, image.shape[1] // columns))
+    if factor > 1:  # whole blocks first: the rest is then cheap
+        image = _blocks(image, factor)
+    return np.asarray(_weights(image.shape[0], rows) @ image @ _weights(image.shape[1], columns).T, np.float32)
+
+
+def _blocks(image: Plane, factor: int) -> Plane:
+    rows, columns = (n // factor * factor for n in image.shape)
+    total = np.zeros((rows // factor, columns // factor), np.float32)
+    for y in range(factor):
+        for x in range(factor):
+            total += image[y:rows:factor, x:columns:factor]
+    return np.asarray(total / np.float32(factor * factor), np.float32)
+
+
+def _weights(source: int, target: int) -> Plane:
+    """Return the share of each of `source` pixels in each of `target`, shape (target, source)."""
+    edges = np.arange(target + 1) * (source / target)
+    pixels = np.arange(source)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.asarray(np.maximum(overlap, 0) * (target / source), np.float32)

@@ -1,0 +1,107 @@
+"""The quality of one chest radiograph: from its file to a grade."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from dicom_io.model import Instance, Series, Study
+from dicom_io.radiograph import Radiograph, load_radiograph
+from dicom_io.reason import LANGUAGES, Reason
+from pipeline.api import Analysis, Progress, Selection
+from pipeline.options import CxrQualityOptions
+from pipeline.quality.cxr import header, pixels, select
+from pipeline.quality.cxr.image import Look
+from pipeline.quality.cxr.parameters import data_digest, parameters
+from pipeline.quality.grade import Measured, grade, table
+from pipeline.reasons import REASONS
+from pipeline.result import Code, Mask, Projection, Quality, Region, Result
+
+NAME = "cxr_quality"
+VERSION = "0.1.0"
+PACKAGE, LIMITS = "pipeline.quality.cxr", "cxr.toml"
+CHEST = Code("51185008", "SCT", "Chest")
+
+
+def build(options: CxrQualityOptions, _device: str = "auto") -> "CxrQuality":
+    """Return the pipeline, ready to work; it runs on the processor wherever it is."""
+    return CxrQuality(options)
+
+
+class CxrQuality:
+    """See `pipeline.api.Pipeline`; keeps nothing between two images."""
+
+    name = NAME
+    version = VERSION
+
+    def __init__(self, options: CxrQualityOptions) -> None:
+        self._options = options
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of code, data files and weights."""
+        return data_digest()
+
+    @property
+    def options_digest(self) -> str:
+        """Digest of the options."""
+        return self._options.digest
+
+    def select(self, study: Study) -> Selection:
+        """Choose an image by its header alone."""
+        return select.select(study)
+
+    def run(self, series: Series, progress: Progress | None = None) -> Analysis:
+        """Grade the chosen image; see `pipeline.api.Pipeline`."""
+        tell = progress or (lambda _stage, _share: None)
+        begun = time.perf_counter()
+        tell("image", 0.0)
+        image = series.instances[0]
+        radiograph = load_radiograph(image)
+        read = time.perf_counter()
+        tell("quality", 0.4)
+        graded = self._grade(image, radiograph)
+        timings = {"image": read - begun, "quality": time.perf_counter() - read}
+        return Analysis(_result(series, radiograph, graded, timings), radiograph)
+
+    def _grade(self, image: Instance, radiograph: Radiograph) -> Quality:
+        p = parameters()
+        look = Look.at(radiograph, **p["image"])
+        field = pixels.middle(look.small.shape, p["field"]["rim"])
+        measures: dict[str, Measured] = {
+            **header.measures(image.header, radiograph, p),
+            **pixels.clipped(look, field, p["clipped"]),
+            **pixels.sharpness(look, p["sharpness"]),
+            **pixels.frame(look, p["frame"]),
+        }
+        open_ = [*header.not_evaluated(image.header)]
+        if "sharpness" not in measures:
+            open_.append(REASONS("cxr-sharpness-coarse"))
+        if pixels.bits(look) >= p["noise"]["least_bits"]:
+            measures |= pixels.noise(look, field, p["noise"])
+        else:
+            open_.append(REASONS("cxr-noise-of-copy"))
+        return grade(measures, table(PACKAGE, LIMITS), "instance", image.sop_instance_uid, open_)
+
+
+def _result(series: Series, radiograph: Radiograph, graded: Quality, timings: dict[str, float]) -> Result:
+    rows, columns = radiograph.shown.shape
+    whole = Mask((1, rows, columns), (0, 0, 0), np.ones((1, rows, columns), np.uint8))
+    grid = Projection(rows, columns, radiograph.sop_instance_uid, radiograph.orientation, radiograph.spacing)
+    return Result(
+        pipeline=NAME, version=VERSION, series_instance_uid=series.series_instance_uid, geometry=grid, device="cpu",
+        quality=graded, regions=(Region("body", whole, CHEST),), measurements=(), segments=(), findings=(),
+        notes=(REASONS("cxr-grade-is-a-hint"),), summary={tag: _said(graded, tag) for tag in LANGUAGES},
+        timings_s=timings,
+    )  # fmt: skip
+
+
+def _said(graded: Quality, tag: str) -> str:
+    """Return the grade and what it rests on, for a person."""
+    return " ".join(_parts(graded, tag))
+
+
+def _parts(graded: Quality, tag: str) -> Iterator[str]:
+    said: Reason = REASONS("cxr-graded", grade=graded.grade)
+    yield said.text[tag]
+    yield from (f.reason.text[tag] for f in graded.findings)
