@@ -339,30 +339,39 @@ def _check_places(settings: Settings, destinations: list[str], source: str) -> N
         raise ConfigError(source, "study.quiet_min_s", study.quiet_min_s, "must not exceed study.quiet_max_s")
 
 
-_FIELDS = {"dicom": ("host", "port", "ae_title"), "stow": ("url",)}
+_FIELDS = {"dicom": ("host", "port", "ae_title"), "stow": ("url",), "webhook": ("url",)}
 """Kind of a destination -> what it needs; the others have no use for it."""
 
 
 def _check_destination(place: Destination, at: str, source: str) -> None:
+    needed = _FIELDS[place.kind]
     for kind, fields in _FIELDS.items():
         for key in fields:
             value = getattr(place, key)
-            if kind == place.kind and not value:
-                raise ConfigError(source, f"{at}.{key}", None, f'is required for kind = "{kind}"')
-            if kind != place.kind and value:
+            if key in needed and not value:
+                raise ConfigError(source, f"{at}.{key}", None, f'is required for kind = "{place.kind}"')
+            if key not in needed and value:
                 raise ConfigError(source, f"{at}.{key}", value, f'is for kind = "{kind}"')
     try:
         _ = place.wants
     except ValueError as error:
         key, _, says = str(error).partition(": ")
         raise ConfigError(source, f"{at}.{key}" if says else at, None, says or key) from error
-    if place.kind == "stow":
-        _check_stow(place, at, source)
+    if place.kind != "dicom":
+        _check_http(place, at, source)
     elif place.token_file or place.token_env or place.headers:
-        raise ConfigError(source, f"{at}.kind", place.kind, 'tokens and headers are for kind = "stow"')
+        raise ConfigError(source, f"{at}.kind", place.kind, 'tokens and headers are for kind = "stow" or "webhook"')
+    if place.kind == "webhook":
+        _check_webhook(place, at, source)
 
 
-def _check_stow(place: Destination, at: str, source: str) -> None:
+def _check_webhook(place: Destination, at: str, source: str) -> None:
+    for key, value in (("objects", place.objects), ("seg", place.seg), ("reject_superseded", place.reject_superseded)):
+        if value:
+            raise ConfigError(source, f"{at}.{key}", None, "is for places that take objects; a webhook gets none")
+
+
+def _check_http(place: Destination, at: str, source: str) -> None:
     if not _URL.fullmatch(place.url):
         raise ConfigError(
             source, f"{at}.url", place.url, "must be like https://pacs.example/dicom-web, without user or ?"

@@ -26,7 +26,7 @@ else:
 AETitle = Annotated[str, Len(1, 16)]
 Seconds = Annotated[float, Ge(0.0)]
 Port = Annotated[int, Ge(0), Le(65535)]
-Tell = Literal["result", "failed", "unable"]
+Tell = Literal["result", "failed", "unable", "alarm"]
 Scalar = str | int | float | bool
 Tests = Mapping[str, Scalar | tuple[Scalar, ...] | Mapping[str, Scalar | tuple[Scalar, ...]]]
 
@@ -204,7 +204,8 @@ class Destination:
     """``[[destination]]``: one place that results are sent to.
 
     ``kind = "dicom"`` has `host`, `port` and `ae_title`; ``kind = "stow"`` (STOW-RS) has `url`, shows the token that
-    stands in `token_file` or in the environment variable `token_env`, and sends `headers` along.
+    stands in `token_file` or in the environment variable `token_env`, and sends `headers` along. ``kind = "webhook"`` has
+    the same and gets no objects, but one JSON document per job by POST (``node/schemas/webhook-1.schema.json``).
 
     `profile` says which objects it gets (``sr_writer/profiles.toml``); `seg` changes the encoding of its segmentations,
     and `objects` is the table of ``profile = "custom"``.
@@ -219,7 +220,7 @@ class Destination:
     host: str = ""
     port: Port = 0
     ae_title: Annotated[str, Len(0, 16)] = ""
-    kind: Literal["dicom", "stow"] = "dicom"
+    kind: Literal["dicom", "stow", "webhook"] = "dicom"
     url: str = ""
     token_file: Path | None = None
     token_env: str = ""
@@ -292,6 +293,9 @@ class Storage:
 @dataclass(frozen=True, slots=True)
 class Rule:
     """``[[rule]]``: which series run which pipelines and where the results go; `when` holds tag tests.
+
+    `tell` says what the destinations hear of: ``result``, ``failed``, ``unable`` (of its kind, but cannot be judged), or
+    ``alarm``, a result that grades the images C or D.
 
     A study that matches waits for at least one series for every table of tests in `require`.
     """

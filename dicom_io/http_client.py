@@ -30,13 +30,17 @@ ANSWER_BYTES: Final = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A DICOMweb service, and what it is shown. The token is read anew for each request: it may be replaced."""
+    """A service, and what it is shown. The token is read anew for each request: it may be replaced.
+
+    `title` is what people call such a service.
+    """
 
     url: str
     token_file: Path | None = None
     token_env: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     tls: ClientTls | None = None
+    title: str = "DICOMweb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,7 @@ class _Sockets(httpcore2.NetworkBackend):
 
     def __init__(self, service: Service, timeouts: Timeouts) -> None:
         parts = urlsplit(service.url)
-        self._tls, self._secured = service.tls, parts.scheme == "https"
+        self._tls, self._secured, self._title = service.tls, parts.scheme == "https", service.title
         self._timeouts = timeouts
         self.trouble: Reason | None = None
         self.until = 0.0
@@ -172,7 +176,7 @@ class _Sockets(httpcore2.NetworkBackend):
     ) -> httpcore2.NetworkStream:
         """Connect, and shake hands where the service has TLS."""
         del local_address, socket_options
-        place: dict[str, Any] = {"host": host, "port": port}
+        place: dict[str, Any] = {"host": host, "port": port, "ae_title": self._title}
         try:
             addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
@@ -211,7 +215,7 @@ class _Sockets(httpcore2.NetworkBackend):
         failure = made.failure if isinstance(made, Secured) else None
         if failure is not None and not isinstance(failure, TimeoutError):
             code = "tls-peer-not-trusted" if isinstance(failure, ssl.SSLCertVerificationError) else "tls-failed"
-            return REASONS(code, **place, ae_title="DICOMweb", why=why(failure))
+            return REASONS(code, **place, why=why(failure))
         return REASONS("peer-timeout" if isinstance(error, TimeoutError) else "peer-refused-connection", **place)
 
 
@@ -257,5 +261,5 @@ class _Stream(httpcore2.NetworkStream):
         except OSError as error:
             failure = self._connection.failure if isinstance(self._connection, Secured) else None
             if failure is not None:  # TLS 1.3: a certificate of ours that is refused
-                self._sockets.trouble = REASONS("tls-failed", **self._place, ae_title="DICOMweb", why=why(failure))
+                self._sockets.trouble = REASONS("tls-failed", **self._place, why=why(failure))
             raise broken from error

@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -18,6 +18,9 @@ from node.store import Database, breakers, deliveries, studies
 from node.store.rows import Delivery, Proof
 from node.transport import Transport, transport_of
 from node.verdict import Verdict
+
+if TYPE_CHECKING:
+    from node.webhook import Calls
 
 _log = structlog.get_logger()
 
@@ -55,7 +58,11 @@ class Courier:
         chance: Callable[[], float] = random.random, notes: Notes | None = None,
     ) -> None:  # fmt: skip
         self._db, self._destination, self._owner = db, destination, owner
-        self._attempts = Attempts(db, root, destination, transport or transport_of(destination, calling), now, notes)
+        self._attempts = (
+            _calls(db, destination)
+            if destination.kind == "webhook"
+            else Attempts(db, root, destination, transport or transport_of(destination, calling), now, notes)
+        )
         self._now, self._chance = now, chance
         self.unsettled = False
         """Whether the last attempt could not be written down (a full disk); nobody else sends to this place."""
@@ -117,8 +124,9 @@ class Courier:
         if verdict.state == "delivered":
             first = now + retry.Backoff.of("proof").wait(1, self._chance())
             again: Proof = "again" if delivery.proof == "again" else "waiting"
-            # an archive may hide a note with what it names
-            unasked = self._destination.proof == "none" or delivery.what == "rejection"
+            # an archive may hide a note with what it names; what a webhook answers is all that there is
+            place = self._destination
+            unasked = place.proof == "none" or place.kind == "webhook" or delivery.what == "rejection"
             proof = ("none", None) if unasked else (again, first)
         settled = deliveries.settle(
             self._db, delivery, now, verdict.state,
@@ -136,3 +144,9 @@ class Courier:
         tell(f"delivery.{verdict.state}", destination=delivery.destination, **told, reason=code)
         if about is not None:
             alarm.tell(about.code, told["study"], destination=delivery.destination)
+
+
+def _calls(db: Database, destination: Destination) -> "Calls":
+    from node.webhook import Calls  # noqa: PLC0415 - of the extra `web`, for who has such a destination
+
+    return Calls(db, destination)

@@ -40,12 +40,12 @@ def run_deliverer(settings: Settings, connection: Connection) -> None:
     notes = Notes(db, folder, settings)
     for destination in settings.destination:
         courier = Courier(db, folder.path, destination, calling, owner=seat.owner, notes=notes)
+        steps.append(("deliver", destination.name, partial(_deliver, owed, destination.name, courier)))
+        if destination.kind == "webhook":
+            continue  # its answer is the proof
         archive = Archive(db, folder.spool, destination, calling)
         prover = Prover(db, destination, calling, commitment=archive.confirm)
-        steps += [
-            ("deliver", destination.name, partial(_deliver, owed, destination.name, courier)),
-            ("prove", destination.name, partial(_prove, doubtful, destination.name, prover)),
-        ]
+        steps.append(("prove", destination.name, partial(_prove, doubtful, destination.name, prover)))
         if destination.name == settings.commitment.archive:
             messenger = Messenger(db, folder.spool, settings, destination)
             steps += [("ask", destination.name, messenger.ask), ("tell", destination.name, messenger.tell)]

@@ -7,7 +7,7 @@ from dicom_io.reason import Reason
 
 BLANK: Mapping[str, Any] = {
     "pipeline": None, "pipeline_version": None, "pipeline_digest": None, "weights_digest": None,
-    "input_digest": None, "device": None, "outcome": None, "reason": None, "series_instance_uid": None, "series_considered": [], "quality": None,
+    "input_digest": None, "device": None, "device_of_origin": None, "outcome": None, "reason": None, "series_instance_uid": None, "series_considered": [], "quality": None,
     "measurements": [], "findings": [], "artifacts": [], "notes": [], "timings_s": {}, "withheld": None,
 }  # fmt: skip
 """Every field, empty."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import structlog
 
+from dicom_io.device import Device
 from dicom_io.errors import DicomIOError
 from dicom_io.files import make_folders
 from dicom_io.model import Instance, Series, Study
@@ -289,6 +290,7 @@ class _Job:
         return {
             **BLANK,
             "notes": [n.as_json() for n in self.text_notes],
+            "device_of_origin": Device.of(self.inputs[0].header).as_json(),
             "pipeline": self.pipeline.name,
             "pipeline_version": self.pipeline.version,
             "pipeline_digest": identity.pipeline_digest,

@@ -16,7 +16,7 @@ from node.whose import Whose, differences
 NOT_HEARD = frozenset({
     "no-answer", "query-unanswered", "peer-name-unknown", "peer-refused-connection", "peer-timeout",
     "association-rejected", "association-aborted", "http-unanswered", "http-not-authorised", "http-not-there",
-    "http-token-missing",
+    "http-token-missing", "webhook-not-there",
 })  # fmt: skip
 """Reasons that mean: the destination did not connect, negotiate or answer."""
 

@@ -11,6 +11,7 @@ from node.reasons import REASONS
 from node.show import utc
 from node.store import Database, withheld
 from node.store.rows import Job, StoredArtifact
+from node.told import told
 from sr_writer import gate
 
 What = Literal["released", "rejected"]
@@ -50,10 +51,10 @@ def decide(db: Database, folder: DataFolder, job: Job, now: float, what: What, *
     kept: Mapping[str, Any] = document["withheld"]
     codes = tuple(sorted({r["code"] for o in kept["objects"] for r in o["reasons"]}))
     decision = {"what": what, "by": by, "why": why, "utc": utc(now)}
-    told = {"by": by, "why": why, "reasons": list(codes)}
+    noted = {"by": by, "why": why, "reasons": list(codes)}
     if what == "rejected":
         closed = {**document, "withheld": {**kept, "decision": decision}}
-        done = withheld.reject(db, job, now, decision=told, document=closed)
+        done = withheld.reject(db, job, now, decision=noted, document=closed)
         return Decided(job.id, codes, None if done else REASONS("changed-meanwhile"))
     never = [code for code in codes if not gate.may_be_released(code)]
     if never:
@@ -65,9 +66,9 @@ def decide(db: Database, folder: DataFolder, job: Job, now: float, what: What, *
     opened = {
         **document, **kept["said"], "outcome": "result", "reason": None, "withheld": {**rest, "decision": decision},
     }  # fmt: skip
-    send_to = [name for name, outcomes in job.send_to.items() if "result" in outcomes]
+    send_to = told(job.send_to, "result", None, opened)
     done = withheld.release(
-        db, job, now, decision=told, document=opened, artifacts=rows, send_to=send_to,
+        db, job, now, decision=noted, document=opened, artifacts=rows, send_to=send_to,
     )  # fmt: skip
     return Decided(job.id, codes, None if done else REASONS("changed-meanwhile"))
 

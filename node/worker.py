@@ -5,7 +5,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -29,6 +29,7 @@ from node.installation import DataFolder, folder_of, node_name
 from node.reasons import REASONS
 from node.store import Database, corrections, jobs, open_database, place_of, studies
 from node.store.rows import Job, StoredArtifact
+from node.told import told
 from pipeline.api import Analysis, Pipeline, Progress, Selection
 from pipeline.errors import PipelineError, PipelineFailed
 from sr_writer.identity import AnalysisIdentity
@@ -96,7 +97,8 @@ class Worker:
         self._charsets = charsets(settings)
         self.pipeline, self._now = load, now
         self._writer = replace(settings.writer, languages=settings.node.languages)
-        self._wants = {place.name: place.wants for place in settings.destination}
+        self._wants = {place.name: place.wants for place in settings.destination if place.kind != "webhook"}
+        self._webhooks = {place.name for place in settings.destination if place.kind == "webhook"}
         self._stage: tuple[str | None, float | None] = (None, None)
         self._lost = threading.Event()
 
@@ -259,10 +261,10 @@ class Worker:
     def _carry(self, job: Job, base: Job) -> bool:
         """End a job with the outcome of `base`; send only what has not been sent."""
         root = base.carried_from or base.id
-        told = _told(job, base.outcome or "", base.reason) if jobs.artifacts(self._db, base) else ()
+        to = self._told(job, base.outcome or "", base.reason, base.document or {}, jobs.artifacts(self._db, base))
         return jobs.finish(
             self._db, job, self.owner, self._now(), state="done", outcome=base.outcome or "", reason=base.reason,
-            document=base.document or {}, send_to=told, carried_from=root,
+            document=base.document or {}, send_to=to, carried_from=root,
         )  # fmt: skip
 
     def _conclude(self, job: Job, outcome: JobOutcome) -> bool:
@@ -283,13 +285,24 @@ class Worker:
         if outcome.refusals:  # the destinations miss something, even where a card tells them so
             codes = sorted({r.reason.code for r in outcome.refusals})
             _log.error("job.quarantined", job=job.id, study=self._hashed(job), reasons=codes)
-            quarantined = dict.fromkeys(job.send_to, outcome.refusals[0].reason.as_json())
-        told = _told(job, outcome.outcome, reason) if outcome.artifacts else ()
+            kept_from = [name for name in job.send_to if name not in self._webhooks]
+            quarantined = dict.fromkeys(kept_from, outcome.refusals[0].reason.as_json())
+        to = self._told(job, outcome.outcome, reason, outcome.document, outcome.artifacts)
         document = _placed(outcome.document, job)
-        return self._commit(job, outcome.outcome, reason, document, outcome.artifacts, told, quarantined, now)
+        return self._commit(job, outcome.outcome, reason, document, outcome.artifacts, to, quarantined, now)
 
     def _end(self, job: Job, outcome: str, reason: Reason, document: Mapping[str, Any], *, rung: bool = False) -> bool:
-        return self._commit(job, outcome, reason.as_json(), document, (), (), {}, self._now(), rung=rung)
+        said = reason.as_json()
+        to = self._told(job, outcome, said, document, ())
+        return self._commit(job, outcome, said, document, (), to, {}, self._now(), rung=rung)
+
+    def _told(
+        self, job: Job, outcome: str, reason: Mapping[str, Any] | None, document: Mapping[str, Any],
+        written: Sequence[object],
+    ) -> tuple[str, ...]:  # fmt: skip
+        """Return the destinations that are told; where nothing was written, only those that take documents."""
+        names = told(job.send_to, outcome, reason, document)
+        return names if written else tuple(name for name in names if name in self._webhooks)
 
     def _commit(
         self, job: Job, outcome: str, reason: Mapping[str, Any] | None, document: Mapping[str, Any],
@@ -331,12 +344,6 @@ def whose_study(db: Database, study_uid: str, now: float) -> Reason | None:
         alarm.ring(db, reason, study_uid, now, study=about)
         found = found or reason
     return found
-
-
-def _told(job: Job, outcome: str, reason: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return the destinations that are told of an outcome; "not applicable" is told to nobody."""
-    what = outcome if outcome in ("result", "failed") else (reason or {}).get("class")
-    return tuple(name for name, told in job.send_to.items() if what in told)
 
 
 def _placed(document: Mapping[str, Any], job: Job) -> Mapping[str, Any]:

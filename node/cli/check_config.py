@@ -50,6 +50,9 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
     for place in settings.destination:
         wire = ", TLS" if place.tls else ""
         address = place.url or f"{place.ae_title}@{place.host}:{place.port}"
+        if place.kind == "webhook":
+            click.echo(f"destination   {place.name}: {address}{wire}, gets a document about every job")
+            continue
         click.echo(f"destination   {place.name}: {address}{wire}, profile {place.profile}")
         said = [
             f"{what} as series {number}{f' (else {otherwise})' if otherwise else ''}"

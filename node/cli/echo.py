@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def command(dest: str, config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bool) -> int:
     """Ask the destination DEST of the configuration whether it answers, and whether it answers queries.
 
+    A webhook gets a document with the event "ping".
+
     Queries decide whether results can be checked against whose study it is there (check_study), and their arrival be
     proven (proof = "find"). Exit code 1: it does not answer, or fails on a query that the configuration wants asked.
     """
@@ -32,7 +34,7 @@ def command(dest: str, config_file: Path | None, *, as_json: bool, quiet: bool, 
         raise click.UsageError(
             f"no such destination: {dest}; there are: {', '.join(d.name for d in settings.destination) or 'none'}"
         )
-    if place.kind == "stow" and (absent := missing(settings)):
+    if place.kind != "dicom" and (absent := missing(settings)):
         raise click.UsageError(absent)
     document = {"schema": "pacs-ai-node/echo/1", "destination": dest, **_asked(settings, place)}
     if as_json:
@@ -40,7 +42,7 @@ def command(dest: str, config_file: Path | None, *, as_json: bool, quiet: bool, 
     elif not quiet or not document["ok"]:
         if "seconds" in document and not quiet:
             click.echo(f"{dest} answers ({document['seconds'] * 1000:.0f} ms)")
-            for line in _means(document["query"], place):
+            for line in ["takes documents"] if place.kind == "webhook" else _means(document["query"], place):
                 click.echo(f"  {line}")
         if "error" in document:
             click.echo("\n".join(words(settings).reason(document["error"], indent=2)), err=True)
@@ -52,6 +54,8 @@ def _asked(settings: "Settings", place: "Destination") -> dict[str, Any]:
     from dicom_io.errors import NetworkError
     from node.transport import transport_of
 
+    if place.kind == "webhook":
+        return _greeted(place)
     transport = transport_of(place, settings.dicom.ae_titles[0])
     try:
         seconds = transport.echo()
@@ -66,6 +70,18 @@ def _asked(settings: "Settings", place: "Destination") -> dict[str, Any]:
         wanted = place.check_study or place.proof == "find"
         return {**said, "query": "failed", "ok": not wanted, "error": error.reason.as_json()}
     return said
+
+
+def _greeted(place: "Destination") -> dict[str, Any]:
+    """Send a webhook a document that is about no study."""
+    from dicom_io.errors import NetworkError
+    from node.webhook import greet
+
+    try:
+        seconds = greet(place)
+    except NetworkError as error:
+        return {"ok": False, "error": error.reason.as_json()}
+    return {"ok": True, "seconds": round(seconds, 4), "query": "not-offered"}
 
 
 def _means(query: str, place: "Destination") -> list[str]:

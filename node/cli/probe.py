@@ -39,6 +39,8 @@ def command(dest: str, out: Path | None, config_file: Path | None, *, as_json: b
     if place is None:
         there = ", ".join(d.name for d in settings.destination) or "none"
         raise click.UsageError(f"no such destination: {dest}; there are: {there}")
+    if place.kind == "webhook":
+        raise click.UsageError(f"{dest} is a webhook and takes no objects; ask it by `pacs-ai-node echo {dest}`")
     with tempfile.TemporaryDirectory(prefix="pacs-ai-node-probe-") as scratch:
         try:
             document = _probe(settings, place, out or Path(scratch))

@@ -29,7 +29,8 @@ def command(study: str, config_file: Path | None, *, as_json: bool, quiet: bool,
         if found is None:
             return unknown_study(settings, as_json=as_json)
         waiting = waiting_for(db, folder, settings, found, time.time())
-        document = show(db, found, installed_version(), waiting, {d.name: d.wants for d in settings.destination})
+        wants = {d.name: d.wants for d in settings.destination if d.kind != "webhook"}
+        document = show(db, found, installed_version(), waiting, wants)
     if as_json:
         print_json(document)
     elif not quiet:

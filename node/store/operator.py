@@ -56,11 +56,16 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
         for job in c.execute(sa.select(t.job).where(_j.id.in_(newest.group_by(_j.pipeline)))).all():
             root = job.carried_from or job.id
             written = sa.select(t.artifact.c.name).where(t.artifact.c.job_id == root, t.artifact.c.replaced.is_(None))
-            if c.execute(written.limit(1)).first() is None:
-                continue  # nothing was written, or the gate refused it
             same = _d.job_id.in_(chain(root))
             before = sa.select(_d.destination).where(same)
-            places = list(destinations) if destinations is not None else list(c.execute(before.distinct()).scalars())
+            if c.execute(written.limit(1)).first() is None:
+                # nothing was written, or the gate refused it: only who takes documents had something of it
+                had = set(c.execute(before.where(_d.what == "objects")).scalars())
+                places = [place for place in sorted(had) if destinations is None or place in destinations]
+            else:
+                places = (
+                    list(destinations) if destinations is not None else list(c.execute(before.distinct()).scalars())
+                )
             earlier = sa.and_(same, _d.job_id != job.id, _d.what == "objects", _d.destination.in_(places), _NOT_THERE)
             replaced = {"state": "superseded", "next_attempt": None, "proof_next": None, "ended": now}
             c.execute(t.delivery.update().where(earlier).values(**replaced))

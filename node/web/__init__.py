@@ -7,10 +7,10 @@ from config.settings import Settings
 
 def missing(settings: Settings) -> str:
     """Say what of the extra `web` this configuration needs and is not installed; empty if nothing."""
-    sends = any(place.kind == "stow" for place in settings.destination)
+    sends = any(place.kind in ("stow", "webhook") for place in settings.destination)
     wanted: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
         ("[web] port", settings.web.port is not None, ("starlette", "uvicorn")),
-        ('kind = "stow"', sends, ("httpcore2",)),
+        ('kind = "stow" or "webhook"', sends, ("httpcore2",)),
     )
     for what, needed, names in wanted:
         if not needed:

@@ -102,6 +102,17 @@ def test_commented_tables_of_the_default_file_load_when_uncommented(tmp_path: Pa
             "destination.0.headers",
             "header",
         ),
+        ('[[destination]]\nname = "a"\nkind = "webhook"\n', "destination.0.url", 'kind = "webhook"'),
+        (
+            '[[destination]]\nname = "a"\nkind = "webhook"\nurl = "https://x/y"\nhost = "h"\n',
+            "destination.0.host",
+            'kind = "dicom"',
+        ),
+        (
+            '[[destination]]\nname = "a"\nkind = "webhook"\nurl = "https://x/y"\nreject_superseded = true\n',
+            "destination.0.reject_superseded",
+            "gets none",
+        ),
         ('[web]\nhost = "0.0.0.0"\n', "web.host", "proxy that ends TLS"),
         ('[web]\nbase = "web/"\n', "web.base", "/dicom-web"),
         ('[web.tls]\ncertificate = "c"\nkey = "k"\n', "web.tls.ca", "authorities"),

@@ -55,10 +55,10 @@ class Desk:
     Its pipeline is the quick one of the other tests, unless another is given.
     """
 
-    def __init__(self, folder: Path, pipeline: Pipeline | None = None) -> None:
+    def __init__(self, folder: Path, pipeline: Pipeline | None = None, rules: str = RULES) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "node.toml"
-        config.write_text(f"[node]\ndata_dir = {json.dumps(str(folder / 'data'))}\n{RULES}", encoding="utf-8")
+        config.write_text(f"[node]\ndata_dir = {json.dumps(str(folder / 'data'))}\n{rules}", encoding="utf-8")
         self.configuration = config
         self.settings = load_settings(config, STORES.environ(folder / "data"))
         self.folder = DataFolder(self.settings.node.data_dir)
@@ -151,7 +151,7 @@ class Desk:
         return found
 
     def show(self, uid: str) -> dict[str, Any]:
-        wants = {d.name: d.wants for d in self.settings.destination}
+        wants = {d.name: d.wants for d in self.settings.destination if d.kind != "webhook"}
         return show.show(self.db, self.study(uid), "test", wants=wants)
 
     def jobs(self, uid: str) -> tuple[Job, ...]:
