@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 
@@ -20,11 +21,11 @@ class ChestCtOptions:
 
 @dataclass(frozen=True, slots=True)
 class CxrQualityOptions:
-    """``[pipeline.cxr_quality]``: what a site may choose."""
+    """``[pipeline.cxr_quality]``: what a site may choose.
+
+    `limits` names a file of the site's own limits, see ``pipeline/quality/limits.py``; its content is part of every
+    result's identity.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    @property
-    def digest(self) -> str:
-        """Digest, as ``sha256:...``, of everything here."""
-        return "sha256:" + hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+    limits: Path | None = None

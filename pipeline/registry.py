@@ -32,6 +32,9 @@ class _Entry:
     queue: Literal["cpu", "gpu"] = "cpu"  # what a machine must have to run it
     subject: Subject = "study"
     needs: tuple[str, ...] = ("torch",)  # libraries that are not always installed
+    limits: tuple[str, str] | None = (
+        None  # package and file of the table that grades by, where sites may move its bounds
+    )
 
 
 _PIPELINES: Mapping[str, _Entry] = MappingProxyType(
@@ -43,6 +46,7 @@ _PIPELINES: Mapping[str, _Entry] = MappingProxyType(
             "pipeline.quality.cxr.pipeline",
             subject="instance",
             needs=(),
+            limits=("pipeline.quality.cxr", "cxr.toml"),
         ),
     }
 )
@@ -85,6 +89,19 @@ def subjects(name: str, study: Study) -> tuple[tuple[str, Study], ...]:
     return tuple(
         (i.sop_instance_uid, Study(uid, (Series(s.series_instance_uid, (i,)),))) for s in own for i in s.instances
     )
+
+
+def graded() -> tuple[str, ...]:
+    """Names of the pipelines that grade images by a table of which sites may move the bounds."""
+    return tuple(name for name, entry in _PIPELINES.items() if entry.limits is not None)
+
+
+def limits(name: str) -> tuple[str, str]:
+    """Return package and file of the table by which the pipeline `name`, one of `graded`, grades."""
+    where = _PIPELINES[name].limits
+    if where is None:
+        raise KeyError(name)
+    return where
 
 
 def selector(name: str) -> Selector:

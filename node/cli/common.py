@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -43,9 +44,29 @@ def settings_of(config_file: Path | None) -> "Settings":
 
     try:
         armed()
-        return load(config_file, os.environ)
+        settings = load(config_file, os.environ)
+        _check_limits(settings)
     except (ConfigError, FailpointError) as error:
         raise click.UsageError(str(error)) from error
+    return settings
+
+
+def _check_limits(settings: "Settings") -> None:
+    """Read the limits of the site, where it has some: a file that does not fit stops whatever was to begin."""
+    from config import ConfigError
+
+    for name, options in ((f.name, getattr(settings.pipeline, f.name)) for f in fields(settings.pipeline)):
+        file = getattr(options, "limits", None)
+        if file is None:
+            continue
+        from pipeline.quality.limits import Limits, LimitsError  # who has no such file need not wait for it
+
+        try:
+            Limits.read(name, file)
+        except LimitsError as error:
+            if error.key:
+                raise ConfigError(str(file), error.key, error.value, error.allowed) from error
+            raise ConfigError(f"pipeline.{name}.limits", "", str(file), error.allowed) from error
 
 
 def log_level(*, quiet: bool, verbose: bool) -> int:

@@ -20,7 +20,10 @@ def parameters() -> dict[str, Any]:
 def data_digest() -> str:
     """Return ``sha256:`` and the digest of every code, data and weight file of this pipeline, each after its name and length."""
     own = [part for part in files(_PACKAGE).iterdir() if part.name.endswith(_ENDINGS)]
-    shared = [files("pipeline.quality").joinpath("grade.py"), files("pipeline").joinpath("reasons.toml")]
+    shared = [
+        *(files("pipeline.quality").joinpath(name) for name in ("grade.py", "limits.py")),
+        files("pipeline").joinpath("reasons.toml"),
+    ]
     total = hashlib.sha256()
     for part in [*sorted(own, key=lambda p: p.name), *shared]:
         content = part.read_bytes()

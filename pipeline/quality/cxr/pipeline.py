@@ -8,18 +8,20 @@ import numpy as np
 from dicom_io.model import Instance, Series, Study
 from dicom_io.radiograph import Radiograph, load_radiograph
 from dicom_io.reason import LANGUAGES, Reason
+from pipeline import registry
 from pipeline.api import Analysis, Progress, Selection
 from pipeline.options import CxrQualityOptions
 from pipeline.quality.cxr import header, pixels, select
 from pipeline.quality.cxr.image import Look
 from pipeline.quality.cxr.parameters import data_digest, parameters
-from pipeline.quality.grade import Measured, grade, table
+from pipeline.quality.grade import Measured, grade
+from pipeline.quality.limits import Limits
 from pipeline.reasons import REASONS
 from pipeline.result import Code, Mask, Projection, Quality, Region, Result
 
 NAME = "cxr_quality"
 VERSION = "0.1.0"
-PACKAGE, LIMITS = "pipeline.quality.cxr", "cxr.toml"
+PACKAGE, LIMITS = registry.limits(NAME)
 CHEST = Code("51185008", "SCT", "Chest")
 
 
@@ -35,7 +37,7 @@ class CxrQuality:
     version = VERSION
 
     def __init__(self, options: CxrQualityOptions) -> None:
-        self._options = options
+        self._limits = Limits.read(NAME, options.limits)
 
     @property
     def weights_digest(self) -> str:
@@ -44,8 +46,8 @@ class CxrQuality:
 
     @property
     def options_digest(self) -> str:
-        """Digest of the options."""
-        return self._options.digest
+        """Digest of the options, the content of the site's limits included."""
+        return self._limits.options_digest
 
     def select(self, study: Study) -> Selection:
         """Choose an image by its header alone."""
@@ -62,7 +64,8 @@ class CxrQuality:
         tell("quality", 0.4)
         graded = self._grade(image, radiograph)
         timings = {"image": read - begun, "quality": time.perf_counter() - read}
-        return Analysis(_result(series, radiograph, graded, timings), radiograph)
+        notes = (REASONS("cxr-grade-is-a-hint"), *self._limits.note(image.header))
+        return Analysis(_result(series, radiograph, graded, notes, timings), radiograph)
 
     def _grade(self, image: Instance, radiograph: Radiograph) -> Quality:
         p = parameters()
@@ -81,17 +84,19 @@ class CxrQuality:
             measures |= pixels.noise(look, field, p["noise"])
         else:
             open_.append(REASONS("cxr-noise-of-copy"))
-        return grade(measures, table(PACKAGE, LIMITS), "instance", image.sop_instance_uid, open_)
+        return grade(measures, self._limits.of(image.header), "instance", image.sop_instance_uid, open_)
 
 
-def _result(series: Series, radiograph: Radiograph, graded: Quality, timings: dict[str, float]) -> Result:
+def _result(
+    series: Series, radiograph: Radiograph, graded: Quality, notes: tuple[Reason, ...], timings: dict[str, float]
+) -> Result:
     rows, columns = radiograph.shown.shape
     whole = Mask((1, rows, columns), (0, 0, 0), np.ones((1, rows, columns), np.uint8))
     grid = Projection(rows, columns, radiograph.sop_instance_uid, radiograph.orientation, radiograph.spacing)
     return Result(
         pipeline=NAME, version=VERSION, series_instance_uid=series.series_instance_uid, geometry=grid, device="cpu",
         quality=graded, regions=(Region("body", whole, CHEST),), measurements=(), segments=(), findings=(),
-        notes=(REASONS("cxr-grade-is-a-hint"),), summary={tag: _said(graded, tag) for tag in LANGUAGES},
+        notes=notes, summary={tag: _said(graded, tag) for tag in LANGUAGES},
         timings_s=timings,
     )  # fmt: skip
 
