@@ -55,6 +55,17 @@ def quality_finding(reason: str) -> Code | None:
     return concept(name) if name in _TABLE["concept"] else None
 
 
+def standard_quality(reason: str) -> Code | None:
+    """Return the standard code (CID 6135) of a finding about the images, by the code of its reason; None without one."""
+    row = _TABLE["standard_quality"].get(reason)
+    return None if row is None else Code(*row)
+
+
+def grades_images(pipeline: str) -> bool:
+    """Whether `pipeline` says how good images are, and nothing else."""
+    return bool(_TABLE["pipeline"].get(pipeline, {}).get("grades_images", False))
+
+
 def meaning(code: Dataset, language: str) -> str | None:
     """Return what an item of a code sequence means in `language`; None if the tables do not say."""
     row = _MEANINGS.get((str(code.get("CodingSchemeDesignator")), str(code.get("CodeValue"))), {})
@@ -87,13 +98,13 @@ def measurement(name: str) -> Term:
 
 
 def unit(ucum: str) -> Code:
-    """Return the UCUM unit as a code."""
-    return Code(ucum, "UCUM", _TABLE["unit"][ucum][0])
+    """Return the UCUM unit as a code; one that the table does not have is its own meaning."""
+    return Code(ucum, "UCUM", _TABLE["unit"].get(ucum, [ucum])[0])
 
 
 def unit_sign(ucum: str) -> str:
     """Return how a picture shows a unit."""
-    return str(_TABLE["unit"][ucum][1])
+    return str(_TABLE["unit"].get(ucum, [ucum, ucum])[1])
 
 
 def procedure(pipeline: str) -> Code:

@@ -14,6 +14,8 @@ from pydicom.uid import UID, SecondaryCaptureImageStorage, SegmentationStorage
 
 from dicom_io.model import Instance
 from dicom_io.reason import LANGUAGE_CODES
+from pipeline.result import Code
+from sr_writer.codes import DESIGNATOR, SCHEME_VERSION
 from sr_writer.device import MANUFACTURER, MODEL_NAME
 from sr_writer.header import Authorship
 from sr_writer.identity import AnalysisIdentity, installation_uid
@@ -40,6 +42,21 @@ def observer(identity: AnalysisIdentity) -> sr.ObservationContext:
             ),
         )
     )  # fmt: skip
+
+
+def algorithm(by: Authorship) -> sr.AlgorithmIdentification:
+    """Return who computed (TID 4019): name, version, digests of weights and options."""
+    identity = by.identity
+    return sr.AlgorithmIdentification(
+        name=identity.pipeline, version=identity.version,
+        parameters=[f"weights {identity.weights_digest}", f"options {identity.options_digest}"],
+    )  # fmt: skip
+
+
+def coded(code: Code) -> sr.CodedConcept:
+    """Return a code as highdicom takes it."""
+    version = SCHEME_VERSION if code.scheme == DESIGNATOR else None
+    return sr.CodedConcept(code.value, code.scheme, code.meaning, version)
 
 
 def language(tag: str) -> sr.CodeContentItem:

@@ -7,6 +7,7 @@ said before anything was written. What is compared with what:
   attributes and marks by SOP class;
 * `sr_writer.gate_seg` geometry, masks and sides of segmentations; `sr_writer.gate_place` whether lungs lie on air;
 * `sr_writer.gate_sr` the tree of documents, `sr_writer.gate_numbers` their numbers, `sr_writer.gate_outline` their outlines;
+* `sr_writer.gate_quality` what is said of the images: grade, findings, limits, places, key images that are bad;
 * `sr_writer.gate_picture` pictures, presentation states and PDF.
 
 What a person may let go all the same says ``gate_release.toml``.
@@ -26,7 +27,7 @@ from pydicom.dataset import Dataset, FileDataset
 
 from dicom_io.model import ImageKey, Instance
 from dicom_io.reason import Reason
-from sr_writer import gate_modules, gate_object, gate_picture, gate_seg, gate_sr
+from sr_writer import gate_modules, gate_object, gate_picture, gate_quality, gate_seg, gate_sr
 from sr_writer.gate_claim import Claim
 from sr_writer.gate_count import Recount
 from sr_writer.gate_frames import frames_of
@@ -178,6 +179,8 @@ def _document(ds: FileDataset, about: _Analysis) -> Iterator[Reason]:
         yield from gate_sr.check(ds, about.raw, about.counted, about.claim)
         return
     yield from gate_sr.check_evidence(ds)
+    if gate_quality.is_issue(ds):
+        yield from gate_quality.check_issue(ds, None if about.claim is None else about.claim.graded, about.raw)
     if next(tree(ds), None) is None:
         yield REASONS("report-empty")
     if about.claim is not None:

@@ -16,6 +16,7 @@ from dicom_io.model import ImageKey
 from pipeline.result import Code, Mask, Projection, Result
 from sr_writer.codes import measurement, site_modifier
 from sr_writer.gate_frames import Runs
+from sr_writer.gate_quality import Graded
 
 Site = tuple[str, str, str]
 """Code values of anatomy, side and what narrows it; empty where there is none."""
@@ -65,8 +66,8 @@ class Claim:
         By tracking UID.
     regions : Mapping[Site, tuple[Numbers, ...]]
         By what they are about; several where the codes do not tell them apart.
-    quality : tuple[tuple[float, str], ...]
-        Numbers about the images, with their units.
+    graded : Graded
+        What it says of the images.
     quantities : frozenset[tuple[str, str]]
         Digits and unit of every number with a unit in the texts of the document.
     shapes : tuple[Shape, ...]
@@ -80,7 +81,7 @@ class Claim:
     planes: Mapping[str, Mapping[ImageKey, bytes]]
     findings: Mapping[str, Numbers]
     regions: Mapping[Site, tuple[Numbers, ...]]
-    quality: tuple[tuple[float, str], ...]
+    graded: Graded
     quantities: frozenset[tuple[str, str]]
     shapes: tuple[Shape, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
@@ -103,8 +104,7 @@ class Claim:
             numbers = _numbers([row for row in document["measurements"] if row["site"] == name])
             regions[sites[name]] = (*regions.get(sites[name], ()), numbers)
         findings = {row["tracking_uid"]: _numbers(row["measurements"]) for row in document["findings"]}
-        rows = document["quality"]["findings"]
-        quality = tuple((float(r["value"]), r["unit"]) for r in rows if r["value"] is not None and r["unit"])
+        graded = Graded.of(document["quality"], result.pipeline)
         told = frozenset(found for text in _texts(document) for found in _quantities(text))
         shapes: tuple[Shape, ...] = ()
         if isinstance(result.geometry, Projection):
@@ -115,7 +115,7 @@ class Claim:
             f.tracking_id: f.code.value for f in result.findings
         }
         labels = {s.tracking_id: frozenset(label[:64] for label in s.label.values()) for s in result.segments}
-        return cls(planes, findings, regions, quality, told, shapes, kinds, labels)
+        return cls(planes, findings, regions, graded, told, shapes, kinds, labels)
 
     def mislabels(self, tracking_id: str, label: str) -> bool:
         """Say whether a segment bears the label of another one."""
@@ -126,6 +126,7 @@ class Claim:
         """Return the first number with a unit in `text` that the document does not have; None if all follow from it."""
         tables = [*self.findings.values(), *(numbers for some in self.regions.values() for numbers in some)]
         values = [said for numbers in tables for said in numbers.values()]
+        values += [Said(value, unit, "ok") for value, unit in self.graded.quantities()]
         for digits, unit in _quantities(text):
             places = len(digits.partition(".")[2])
             shown = (

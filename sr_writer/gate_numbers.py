@@ -1,6 +1,6 @@
 """The numbers of a report: recounted from segmentation and raw pixels, and compared with what the analysis said."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import isfinite
 
 from pydicom.dataset import Dataset
@@ -39,26 +39,18 @@ def measured(group: Dataset) -> dict[str, Dataset]:
     return {str(name(item).CodeValue): item for item in children(group, "NUM")}
 
 
-def check_forms(group: Dataset, *, once: bool) -> Iterator[Reason]:
-    """Yield what no number may be: infinite, without value and reason, and of a part of the body (`once`) given twice or no share."""
+def check_forms(group: Dataset, *, once: bool, shares: bool = True) -> Iterator[Reason]:
+    """Yield what no number may be: infinite, without value and reason, and of a part of the body (`once`) given twice or (`shares`) no share."""
     seen: set[str] = set()
     for item in children(group, "NUM"):
         code = str(name(item).CodeValue)
         said = said_by(item)
         odd = said is None or (said.value is not None and not isfinite(said.value))
-        if said is not None and said.value is not None and said.unit == "%" and not 0 <= said.value <= 100:
+        if shares and said is not None and said.value is not None and said.unit == "%" and not 0 <= said.value <= 100:
             odd = True
         if odd or (once and code in seen):
             yield REASONS("number-differs", what=name(item).CodeMeaning)
         seen.add(code)
-
-
-def check_values(group: Dataset, values: Collection[tuple[float, str]]) -> Iterator[Reason]:
-    """Yield the numbers of a group about the images that are none of what the document says of them."""
-    for item in children(group, "NUM"):
-        said = said_by(item)
-        if said is None or not any(_same(said, Said(value, unit, said.status)) for value, unit in values):
-            yield REASONS("number-differs", what=name(item).CodeMeaning)
 
 
 def said_by(item: Dataset) -> Said | None:

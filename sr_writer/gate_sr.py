@@ -9,10 +9,11 @@ from pydicom.dataset import Dataset
 
 from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
+from sr_writer import gate_quality
 from sr_writer.gate_claim import Claim, Numbers, Site
 from sr_writer.gate_count import Recount
 from sr_writer.gate_frames import Runs
-from sr_writer.gate_numbers import check_claim, check_forms, check_region, check_segment, check_values, measured
+from sr_writer.gate_numbers import check_claim, check_forms, check_region, check_segment, measured
 from sr_writer.gate_outline import fits
 from sr_writer.gate_seg import LEFT, RIGHT, side_of
 from sr_writer.gate_sources import Sources, image_of
@@ -54,7 +55,8 @@ def check(ds: Dataset, raw: Sources, recounts: Mapping[str, Recount], claim: Cla
     groups = [g for c in named(ds, _MEASUREMENTS) for g in named(c, _GROUP)]
     if not groups:
         yield REASONS("report-empty")
-    if sum(item.ValueType == "NUM" for item in tree(ds)) > sum(len(list(children(g, "NUM"))) for g in groups):
+    counted = sum(len(list(children(g, "NUM"))) + gate_quality.limits_in(g) for g in groups)
+    if sum(item.ValueType == "NUM" for item in tree(ds)) > counted:
         yield REASONS("number-differs", what="Measurement Group")
     yield from check_evidence(ds)
     # an analysis may have several encodings of its segmentation: this report is about the one whose segments it names
@@ -75,6 +77,7 @@ def check(ds: Dataset, raw: Sources, recounts: Mapping[str, Recount], claim: Cla
         yield from _one(thing, beside, claim)
     yield from _all(things, raw, segments)
     if claim is not None:
+        yield from gate_quality.check_report(groups, claim.graded, raw)
         yield from _left_out(claim, {t.tracking_uid for t in things if measured(t.group)})
         yield from check_texts(ds, claim)
 
@@ -94,13 +97,13 @@ def _one(thing: _Thing, recounts: Mapping[str, Recount], claim: Claim | None) ->
     if claim is not None and thing.finding != claim.kinds.get(thing.tracking_id, thing.finding):
         yield REASONS("tracking-differs")
     about_anatomy = thing.segment is not None or thing.regional
-    yield from check_forms(thing.group, once=about_anatomy)
+    yield from check_forms(thing.group, once=about_anatomy, shares=not gate_quality.about_images(thing.group))
     yield from _recounted(thing, recounts)
     if claim is not None and (about_anatomy or thing.tracking_uid in claim.findings):
         if measured(thing.group):
             yield from check_claim(thing.group, _claims(thing, claim))
-    elif claim is not None:
-        yield from check_values(thing.group, claim.quality)
+    elif claim is not None and measured(thing.group) and not gate_quality.about_images(thing.group):
+        yield REASONS("number-differs", what="Measurement Group")
 
 
 def _all(things: Sequence[_Thing], raw: Sources, segments: Mapping[str, _Shown]) -> Iterator[Reason]:
@@ -114,8 +117,9 @@ def _all(things: Sequence[_Thing], raw: Sources, segments: Mapping[str, _Shown])
         for t in things
         if template(t.group) == "1410" and any(_is_outline(i, raw) for i in children(t.group, "SCOORD"))
     }
-    # the pure tree of AIR has no outlines; viewers that need them need one of everything
-    if outlined and set(tracked) - outlined:
+    # the pure tree of AIR has no outlines but of places; viewers that need them need one of everything
+    places = {t.tracking_uid for t in things if template(t.group) == "1410" and gate_quality.about_images(t.group)}
+    if outlined - places and set(tracked) - outlined:
         yield REASONS("outline-missing")
     if set(segments) - set(tracked):
         yield REASONS("tracking-differs")
@@ -155,7 +159,8 @@ def _left_out(claim: Claim, numbered: set[str]) -> Iterator[Reason]:
 
 
 def check_texts(ds: Dataset, claim: Claim) -> Iterator[Reason]:
-    """Check that every number in a sentence is one of the document's."""
+    """Check that every number in a sentence, and every grade of the images, is the document's."""
+    yield from gate_quality.check_texts(ds, claim.graded)
     for item in tree(ds):
         odd = claim.allows(str(item.TextValue)) if item.ValueType == "TEXT" else None
         if odd is not None:

@@ -19,13 +19,15 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
 
+from dicom_io.model import Instance
 from pipeline.result import Code, Measurement, Projection, Result
-from sr_writer import codes
-from sr_writer.content import COMMENT, text_item
+from sr_writer import codes, quality_groups
+from sr_writer.content import COMMENT, algorithm, coded, text_item
 from sr_writer.header import Authorship
 from sr_writer.narrative import undetermined
 from sr_writer.outline import Outline, Points, outline, spread_slices
 from sr_writer.profiles import Tree
+from sr_writer.quality import Remark, frame_points
 from sr_writer.references import frame_numbers
 from sr_writer.sources import Sources
 from sr_writer.tracked import QUALITY_ID, Tracked
@@ -44,8 +46,6 @@ _OPACITY = Code("112001", "DCM", "Opacity")
 _PRESENT = DicomCode("52101004", "SCT", "Present")
 _ABSENT = DicomCode("272519000", "SCT", "Absent")
 _UNDETERMINED = DicomCode("373068000", "SCT", "Undetermined")
-_QUALITY_ASSESSMENT = DicomCode("111050", "DCM", "Quality Assessment")
-_QUALITY_FINDING = DicomCode("111052", "DCM", "Quality Finding")
 _EQUIVALENT_NAME = DicomCode("121050", "DCM", "Equivalent Meaning of Concept Name")
 _EQUIVALENT_VALUE = DicomCode("121051", "DCM", "Equivalent Meaning of Value")
 _FINDING, _CATEGORY = "121071", "276214006"
@@ -100,9 +100,12 @@ class GroupWriter:
         if thing.tracking_id == QUALITY_ID if planar else self.tree == "outlines":
             region = self._region(thing.key)
             yield sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **common)
-        group = self._quality(thing, common) if thing.tracking_id == QUALITY_ID else self._numbers(thing, common)
-        translate(group[0].ContentSequence, self.by)
-        yield group
+        about_images = thing.tracking_id == QUALITY_ID
+        group = self._quality(thing, common) if about_images else self._numbers(thing, common)
+        groups = [group, *(quality_groups.place_groups(self.result, self.by, self._place) if about_images else ())]
+        for made in groups:
+            translate(made[0].ContentSequence, self.by)
+            yield made
 
     def _common(self, thing: Tracked) -> dict[str, Any]:
         site = sr.FindingSite(coded(thing.anatomy), _optional(thing.laterality), _optional(thing.modifier))
@@ -117,9 +120,12 @@ class GroupWriter:
         }
 
     def _region(self, shape: Outline) -> sr.ImageRegion:
-        source = self.sources.images[self.result.geometry.images[shape.z]]
+        return self._on_image(shape.points, self.sources.images[self.result.geometry.images[shape.z]])
+
+    @staticmethod
+    def _on_image(points: Points, source: Instance) -> sr.ImageRegion:
         image = sr.SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid, frame_numbers(source))
-        return _Region(shape.points, image)
+        return _Region(points, image)
 
     def _numbers(self, thing: Tracked, common: Mapping[str, Any]) -> Group:
         content = {
@@ -143,49 +149,25 @@ class GroupWriter:
         return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_regions=regions, **content)
 
     def _quality(self, thing: Tracked, common: Mapping[str, Any]) -> Group:
-        quality = self.result.quality
         source = self.sources.images[self.result.geometry.images[thing.key.z]]
-        said = [
-            sr.QualitativeEvaluation(_QUALITY_ASSESSMENT, coded(codes.assessment(quality.grade))),
-            sr.QualitativeEvaluation(
-                coded(codes.concept("quality_grade")), coded(codes.concept(f"grade_{quality.grade.lower()}"))
-            ),
-        ]
-        numbers = []
-        for found in quality.findings:
-            concept = codes.quality_finding(found.reason.code)
-            if concept is None:
-                continue  # its text says it
-            said.append(sr.QualitativeEvaluation(_QUALITY_FINDING, coded(concept)))
-            if found.value is not None and found.unit:
-                numbers.append(sr.Measurement(coded(concept), float(found.value), coded(codes.unit(found.unit))))
         group = sr.MeasurementsAndQualitativeEvaluations(
-            measurements=numbers or None,
-            qualitative_evaluations=said,
+            measurements=quality_groups.measurements(self.result) or None,
+            qualitative_evaluations=quality_groups.evaluations(self.result),
             source_images=[
                 sr.SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid, frame_numbers(source))
             ],
             **common,
         )
-        for found in quality.findings:
-            for tag in self.by.languages:
-                group[0].ContentSequence.append(text_item(COMMENT, found.reason.text[tag], tag, self.by))
+        group[0].ContentSequence.extend(quality_groups.comments(self.result, self.by))
         return group
 
-
-def algorithm(by: Authorship) -> sr.AlgorithmIdentification:
-    """Return who computed (TID 4019): name, version, digests of weights and options."""
-    identity = by.identity
-    return sr.AlgorithmIdentification(
-        name=identity.pipeline, version=identity.version,
-        parameters=[f"weights {identity.weights_digest}", f"options {identity.options_digest}"],
-    )  # fmt: skip
-
-
-def coded(code: Code) -> sr.CodedConcept:
-    """Return a code as highdicom takes it."""
-    version = codes.SCHEME_VERSION if code.scheme == codes.DESIGNATOR else None
-    return sr.CodedConcept(code.value, code.scheme, code.meaning, version)
+    def _place(self, remark: Remark) -> sr.ImageRegion | None:
+        """Return the place of a finding about the images as a region."""
+        place = remark.found.place
+        if place is None or place.image not in self.sources.images:
+            return None
+        points = frame_points(remark.found, self.result.geometry.shape[1:])
+        return self._on_image(points, self.sources.images[place.image])
 
 
 def emphasise(items: Iterable[Dataset], language: str) -> None:

@@ -11,12 +11,15 @@ from typing import Literal
 
 from dicom_io.reason import Reason
 from pipeline.result import Finding, Measurement, Projection, Result
-from sr_writer.codes import measurement, pipeline_label, site_label, text, unit_sign
+from sr_writer.codes import concept_label, measurement, pipeline_label, site_label, text, unit_sign
 from sr_writer.considered import Considered
+from sr_writer.quality import Remark, figures, is_radiograph, only_quality, remarks
 from sr_writer.wording import decimal
 
 Language = str
-Topic = Literal["impression", "findings", "measurements", "missing", "series", "quality", "limits", "origin"]
+Topic = Literal[
+    "impression", "findings", "measurements", "missing", "series", "quality", "not_evaluated", "limits", "origin"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ def paragraphs(result: Result, language: Language, *, research: bool, plain: boo
         ("findings", (_finding(f, result, language, plain=plain) for f in result.findings)),
         ("measurements", _rows(result.measurements, language, plain=plain)),
         ("missing", _missing(result, language)),
-        ("quality", quality_lines(result, language)),
+        ("quality", quality_lines(result, language, plain=plain)),
+        ("not_evaluated", (r.text[language] for r in result.quality.not_evaluated)),
         ("limits", (n.text[language] for n in result.notes)),
         ("origin", _origin(result.pipeline, result.version, language, research=research)),
     ]
@@ -141,7 +145,9 @@ def bare(m: Measurement) -> str:
 
 
 def conclusion(result: Result, language: Language) -> str:
-    """Return whether something was found, in one sentence."""
+    """Return whether something was found, in one sentence; of a result about the images how good they are, in a few."""
+    if only_quality(result):
+        return _graded(result, language)
     what = "_image" if isinstance(result.geometry, Projection) else ""
     if result.findings:
         return text("found" + what, language, count=len(result.findings))
@@ -153,10 +159,60 @@ def undetermined(result: Result) -> bool:
     return not result.findings and any(m.status != "ok" for m in result.measurements if "opacity" in m.name)
 
 
-def quality_lines(result: Result, language: Language) -> list[str]:
-    """Return the grade and every finding about the images."""
-    findings = [f.reason.text[language] for f in result.quality.findings]
-    return [text("grade", language, grade=result.quality.grade), *findings]
+def quality_lines(result: Result, language: Language, *, plain: bool = False) -> list[str]:
+    """Return the grade and every finding about the images, the worst first: alarm or remark, what was measured, the limit.
+
+    A result that is about the images alone says besides what a person has to decide.
+    """
+    grade = concept_label(f"grade_{result.quality.grade.lower()}", language)
+    hint = only_quality(result)
+    lines = (remark_line(r, language, plain=plain, hint=hint) for r in remarks(result))
+    return [text("grade", language, grade=grade), *lines]
+
+
+def tally(result: Result, language: Language) -> str:
+    """Return how many alarms and remarks there are; empty without any."""
+    alarms = sum(r.alarm for r in remarks(result))
+    counts = (("alarms", alarms), ("remarks", len(result.quality.findings) - alarms))
+    return text("list", language).join(text(name, language, count=n) for name, n in counts if n)
+
+
+def to_decide(remark: Remark, language: Language) -> str:
+    """Return what a person should look at before deciding; empty where the finding says nothing of it."""
+    hint = remark.found.reason.hint.get(language)
+    return text("labelled", language, name=text("to_decide", language), value=hint) if hint else ""
+
+
+def remark_label(remark: Remark, language: Language) -> str:
+    """Return whether it is an alarm or a remark, with its grade."""
+    return text("alarm" if remark.alarm else "remark", language, grade=remark.found.grade)
+
+
+def remark_line(remark: Remark, language: Language, *, plain: bool, hint: bool) -> str:
+    """Return a finding about the images: alarm or remark, what it is, what was measured, the limit, what to decide."""
+    said = [remark.found.reason.text[language]]
+    if number := figures(remark.found, language, plain=plain):
+        said.append(text("bracketed", language, value=number))
+    if hint and (words := to_decide(remark, language)):
+        said.append(words)
+    value = text("sentence", language).join(said)
+    return text("labelled", language, name=remark_label(remark, language), value=value)
+
+
+def unjudged_lines(result: Result, language: Language) -> list[str]:
+    """Return what could not be judged about the images, and why."""
+    name = text("topic_not_evaluated", language)
+    return [text("labelled", language, name=name, value=r.text[language]) for r in result.quality.not_evaluated]
+
+
+def _graded(result: Result, language: Language) -> str:
+    grade = concept_label(f"grade_{result.quality.grade.lower()}", language)
+    said = [text("graded_image" if is_radiograph(result) else "graded_series", language, grade=grade)]
+    counts = tally(result, language)
+    said.append(text("full_stop", language, value=counts) if counts else text("nothing_beyond", language))
+    if any(r.alarm for r in remarks(result)):
+        said.append(text("person_decides", language))
+    return text("sentence", language).join(said)
 
 
 def finding_label(finding: Finding, result: Result, language: Language) -> str:

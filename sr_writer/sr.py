@@ -21,8 +21,8 @@ from pydicom.uid import (
 from dicom_io.model import Instance
 from pipeline.result import Code, Result
 from sr_writer import codes
-from sr_writer.content import COMMENT, LANGUAGES, image_item, observer, reference_item, text_item
-from sr_writer.groups import Group, GroupWriter, coded, emphasise
+from sr_writer.content import COMMENT, LANGUAGES, coded, image_item, observer, reference_item, text_item
+from sr_writer.groups import Group, GroupWriter, emphasise
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.narrative import Paragraph, joined, paragraphs
 from sr_writer.profiles import Tree

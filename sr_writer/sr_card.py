@@ -15,8 +15,8 @@ from pydicom.uid import Comprehensive3DSRStorage
 from dicom_io.reason import Reason
 from sr_writer import codes
 from sr_writer.considered import Considered
-from sr_writer.content import COMMENT, text_item
-from sr_writer.groups import algorithm, coded, translate
+from sr_writer.content import COMMENT, algorithm, coded, text_item
+from sr_writer.groups import translate
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.narrative import no_result
 from sr_writer.references import evidence, place

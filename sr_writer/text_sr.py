@@ -40,7 +40,7 @@ _ILLUSTRATION = DicomCode("121080", "DCM", "Best illustration of finding")
 """OHIF 3.13.2 shows nothing of a report in which one item has no concept name."""
 _NAMES = {"impression": _IMPRESSION, "findings": _FINDING, "measurements": _FINDING}
 """What the lines of a topic are; those of the others are comments."""
-_HEADED = {"series", "limits"}
+_HEADED = {"series", "limits", "not_evaluated"}
 """Topics whose lines do not say themselves what they are about."""
 COLUMNS = 72
 """Width of a line that lists numbers: OHIF 3.13.2 shows findings in lines as they are and cuts longer ones."""
