@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 import phantom
 from dicom_io.model import group
-from sr_writer import codes, groups, rejection
+from sr_writer import codes, groups, quality_groups, rejection
 from sr_writer.analysis import Analysis, NoResult
 from sr_writer.considered import Considered
 from sr_writer.header import COPIED, EMPTY_IF_ABSENT, new_object
@@ -21,6 +21,7 @@ from sr_writer.profiles import CARDS, REPORTS, Form, ObjectName, Piece
 from sr_writer.sources import Sources
 from sr_writer.write import Predecessor
 from tests.project.statement import section, table
+from tests.sr_writer.graded import graded
 
 pytestmark = pytest.mark.unit
 
@@ -77,6 +78,10 @@ def written(case: Any, helpers: Any) -> Written:
     ]
     for piece in pieces:
         out[piece.form.object] += analysis.objects(piece)
+    quality = graded(case, "D")
+    of_images = replace(by, identity=quality.identity)
+    grading = Analysis(quality.result, case.volume, sources, of_images, lambda _: [before])
+    out["sr"] += grading.objects(Piece(Form("sr")))
     said = [Considered(case.series.series_instance_uid, helpers.reason("thick-slices", "Thick.", "厚。"))]
     study = group(case.series.instances)[0]
     cut = helpers.reason("lung-cut", "Cut.", "截断。")
@@ -176,13 +181,16 @@ def test_every_code(written: Written) -> None:
     named = {(value, scheme) for part in ("procedure", "assessment") for value, scheme, _ in rows[part].values()}
     named |= {(m["code"][0], m["code"][1]) for m in rows["measurement"].values() if not isinstance(m["code"], str)}
     named |= {(unit, "UCUM") for unit in rows["unit"]}
-    named |= {(c.value, c.scheme_designator) for c in (groups._PRESENT, groups._ABSENT, groups._UNDETERMINED)}
+    named |= {(value, scheme) for value, scheme, _ in rows["standard_quality"].values()}
+    either = (groups._PRESENT, groups._ABSENT, groups._UNDETERMINED, quality_groups._LOWER)
+    named |= {(c.value, c.scheme_designator) for c in either}
     assert {code for code in found if code[1] != codes.DESIGNATOR} | named == set(told)
 
 
 def test_28_29_the_private_codes(written: Written) -> None:
     ours = {name: codes.concept(name) for name in codes.CONCEPTS}
-    assert table("Private codes") == [(c.value, c.meaning, codes.concept_label(n, "zh-CN")) for n, c in ours.items()]
+    stated = [(c.value, c.meaning, codes.concept_label(n, "zh-CN")) for n, c in ours.items()]
+    assert sorted(table("Private codes")) == sorted(stated)
     assert len({c.value for c in ours.values()}) == len(ours)
     assert all(len(c.value) <= 16 for c in ours.values())
     scheme = codes.coding_scheme_item()
