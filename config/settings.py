@@ -13,7 +13,7 @@ from annotated_types import Ge, Le, Len
 from dicom_io.reason import LANGUAGES
 from dicom_io.rights import Right
 from dicom_io.tls import ClientTls, ServerTls
-from pipeline.options import ChestCtOptions, CxrQualityOptions
+from pipeline.options import ChestCtOptions, CtQualityOptions, CxrQualityOptions
 from sr_writer.options import WriterOptions
 from sr_writer.profiles import Compression, Encoding, Item, Profile, ProfileName, of_site
 
@@ -318,6 +318,7 @@ class Pipelines:
     __pydantic_config__: ClassVar = _STRICT
     chest_ct: ChestCtOptions = field(default_factory=ChestCtOptions)
     cxr_quality: CxrQualityOptions = field(default_factory=CxrQualityOptions)
+    ct_quality: CtQualityOptions = field(default_factory=CtQualityOptions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,18 @@ class ChestCtOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class CtQualityOptions:
+    """``[pipeline.ct_quality]``: what a site may choose."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    @property
+    def digest(self) -> str:
+        """Digest, as ``sha256:...``, of everything here."""
+        return "sha256:" + hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class CxrQualityOptions:
     """``[pipeline.cxr_quality]``: what a site may choose.
 

@@ -48,6 +48,9 @@ _PIPELINES: Mapping[str, _Entry] = MappingProxyType(
             needs=(),
             limits=("pipeline.quality.cxr", "cxr.toml"),
         ),
+        "ct_quality": _Entry(
+            frozenset({"CT"}), "pipeline.quality.ct.select", "pipeline.quality.ct.pipeline", subject="series", needs=()
+        ),
     }
 )
 

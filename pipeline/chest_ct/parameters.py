@@ -1,10 +1,13 @@
 """The thresholds of this pipeline and the digest of everything that decides its result."""
 
-import hashlib
 import tomllib
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from pipeline.digest import digest_of
+
+QUALITY_FILE = "quality.toml"
 
 
 @cache
@@ -21,14 +24,9 @@ def texts() -> dict[str, Any]:
 
 @cache
 def data_digest() -> str:
-    """Return ``sha256:`` and the digest of every code and data file of this pipeline, each after its name and length.
+    """Return ``sha256:`` and the digest of every code and data file that decides a result, the shared measures' too.
 
     There are no weights: the code is what decides, and changed code must not speak under the UIDs of the old.
     """
-    package = files("pipeline.chest_ct")
-    parts = [part for part in package.iterdir() if part.name.endswith((".py", ".toml"))]
-    total = hashlib.sha256()
-    for part in [*sorted(parts, key=lambda p: p.name), files("pipeline").joinpath("reasons.toml")]:
-        content = part.read_bytes()
-        total.update(f"{part.name} {len(content)}\n".encode() + content)
-    return "sha256:" + total.hexdigest()
+    shared = [("pipeline.quality", "grade.py"), ("pipeline", "reasons.toml")]
+    return digest_of(["pipeline.chest_ct", "pipeline.quality.ct"], shared)

@@ -14,13 +14,15 @@ from dicom_io.model import Series, Study
 from dicom_io.stack import Stack, build_stack
 from dicom_io.volume import Volume, load_volume
 from pipeline.api import Analysis, Progress, Selection
-from pipeline.chest_ct import body, checks, doubt, lungs, measure, morphology, opacity, quality, report, select
+from pipeline.chest_ct import body, checks, doubt, lungs, measure, morphology, opacity, report, select
 from pipeline.chest_ct.body import Box
 from pipeline.chest_ct.grid import WorkingGrid
-from pipeline.chest_ct.parameters import data_digest, parameters
+from pipeline.chest_ct.parameters import QUALITY_FILE, data_digest, parameters
 from pipeline.device import pick
 from pipeline.errors import NotAnalysed, PipelineFailed
 from pipeline.options import ChestCtOptions
+from pipeline.quality.ct.geometry import geometry
+from pipeline.quality.ct.noise import noise
 from pipeline.quality.grade import Measured, grade, table
 from pipeline.reasons import REASONS
 
@@ -100,7 +102,7 @@ class ChestCt:
                 raise PipelineFailed(REASONS("device-out-of-memory"), retryable=True) from error
         with _timed(timings, "quality"):
             tell("quality", 0.8)
-            limits = table("pipeline.chest_ct", quality.QUALITY_FILE)
+            limits = table("pipeline.chest_ct", QUALITY_FILE)
             graded = grade(self._measures(stack, volume, parts), limits, "series", series.series_instance_uid)
         with _timed(timings, "measure"):
             result = report.result(self, series, volume, parts, graded, f"{self._device}")
@@ -169,7 +171,7 @@ class ChestCt:
         levels = np.flatnonzero((parts.lung > 0).any(axis=(1, 2))) + parts.box[0].start
         seen = range(int(levels[0]), int(levels[-1]) + 1, max(1, len(levels) // 6))
         p = parameters()["doubt"]
-        out = quality.geometry_measures(stack, volume)
+        out = geometry(stack, volume)
         out |= {
             "cut_top": Measured(parts.edges.top * (parts.edges.top > p["cut_some"]), "1"),
             "cut_bottom": Measured(parts.edges.bottom * (parts.edges.bottom > p["cut_some"]), "1"),
@@ -177,8 +179,8 @@ class ChestCt:
             "sharp_kernel": Measured(float(select.sharp_kernel(stack.instances[0].header) is True)),
             "normal_hu": Measured(parts.normal_hu, "[hnsf'U]"),
         }
-        noise = quality.noise(volume.array, seen)
-        return out if noise is None else out | {"noise_hu": Measured(noise, "[hnsf'U]")}
+        level = noise(volume.array, seen)
+        return out if level is None else out | {"noise_hu": Measured(level, "[hnsf'U]")}
 
 
 @contextmanager

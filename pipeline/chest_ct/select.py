@@ -87,7 +87,7 @@ def _considered(one: _Judged, best: _Judged | None) -> Considered:
 def _no_series(judged: Iterable[_Judged]) -> Reason:
     refused = [j for j in judged if j.reason is not None]
     unable = [j for j in refused if j.reason and j.reason.klass != "not_applicable"]
-    if unable and all(_other_body_part(j.series) for j in unable):
+    if unable and all(names_other_part(header_of(j.series.instances[0])) for j in unable):
         return REASONS("study-other-body-part")
     nearest = max(unable or refused, key=lambda j: j.rank)
     assert nearest.reason is not None  # noqa: S101 - by the filter above
@@ -103,7 +103,7 @@ def _judge(series: Series) -> _Judged:
 
 def _tried(series: Series) -> _Judged:
     table = rules()["rule"]
-    localizers = {i for i, one in enumerate(series.instances) if _is_localizer(header_of(one))}
+    localizers = {i for i, one in enumerate(series.instances) if is_localizer(header_of(one))}
     instances = [one for i, one in enumerate(series.instances) if i not in localizers] or list(series.instances)
     header = header_of(instances[0])
     stack: Stack | None = None
@@ -148,7 +148,14 @@ def measures(stack: Stack) -> Mapping[str, float]:
     }
 
 
-def _is_localizer(header: Dataset) -> bool:
+def header_refusal(header: Dataset) -> str | None:
+    """Return the code of the first row of the table that refuses a series by its header alone."""
+    rows = (rule for rule in rules()["rule"] if "header" in rule)
+    return next((str(rule["code"]) for rule in rows if _header_fits(rule, header)), None)
+
+
+def is_localizer(header: Dataset) -> bool:
+    """Whether an image is a localizer."""
     rule = next(r for r in rules()["rule"] if r["code"] == "series-localizer")
     return _header_fits(rule, header)
 
@@ -186,8 +193,9 @@ def _years(header: Dataset) -> float | None:
     return years if 0 < years < 120 else None
 
 
-def _other_body_part(series: Series) -> bool:
-    named = elements.text(header_of(series.instances[0]), "BodyPartExamined").upper().replace(" ", "").replace("_", "")
+def names_other_part(header: Dataset) -> bool:
+    """Whether Body Part Examined names another part of the body."""
+    named = elements.text(header, "BodyPartExamined").upper().replace(" ", "").replace("_", "")
     return named in rules()["body_parts"]["other"]
 
 
@@ -210,6 +218,5 @@ def _score(stack: Stack, header: Dataset) -> float:
     score += p["primary"] * (kind[1:2] != ["SECONDARY"])
     score += p["no_gaps"] * (not stack.gaps and stack.uniform)
     score += p["soft_kernel"] * (sharp_kernel(header) is False)
-    named = elements.text(header, "BodyPartExamined").upper().replace(" ", "").replace("_", "")
-    score += p["other_body_part"] * (named in rules()["body_parts"]["other"])
+    score += p["other_body_part"] * names_other_part(header)
     return float(score)

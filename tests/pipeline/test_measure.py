@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy import ndimage
 
-from pipeline.chest_ct import measure, morphology, opacity, quality, surface
+from pipeline.chest_ct import measure, morphology, opacity, surface
 from pipeline.chest_ct.doubt import Doubt
 from pipeline.chest_ct.grid import WorkingGrid
-from pipeline.chest_ct.parameters import data_digest, parameters
+from pipeline.chest_ct.parameters import QUALITY_FILE, data_digest, parameters
+from pipeline.quality.ct.noise import noise
 from pipeline.quality.grade import Measured, grade, table
 from pipeline.reasons import REASONS
 from pipeline.result import Quality
@@ -113,7 +114,7 @@ def test_long_axis_is_the_longest_within_a_slice() -> None:
 
 
 def test_grade_is_the_worst_finding() -> None:
-    limits = table("pipeline.chest_ct", quality.QUALITY_FILE)
+    limits = table("pipeline.chest_ct", QUALITY_FILE)
 
     def graded(**values: float) -> Quality:
         return grade({name: Measured(value) for name, value in values.items()}, limits, "series", "1.2")
@@ -136,8 +137,8 @@ def test_noise_is_the_noise() -> None:
     array[:, 20:110, 20:110] = 40
     array[:, 50:60, 50:60] = 300
     noisy = (array + rng.normal(0, 25, array.shape)).astype(np.float32)
-    assert quality.noise(noisy, range(3)) == pytest.approx(25, rel=0.08)
-    assert quality.noise(array[:, :20], range(3)) is None
+    assert noise(noisy, range(3)) == pytest.approx(25, rel=0.08)
+    assert noise(array[:, :20], range(3)) is None
 
 
 @pytest.mark.parametrize("radius", [(1, 1, 1), (2, 3, 0), (5, 4, 7)])
@@ -298,5 +299,5 @@ def test_opacities_are_numbered_by_size_and_small_ones_dropped() -> None:
 
 
 def test_reasons_named_in_data_files_exist() -> None:
-    assert {row.code for row in table("pipeline.chest_ct", quality.QUALITY_FILE)} <= set(REASONS)
+    assert {row.code for row in table("pipeline.chest_ct", QUALITY_FILE)} <= set(REASONS)
     assert data_digest().startswith("sha256:")

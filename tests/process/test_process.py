@@ -39,7 +39,8 @@ def run() -> Run:
     shelf = registry.shelf(Pipelines(), "cpu")
 
     def call(*paths: Path, out: Path, load: Callable[[str], Any] = shelf, **more: Any) -> dict[str, Any]:
-        options = ProcessOptions(load=load, version="0", now=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), **more)
+        chosen = {"pipelines": ("chest_ct",), **more}
+        options = ProcessOptions(load=load, version="0", now=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), **chosen)
         document = process(paths, out, options)
         jsonschema.validate(document, SCHEMA)
         json.dumps(document)
@@ -131,7 +132,8 @@ def test_the_same_input_into_the_same_folder_gives_the_same_bytes(
 ) -> None:
     document, out = done
     before = digests(out)
-    again = ProcessOptions(load=registry.shelf(Pipelines(), "cpu"), version="0", now=datetime(2027, 1, 1, tzinfo=UTC))
+    shelf = registry.shelf(Pipelines(), "cpu")
+    again = ProcessOptions(load=shelf, version="0", now=datetime(2027, 1, 1, tzinfo=UTC), pipelines=("chest_ct",))
     repeated = process([chest], out, again)
     assert digests(out) == before
     assert only_job(repeated)["artifacts"] == only_job(document)["artifacts"]
@@ -228,7 +230,7 @@ def test_uneven_slices_are_refused_with_a_reason_that_a_person_can_act_on(
 
 def test_a_study_that_no_pipeline_is_meant_for_says_so(run: Run, chest: Path, tmp_path: Path) -> None:
     others = changed(chest, tmp_path / "mr", lambda _n, ds: setattr(ds, "Modality", "MR"))
-    document = run(others, out=tmp_path / "out")
+    document = run(others, out=tmp_path / "out", pipelines=())
     job = only_job(document)
     assert (job["pipeline"], job["reason"]["code"]) == (None, "no-pipeline-for-study")
     assert exit_code(document) == 3

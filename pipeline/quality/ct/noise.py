@@ -1,4 +1,4 @@
-"""What the grade of the images rests on; its limits stand in ``quality.toml``.
+"""Noise in soft tissue.
 
 References
 ----------
@@ -9,22 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from dicom_io.stack import Stack
-from dicom_io.volume import Volume
-from pipeline.quality.grade import Measured
-
-QUALITY_FILE = "quality.toml"
 _WINDOW = 7
-
-
-def geometry_measures(stack: Stack, volume: Volume) -> dict[str, Measured]:
-    """Return what headers alone say."""
-    return {
-        "thickness_mm": Measured(max(stack.thickness_mm or 0.0, stack.spacing_mm), "mm"),
-        "missing_slices": Measured(float(sum(g.missing for g in stack.gaps)), "1"),
-        "uneven_mm": Measured(0.0 if stack.gaps else volume.affine_error_mm, "mm"),
-        "duplicates": Measured(float(len(stack.duplicates)), "1"),
-    }
 
 
 def noise(array: npt.NDArray[np.float32], slices: range) -> float | None:

@@ -1,0 +1,137 @@
+"""What is wrong with a chest CT series is found, named and measured; a sound one draws no alarm."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.uid import generate_uid
+
+import phantom
+from dicom_io.model import Study
+from phantom import Phantom, datasets
+from phantom.dicom import save
+from pipeline.options import CtQualityOptions
+from pipeline.registry import load, subjects
+from pipeline.result import Quality
+
+pytestmark = pytest.mark.unit
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def chest() -> Phantom:
+    return phantom.build(31, lesions="none", matrix=128, thickness_mm=5.0)
+
+
+@pytest.fixture
+def series(tmp_path: Path, chest: Phantom, read: Callable[[Path], Study]) -> Callable[..., Study]:
+    """Write the chest with other pixels, fewer or repeated slices, or other header values; return the study."""
+
+    def make(change: Change = lambda a: a, slices: Sequence[int] | None = None, **header: object) -> Study:
+        array = change(chest.array.astype(np.float32))
+        sources = list(datasets(chest))
+        for n, z in enumerate(range(len(sources)) if slices is None else slices):
+            ds = sources[z]
+            ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(
+                entropy_srcs=[str(tmp_path), str(n)]
+            )
+            ds.PixelData = np.clip(np.rint(array[z]) - float(ds.RescaleIntercept), 0, 4095).astype("<u2").tobytes()
+            ds.Rows, ds.Columns = array.shape[1:]
+            for keyword, value in header.items():
+                setattr(ds, keyword, value)
+            save(ds, tmp_path / f"{n}.dcm")
+        return read(tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def graded(series: Callable[..., Study]) -> Callable[..., Quality]:
+    pipeline = load("ct_quality", CtQualityOptions())
+
+    def work(change: Change = lambda a: a, slices: Sequence[int] | None = None, **header: object) -> Quality:
+        ((_, piece),) = subjects("ct_quality", series(change, slices, **header))
+        selection = pipeline.select(piece)
+        assert selection.chosen is not None, selection.reason
+        return pipeline.run(selection.chosen).result.quality
+
+    return work
+
+
+def alarms(quality: Quality) -> dict[str, float | None]:
+    return {f.reason.code: f.value for f in quality.findings if f.grade in ("C", "D")}
+
+
+def height(chest: Phantom) -> tuple[int, int]:
+    levels = np.flatnonzero(chest.lung.any(axis=(1, 2)))
+    return int(levels[0]), int(levels[-1])
+
+
+def test_sound_chest(graded: Callable[..., Quality]) -> None:
+    quality = graded()
+    assert alarms(quality) == {}
+    assert quality.not_evaluated == ()
+
+
+def test_slice_lacking(graded: Callable[..., Quality], chest: Phantom) -> None:
+    quality = graded(slices=[z for z in range(len(chest.array)) if z != 20])
+    assert alarms(quality) == {"slices-lacking-at": 1.0}
+    (finding,) = (f for f in quality.findings if f.grade == "C")
+    assert "10 mm" in finding.reason.text["en"]
+    assert finding.place is not None
+
+
+def test_slice_twice(graded: Callable[..., Quality], chest: Phantom) -> None:
+    assert alarms(graded(slices=[*range(len(chest.array)), 20])) == {"slices-repeated": 1.0}
+
+
+def test_order_of_files_is_no_defect(graded: Callable[..., Quality], chest: Phantom) -> None:
+    assert alarms(graded(slices=np.random.default_rng(0).permutation(len(chest.array)).tolist())) == {}
+
+
+def test_thick_slices(graded: Callable[..., Quality]) -> None:
+    def thick(array: np.ndarray) -> np.ndarray:
+        return (array + np.roll(array, 1, axis=0)) / 2
+
+    assert "slices-too-thick" in alarms(graded(thick, SliceThickness="10"))
+
+
+@pytest.mark.parametrize(("code", "end"), [("base-cut", 0), ("apex-cut", 1)])
+def test_end_of_the_lungs_lacking(graded: Callable[..., Quality], chest: Phantom, code: str, end: int) -> None:
+    """Of 20 mm, as far as a cross-section can tell."""
+    bottom, top = height(chest)
+    kept = range(bottom + 4, len(chest.array)) if end == 0 else range(top - 3)
+    found = alarms(graded(slices=kept))
+    assert list(found) == [code]
+    assert 8 < (found[code] or 0) < 60  # the ends of a phantom are blunter than those of people
+
+
+def test_sides_outside_the_field_of_view(graded: Callable[..., Quality], chest: Phantom) -> None:
+    columns = np.flatnonzero(chest.lung.any(axis=(0, 1)))
+    cut = slice(int(columns[0]) + 4, int(columns[-1]) - 3)
+    found = alarms(graded(lambda a: a[:, :, cut]))
+    assert list(found) == ["side-cut"]
+    assert 5 < (found["side-cut"] or 0) < 40
+
+
+def test_no_chest(graded: Callable[..., Quality], chest: Phantom) -> None:
+    quality = graded(lambda a: np.where(chest.lung > 0, 40, a))
+    assert quality.grade == "D"
+    assert "not-a-chest" in alarms(quality)
+    assert "quality-without-lungs" in {r.code for r in quality.not_evaluated}
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        ({"BodyPartExamined": "HEAD", "SeriesDescription": "5 mm", "ProtocolName": "", "StudyDescription": ""}, "study-other-body-part"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "series-localizer"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "series-projection"),
+    ],
+)  # fmt: skip
+def test_what_is_not_graded(series: Callable[..., Study], header: dict[str, object], code: str) -> None:
+    selection = load("ct_quality", CtQualityOptions()).select(series(slices=range(10), **header))
+    assert selection.reason is not None
+    assert (selection.chosen, selection.reason.code, selection.reason.klass) == (None, code, "not_applicable")
