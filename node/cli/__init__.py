@@ -28,6 +28,7 @@ COMMANDS = {
     "check-config": "Read the configuration and say what it means.",
     "doctor": "Check this machine and this installation.",
     "models": "Pipelines of this installation and what they rest on.",
+    "quality": "Limits of image quality of this site, and charts of each device.",
     "demo": "The main job end to end on this machine alone.",
     "phantom": "Write a chest CT, or a radiograph, with known truth as DICOM.",
 }

@@ -24,6 +24,7 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
 
     settings = settings_of(config_file)
     _check_files(settings)
+    _check_limits(settings)
     database = settings.database.url if settings.database.url == "sqlite" else shown(place_of(settings))
     if as_json:
         document = json.loads(json.dumps(asdict(settings), default=str))
@@ -66,6 +67,18 @@ def command(config_file: Path | None, *, as_json: bool, quiet: bool, verbose: bo
     if not settings.rule:
         click.echo("rule          none: studies are received and nothing is run; add a [[rule]]")
     return 0
+
+
+def _check_limits(settings: "Settings") -> None:
+    """Say which limits of the site nobody has reviewed."""
+    from pipeline import registry
+    from pipeline.quality.limits import Limits
+
+    for name in registry.graded():
+        file = getattr(settings.pipeline, name).limits
+        if file is not None and not Limits.read(name, file).reviewed:
+            says = "`reviewed_by` is empty: let a person look at every line, and put a name there"
+            click.echo(f"Warning: {file}: {says}", err=True)
 
 
 def _check_files(settings: "Settings") -> None:

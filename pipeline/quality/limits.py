@@ -86,11 +86,14 @@ class Limits:
         Changes, those that say least about the image first.
     digest : str
         Of the site's file; empty without one.
+    reviewed : bool
+        Whether a person has put a name into the file.
     """
 
     rows: tuple[Limit, ...]
     site: tuple[SiteLimit, ...] = ()
     digest: str = ""
+    reviewed: bool = True
 
     @classmethod
     def read(cls, pipeline: str, file: Path | None) -> "Limits":
@@ -115,7 +118,10 @@ class Limits:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise LimitsError(file, "", None, f"is not TOML: {error}") from error
         site = _site(data, file)[pipeline]
-        return cls(rows, site, f"sha256:{hashlib.sha256(content).hexdigest()}")
+        by = data.get("reviewed_by", "")
+        if not isinstance(by, str):
+            raise LimitsError(file, "reviewed_by", by, "must be a text: who has reviewed these limits")
+        return cls(rows, site, f"sha256:{hashlib.sha256(content).hexdigest()}", bool(by.strip()))
 
     @property
     def options_digest(self) -> str:

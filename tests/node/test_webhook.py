@@ -154,32 +154,30 @@ def test_every_status_of_a_webhook_has_one_row() -> None:
     assert judge_webhook(777) is TABLE[-1]
 
 
+ROWS: list[tuple[int, str, str | None, bool]] = [
+    (204, "delivered", None, True),
+    (302, "waiting", "webhook-not-there", False),
+    (400, "dead", "webhook-refused", True),
+    (401, "waiting", "http-not-authorised", False),
+    (404, "waiting", "webhook-not-there", False),
+    (408, "waiting", "webhook-cannot-now", True),
+    (422, "dead", "webhook-refused", True),
+    (429, "waiting", "webhook-cannot-now", True),
+    (503, "waiting", "webhook-cannot-now", True),
+]
+
+
 @pytest.mark.sockets
-@pytest.mark.parametrize(
-    ("status", "state", "code", "answers"),
-    [
-        (204, "delivered", None, True),
-        (302, "waiting", "webhook-not-there", False),
-        (400, "dead", "webhook-refused", True),
-        (401, "waiting", "http-not-authorised", False),
-        (404, "waiting", "webhook-not-there", False),
-        (408, "waiting", "webhook-cannot-now", True),
-        (422, "dead", "webhook-refused", True),
-        (429, "waiting", "webhook-cannot-now", True),
-        (503, "waiting", "webhook-cannot-now", True),
-    ],
-)
-def test_webhook_row(
-    desk: Desk, board: Board, slices: list[Path], uid: str, status: int, state: str, code: str | None, *, answers: bool
-) -> None:
-    board.status = status
+def test_webhook_rows(desk: Desk, board: Board, slices: list[Path], uid: str) -> None:
     ended(desk, slices)
     taken = deliveries.take(desk.db, "board", desk.now)
     assert taken is not None
-    verdict = Calls(desk.db, desk.settings.destination[0]).attempt(taken, 0.5)
-    assert (verdict.state, verdict.reason and verdict.reason.code, verdict.heard) == (state, code, answers)
-    assert (verdict.wait_s is None) == (state != "waiting")
-    assert uid in json.dumps(board.got[-1][2])
+    for status, state, code, answers in ROWS:
+        board.status = status
+        verdict = Calls(desk.db, desk.settings.destination[0]).attempt(taken, 0.5)
+        assert (verdict.state, verdict.reason and verdict.reason.code, verdict.heard) == (state, code, answers), status
+        assert (verdict.wait_s is None) == (state != "waiting")
+        assert uid in json.dumps(board.got[-1][2])
 
 
 @pytest.mark.sockets

@@ -35,6 +35,7 @@ def header(**values: str) -> Dataset:
         ("x = ", "", "TOML"),
         ("", "schema", "quality-limits/1"),
         (HEAD + "a = 1\n", "a", "unknown key"),
+        (HEAD + "reviewed_by = 3\n", "reviewed_by", "who"),
         (HEAD + "limit = 3\n", "limit", "[[limit]]"),
         (ROW, "limit.0", "above or below"),
         (ROW + "above = 1.0\nbelow = 2.0\n", "limit.0", "above or below"),

@@ -1,0 +1,115 @@
+"""``quality calibrate``: a folder in, a file out that a person reviews and the node takes."""
+
+import json
+import shutil
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from config.settings import Pipelines
+from node.cli.check_config import command as check_config
+from node.cli.common import settings_of
+from node.cli.quality import command
+from node.quality.calibrate import calibrate, limits_file
+from phantom.radiograph import Exposure, dataset, expose
+from pipeline import registry
+from pipeline.quality.limits import SCHEMA as LIMITS_SCHEMA
+from pipeline.quality.limits import Limits
+from tests.cli.documents import valid
+
+pytestmark = pytest.mark.unit
+COUNT = 21
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return radiographs of one device and many patients, and a file that is none."""
+    into = tmp_path_factory.mktemp("site")
+    image = dataset(expose(Exposure(5, lesions="none", rows=352, columns=336, step_mm=4.0)))
+    image.StationName, image.ViewPosition, image.TargetExposureIndex = 'DX "1"', "PA", 300
+    for n in range(COUNT):
+        image.PatientID, image.ExposureIndex = f"SECRET{n}", 300 + 10 * n
+        image.StudyInstanceUID, image.SOPInstanceUID = f"2.25.4711{n:03d}", f"2.25.4712{n:03d}"
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        image.save_as(into / f"{n:02d}.dcm", enforce_file_format=True)
+    (into / "broken.dcm").write_bytes(b"no DICOM")
+    return into
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, ["calibrate", *map(str, arguments)], standalone_mode=False)
+
+
+def test_a_folder_becomes_limits_that_the_node_takes(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "limits.toml"
+    done = run(folder, "--out", out, "--least", 20, "--by", "A Physicist", "--json", "-q")
+    assert done.return_value == 0, done.output
+    document: dict[str, Any] = valid(json.loads(done.stdout))
+    assert (document["images"], document["studies"], document["patients"]) == (COUNT, COUNT, COUNT)
+    assert document["refused"] == {"not-dicom": 1}
+    text = out.read_text(encoding="utf-8")
+    assert not any(word in text + done.stdout for word in ("SECRET", "2.25.4711", "2.25.4712")), "a patient is in it"
+    data = tomllib.loads(text)
+    assert (data["by"], data["reviewed_by"], data["patients"]) == ("A Physicist", "", COUNT)
+    codes = {row["code"] for row in data["limit"]}
+    assert {"exposure-above-target", "image-blurred"} <= codes
+    assert all(row["when"]["station"] == 'DX "1"' for row in data["limit"])
+    config = tmp_path / "node.toml"
+    config.write_text(f'[pipeline.cxr_quality]\nlimits = "{out}"\n', encoding="utf-8")
+    limits = Limits.read("cxr_quality", settings_of(config).pipeline.cxr_quality.limits)
+    assert len(limits.site) == len(data["limit"]) == document["changed"]
+
+
+def test_the_same_images_give_the_same_file(folder: Path, tmp_path: Path) -> None:
+    turned = tmp_path / "turned"
+    turned.mkdir()
+    few = sorted(folder.iterdir())[:3]
+    for n, file in enumerate(reversed(few)):
+        shutil.copyfile(file, turned / f"{n:02d}.dcm")
+    load = registry.shelf(Pipelines(), "cpu")
+    told: list[tuple[str, int, int]] = []
+    now = datetime(2026, 11, 22, tzinfo=UTC)
+    files = [
+        limits_file(calibrate(places, load, 20, lambda *said: told.append(said)), 20, now, "x")
+        for places in (few, [turned])
+    ]
+    assert files[0] == files[1]
+    assert told[-1] == ("measured", 3, 3)
+
+
+def test_too_few_images_change_nothing_and_it_is_said(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "limits.toml"
+    done = run(*sorted(folder.iterdir())[:2], "--out", out, "-q")
+    assert done.return_value == 3
+    text = out.read_text(encoding="utf-8")
+    assert "too few images: 2 of at least 50" in text
+    assert "limit" not in tomllib.loads(text)
+
+
+def test_nonsense_is_refused(folder: Path, tmp_path: Path) -> None:
+    there = tmp_path / "reviewed.toml"
+    there.write_text("x", encoding="utf-8")
+    for arguments, says in (
+        ((folder, "--out", there), "there already"),
+        ((folder, "--out", tmp_path / "a", "--least", 5), "fewer than 20"),
+        ((tmp_path / "none", "--out", tmp_path / "a"), "no such file"),
+    ):
+        done = run(*arguments)
+        assert isinstance(done.exception, click.UsageError)
+        assert says in str(done.exception)
+    assert there.read_text(encoding="utf-8") == "x"
+
+
+def test_limits_that_nobody_has_reviewed_are_warned_of(tmp_path: Path) -> None:
+    out, config = tmp_path / "limits.toml", tmp_path / "node.toml"
+    config.write_text(f'[pipeline.cxr_quality]\nlimits = "{out}"\n', encoding="utf-8")
+    for by, warned in (("", True), ("A Physicist", False)):
+        out.write_text(f'schema = "{LIMITS_SCHEMA}"\nreviewed_by = "{by}"\n', encoding="utf-8")
+        done = CliRunner().invoke(check_config, ["--config", str(config)], standalone_mode=False)
+        assert done.return_value == 0
+        assert ("reviewed_by" in done.output) == warned
