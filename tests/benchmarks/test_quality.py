@@ -158,8 +158,9 @@ def test_ends_are_cut_by_what_they_say(scan: Scan, rng: np.random.Generator) -> 
     columns = [np.ptp(np.flatnonzero(s.lungs.any(axis=(0, 1)))) for s in (scan, narrow)]
     assert columns[0] - columns[1] == 4
     assert narrow.array.shape[2] == columns[1] + 1
-    x = (narrow.positions[0, 0] - scan.positions[0, 0]) / scan.pixel_mm
-    assert np.array_equal(narrow.array[:, 0, 0], scan.array[:, round((narrow.positions[0, 1] + 192) / 6), round(x)])
+    x, y = (round((narrow.positions[0, axis] - scan.positions[0, axis]) / scan.pixel_mm) for axis in (0, 1))
+    middle, width = narrow.array.shape[1] // 2, narrow.array.shape[2]
+    assert np.array_equal(narrow.array[:, middle], scan.array[:, y + middle, x : x + width])
 
 
 def test_values_are_changed_as_they_say(scan: Scan, rng: np.random.Generator) -> None:
