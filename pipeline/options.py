@@ -21,14 +21,10 @@ class ChestCtOptions:
 
 @dataclass(frozen=True, slots=True)
 class CtQualityOptions:
-    """``[pipeline.ct_quality]``: what a site may choose."""
+    """``[pipeline.ct_quality]``: what a site may choose; `limits` as of `CxrQualityOptions`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    @property
-    def digest(self) -> str:
-        """Digest, as ``sha256:...``, of everything here."""
-        return "sha256:" + hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+    limits: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

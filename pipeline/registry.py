@@ -32,9 +32,7 @@ class _Entry:
     queue: Literal["cpu", "gpu"] = "cpu"  # what a machine must have to run it
     subject: Subject = "study"
     needs: tuple[str, ...] = ("torch",)  # libraries that are not always installed
-    limits: tuple[str, str] | None = (
-        None  # package and file of the table that grades by, where sites may move its bounds
-    )
+    limits: tuple[str, str] | None = None  # package and file of the table of limits, where a site may move them
 
 
 _PIPELINES: Mapping[str, _Entry] = MappingProxyType(
@@ -49,7 +47,12 @@ _PIPELINES: Mapping[str, _Entry] = MappingProxyType(
             limits=("pipeline.quality.cxr", "cxr.toml"),
         ),
         "ct_quality": _Entry(
-            frozenset({"CT"}), "pipeline.quality.ct.select", "pipeline.quality.ct.pipeline", subject="series", needs=()
+            frozenset({"CT"}),
+            "pipeline.quality.ct.select",
+            "pipeline.quality.ct.pipeline",
+            subject="series",
+            needs=(),
+            limits=("pipeline.quality.ct", "limits.toml"),
         ),
     }
 )

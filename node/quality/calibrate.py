@@ -22,6 +22,7 @@ from pipeline import registry
 from pipeline.api import Pipeline
 from pipeline.errors import PipelineError
 from pipeline.quality.limits import SCHEMA as LIMITS_SCHEMA
+from pipeline.quality.limits import apart
 
 SCHEMA: Final = "pacs-ai-node/quality-calibrate/1"
 
@@ -133,7 +134,7 @@ def _measured(pipeline: Pipeline, uid: str, piece: Study, refused: Counter[str])
     study = _hashed(piece.study_instance_uid)
     patient = "\0".join(text(header, keyword) for keyword in ("IssuerOfPatientID", "PatientID"))
     return Image(
-        pipeline.name, Device.of(header), text(header, "ViewPosition").upper(), study,
+        pipeline.name, Device.of(header), apart(header), study,
         _hashed(patient) if patient.strip("\0") else study, quality.grade,
         {name: m.value for name, m in quality.measures.items() if m.unit},
     )  # fmt: skip
@@ -159,10 +160,10 @@ def _device(of: Learned) -> dict[str, Any]:
         "patients": of.patients, "not_usable": of.left_out,
         "measures": [
             {
-                "measure": measure, "view": view or None, "n": s.count, "patients": s.patients, "mean": round(s.mean, 4),
+                "measure": measure, "by": name or None, "is": value, "n": s.count, "patients": s.patients, "mean": round(s.mean, 4),
                 "sd": round(s.deviation, 4), "percentiles": {f"{p:g}": round(v, 4) for p, v in s.percentiles.items()},
             }
-            for (measure, view), s in of.spreads.items()
+            for (measure, name, value), s in of.spreads.items()
         ],
         "limits": [
             {
@@ -204,9 +205,9 @@ def _block(of: Learned) -> str:
             f"{of.left_out} not usable (grade D)"
         )
     ]
-    for (measure, view), s in of.spreads.items():
+    for (measure, name, value), s in of.spreads.items():
         values = ", ".join(f"{p:g} %: {v:.4g}" for p, v in s.percentiles.items())
-        seen = f" ({_plain(view)})" if view else ""
+        seen = f" ({name} {_plain(value) or 'not said'})" if name else ""
         lines.append(f"#   {measure}{seen}: n {s.count}, mean {s.mean:.4g}, SD {s.deviation:.4g}; {values}")
     return "\n".join([*lines, *(_row(of.pipeline, b) for b in of.bounds), ""])
 

@@ -23,11 +23,14 @@ from pipeline.quality.limits import SiteLimit, moved, shipped
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What was measured on one piece (a series or an image); `study` and `patient` stand for them and say nothing of them."""
+    """What was measured on one piece (a series or an image); `study` and `patient` stand for them and say nothing of them.
+
+    `apart` is what, beside its device, it may be told from others by: ``view``, ``kernel``.
+    """
 
     pipeline: str
     device: Device
-    view: str
+    apart: Mapping[str, str]
     study: str
     patient: str
     grade: str
@@ -69,7 +72,10 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Everything about one pipeline and device; `spreads` by measure and view, which is empty where views count together."""
+    """Everything about one pipeline and device.
+
+    `spreads` by measure, and by the view or kernel where these count apart (`by` of the policy; empty where they do not).
+    """
 
     pipeline: str
     device: Device
@@ -77,7 +83,7 @@ class Learned:
     studies: int
     patients: int
     left_out: int
-    spreads: Mapping[tuple[str, str], Spread]
+    spreads: Mapping[tuple[str, str, str], Spread]
     bounds: tuple[Bound, ...]
 
 
@@ -95,7 +101,7 @@ def learn(images: Iterable[Image], least: int) -> tuple[Learned, ...]:
     images : Iterable[Image]
         Measured images.
     least : int
-        With fewer images of a device, or of a view where views count apart, nothing is changed.
+        With fewer images of a device, or of a view or kernel where these count apart, nothing is changed.
     """
     groups: dict[tuple[str, Device], list[Image]] = defaultdict(list)
     for image in images:
@@ -122,23 +128,23 @@ def _learned(name: str, device: Device, groups: Mapping[tuple[str, Device], list
     own = groups[name, device]
     good = [image for image in own if image.grade != "D"]
     rules = [rule for rule in policy()["learn"] if rule["pipeline"] == name]
-    by_view = {rule["measure"] for rule in rules if rule.get("by_view")}
-    spreads = _spreads(good, by_view)
+    spreads = _spreads(good, {rule["measure"]: rule["by"] for rule in rules if "by" in rule})
     doubt = _doubt(device, [other for pipeline, other in groups if pipeline == name and other != device])
     bounds: list[Bound] = []
     for rule in rules:
-        for (measure, view), found in spreads.items():
+        for (measure, _, value), found in spreads.items():
             if measure == rule["measure"]:
-                bounds += _bounds(rule, device, view, found, doubt, least)
+                bounds += _bounds(rule, device, value, found, doubt, least)
     everybody = (len(own), len({i.study for i in own}), len({i.patient for i in own}), len(own) - len(good))
     return Learned(name, device, *everybody, spreads, _sensible(name, bounds))
 
 
-def _spreads(images: Sequence[Image], by_view: set[str]) -> dict[tuple[str, str], Spread]:
-    values: dict[tuple[str, str], list[tuple[float, str]]] = defaultdict(list)
+def _spreads(images: Sequence[Image], by: Mapping[str, str]) -> dict[tuple[str, str, str], Spread]:
+    values: dict[tuple[str, str, str], list[tuple[float, str]]] = defaultdict(list)
     for image in images:
         for measure, value in image.measures.items():
-            values[measure, image.view if measure in by_view else ""].append((value, image.patient))
+            name = by.get(measure, "")
+            values[measure, name, image.apart.get(name, "")].append((value, image.patient))
     return {key: spread([v for v, _ in of], len({p for _, p in of})) for key, of in sorted(values.items())}
 
 
@@ -152,11 +158,11 @@ def _doubt(device: Device, others: Sequence[Device]) -> str:
     return ""
 
 
-def _bounds(rule: Mapping[str, Any], device: Device, view: str, found: Spread, doubt: str, least: int) -> list[Bound]:
-    when = {k: v for k, v in {**device.as_json(), "view": view}.items() if v}
+def _bounds(rule: Mapping[str, Any], device: Device, value: str, found: Spread, doubt: str, least: int) -> list[Bound]:
+    when = {k: v for k, v in {**device.as_json(), rule.get("by", ""): value}.items() if v}
     patients = int(policy()["least_patients"])
-    if rule.get("by_view") and not view:
-        doubt = doubt or "the images do not say their view"
+    if "by" in rule and not value:
+        doubt = doubt or f"the images do not say their {rule['by']}"
     if found.count < least:
         doubt = doubt or f"too few images: {found.count} of at least {least}"
     if found.patients < patients:

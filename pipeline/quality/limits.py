@@ -11,6 +11,8 @@
     above = 4.5                      # or below, as the row has it: where the finding begins from now on
     when = { manufacturer = "Maker", model = "Model", station = "DX1", view = "PA" }   # any of these; without: everywhere
 
+`view` is View Position (0018,5101), `kernel` is Convolution Kernel (0018,1210), beside the device that the images name.
+
 What several rows say about one bound is decided by the one that says most about the image. Nothing else of a table can be
 changed: what is measured, which grade a finding has, and whether a thing is a finding at all stay those of the pipeline.
 """
@@ -36,7 +38,7 @@ from pipeline.reasons import REASONS
 SCHEMA: Final = "pacs-ai-node/quality-limits/1"
 _LARGEST: Final = 1 << 20
 _MOST: Final = 1000
-_WHEN: Final = ("manufacturer", "model", "station", "view")
+_WHEN: Final = ("manufacturer", "model", "station", "view", "kernel")
 _ROW: Final = frozenset({"pipeline", "code", "grade", "above", "below", "when", "note"})
 _HEAD: Final = frozenset({"schema", "made", "by", "inputs", "images", "studies", "patients", "reviewed_by", "limit"})
 
@@ -138,8 +140,14 @@ class Limits:
         return (REASONS("quality-site-limits", codes=", ".join(codes)),) if codes else ()
 
     def _fitting(self, header: Dataset) -> list[SiteLimit]:
-        image = {**Device.of(header).as_json(), "view": text(header, "ViewPosition").upper()}
+        image = {**Device.of(header).as_json(), **apart(header)}
         return [change for change in self.site if change.fits(image)]
+
+
+def apart(header: Dataset) -> dict[str, str]:
+    """Return what, beside the device, images are told apart by: ``view`` and ``kernel``, empty if not said."""
+    keywords = {"view": "ViewPosition", "kernel": "ConvolutionKernel"}
+    return {name: " ".join(text(header, keyword).split())[:64] for name, keyword in keywords.items()}
 
 
 def shipped(pipeline: str) -> tuple[Limit, ...]:

@@ -22,7 +22,7 @@ def made(count: int, device: Device = DX1, view: str = "PA", **more: Any) -> lis
     values = {"deviation_index": 0.0, "sharpness_blur": 0.3, **more}
     return [
         Image(
-            "cxr_quality", device, view, f"s{n}", f"p{n}", "A",
+            "cxr_quality", device, {"view": view}, f"s{n}", f"p{n}", "A",
             {k: v[n] if isinstance(v, Sequence) else v for k, v in values.items()},
         )
         for n in range(count)
@@ -71,19 +71,33 @@ def test_a_limit_moves_only_so_far_and_says_so() -> None:
     assert bound(exposed, "exposure-above-target").bound == 5.0
 
 
+def test_noise_of_every_kernel_has_a_limit_of_its_own() -> None:
+    images = [
+        Image("ct_quality", DX1, {"kernel": kernel}, f"s{n}", f"p{n}", "A", {"noise_hu": noise + n / 10})
+        for kernel, noise in (("B30f", 20.0), ("B70f", 60.0))
+        for n in range(60)
+    ]
+    (of,) = learn(images, 50)
+    remarks = {b.when["kernel"]: b.bound for b in of.bounds if b.row.grade == "B"}
+    assert remarks == {"B30f": pytest.approx(25.75, abs=0.05), "B70f": 64.0}, "the second moves no further"
+
+
 def test_what_is_not_usable_teaches_nothing() -> None:
     images = made(60)
-    bad = [Image(i.pipeline, i.device, i.view, i.study, i.patient, "D", {"sharpness_blur": 9.0}) for i in made(30)]
+    bad = [Image(i.pipeline, i.device, i.apart, i.study, i.patient, "D", {"sharpness_blur": 9.0}) for i in made(30)]
     (of,) = learn(images + bad, 50)
     assert (of.images, of.left_out) == (90, 30)
-    assert of.spreads["sharpness_blur", ""].count == 60
+    assert of.spreads["sharpness_blur", "", ""].count == 60
 
 
 @pytest.mark.parametrize(
     ("images", "why"),
     [
         (made(49), "too few images: 49 of at least 50"),
-        ([Image(i.pipeline, i.device, i.view, i.study, "p", "A", i.measures) for i in made(60)], "too few patients: 1"),
+        (
+            [Image(i.pipeline, i.device, i.apart, i.study, "p", "A", i.measures) for i in made(60)],
+            "too few patients: 1",
+        ),
         (made(60, Device("", "M1", "DX1")), "do not say which device"),
         (made(60, Device("Maker", "M1", "")) + made(3), "cannot be told from other devices"),
         (made(60, view=""), "do not say their view"),

@@ -11,6 +11,7 @@ PACKAGE = "pipeline.quality.ct"
 LIMITS_FILE = "limits.toml"
 SHARED = (
     ("pipeline.quality", "grade.py"),
+    ("pipeline.quality", "limits.py"),
     ("pipeline.chest_ct", "select.py"),
     ("pipeline.chest_ct", "series_rules.toml"),
     ("pipeline", "reasons.toml"),

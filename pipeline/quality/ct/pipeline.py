@@ -12,8 +12,9 @@ from pipeline.api import Analysis, Progress, Selection
 from pipeline.options import CtQualityOptions
 from pipeline.quality.ct import select
 from pipeline.quality.ct.measures import Seen, measure
-from pipeline.quality.ct.parameters import LIMITS_FILE, PACKAGE, data_digest
-from pipeline.quality.grade import grade, table
+from pipeline.quality.ct.parameters import data_digest
+from pipeline.quality.grade import grade
+from pipeline.quality.limits import Limits
 from pipeline.quality.summary import summary
 from pipeline.result import Code, Geometry, Mask, Region, Result
 
@@ -34,7 +35,7 @@ class CtQuality:
     version = VERSION
 
     def __init__(self, options: CtQualityOptions) -> None:
-        self._options = options
+        self._limits = Limits.read(NAME, options.limits)
 
     @property
     def weights_digest(self) -> str:
@@ -43,8 +44,8 @@ class CtQuality:
 
     @property
     def options_digest(self) -> str:
-        """Digest of the options."""
-        return self._options.digest
+        """Digest of the options, the content of the site's limits included."""
+        return self._limits.options_digest
 
     def select(self, study: Study) -> Selection:
         """Choose a series by headers alone."""
@@ -61,13 +62,14 @@ class CtQuality:
         tell("quality", 0.4)
         seen = measure(stack, volume)
         uid = series.series_instance_uid
-        graded = grade(seen.measures, table(PACKAGE, LIMITS_FILE), "series", uid, seen.not_evaluated)
+        header = series.instances[0].header
+        graded = grade(seen.measures, self._limits.of(header), "series", uid, seen.not_evaluated)
         times.append(time.perf_counter())
         geometry = Geometry(volume.array.shape, volume.affine, volume.images, volume.frame_of_reference_uid)
         result = Result(
             pipeline=NAME, version=VERSION, series_instance_uid=uid, geometry=geometry, device="cpu", quality=graded,
             regions=(Region("body", _body(seen), CHEST),), measurements=(), segments=(), findings=(),
-            summary=summary(graded), timings_s={"volume": times[1] - times[0], "quality": times[2] - times[1]},
+            notes=self._limits.note(header), summary=summary(graded), timings_s={"volume": times[1] - times[0], "quality": times[2] - times[1]},
         )  # fmt: skip
         return Analysis(result, volume)
 

@@ -6,12 +6,15 @@ import click
 import pytest
 from pydicom.dataset import Dataset
 
+import phantom
 from dicom_io.model import group
 from dicom_io.read import read_instance
 from node.cli.common import settings_of
+from phantom import datasets
+from phantom.dicom import save
 from phantom.radiograph import Exposure, dataset, expose
 from pipeline import registry
-from pipeline.options import CxrQualityOptions
+from pipeline.options import CtQualityOptions, CxrQualityOptions
 from pipeline.quality.grade import Limit
 from pipeline.quality.limits import Limits, LimitsError, SiteLimit, moved, shipped
 from pipeline.result import Result
@@ -72,7 +75,9 @@ def test_limits_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
     with pytest.raises(click.UsageError, match=r"pipeline.cxr_quality.limits = .*limits.toml.*cannot be read"):
         settings_of(config)
     file.write_text(ROW + "above = 1\nwhen = { serial = '7' }\n", encoding="utf-8")
-    with pytest.raises(click.UsageError, match=r"limits.toml: limit.0.when = .*manufacturer, model, station, view"):
+    with pytest.raises(
+        click.UsageError, match=r"limits.toml: limit.0.when = .*manufacturer, model, station, view, kernel"
+    ):
         settings_of(config)
     file.write_text(ROW + "above = 1\n", encoding="utf-8")
     assert settings_of(config).pipeline.cxr_quality.limits == file
@@ -133,3 +138,26 @@ def test_what_a_pipeline_says_follows_the_limits_of_its_site(tmp_path: Path) -> 
     assert "quality-site-limits" in {n.code for n in strict.notes}
     assert "quality-site-limits" not in {n.code for n in elsewhere.notes}
     assert first != second
+
+
+def test_noise_of_ct_is_limited_by_device_and_kernel(tmp_path: Path) -> None:
+    slices = list(datasets(phantom.build(31, lesions="none", matrix=128, thickness_mm=5.0)))
+    (tmp_path / "ct").mkdir()
+    for n, ds in enumerate(slices):
+        ds.ConvolutionKernel = "B70f"
+        save(ds, tmp_path / "ct" / f"{n}.dcm")
+    study = group([read_instance(path) for path in sorted((tmp_path / "ct").iterdir())])[0]
+    file = tmp_path / "limits.toml"
+    found = {}
+    for kernel in ("B70f", "B30f"):
+        file.write_text(
+            f'{HEAD}[[limit]]\npipeline = "ct_quality"\ncode = "noise-high"\nabove = 1.0\nwhen = {{ kernel = "{kernel}" }}\n',
+            encoding="utf-8",
+        )
+        pipeline = registry.load("ct_quality", CtQualityOptions(file))
+        chosen = pipeline.select(study).chosen
+        assert chosen is not None
+        result = pipeline.run(chosen).result
+        codes = {f.reason.code for f in result.quality.findings}, {note.code for note in result.notes}
+        found[kernel] = "noise-high" in codes[0], "quality-site-limits" in codes[1]
+    assert found == {"B70f": (True, True), "B30f": (False, False)}
