@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 import phantom
 from benchmarks.quality_cases import DEFECTS, Subject, uid
 from benchmarks.quality_degrade_ct import DEFECTS as MAKERS
-from benchmarks.quality_degrade_ct import HIGHEST, LOWEST, Scan
+from benchmarks.quality_degrade_ct import HIGHEST, LOWEST, Scan, without_lungs
 from phantom.dicom import number, save
 
 INTERCEPT = -1024
@@ -31,7 +31,6 @@ PHANTOMS = (  # thickness mm, noise HU, sharpened
 SEEDS = range(7101, 7113)
 OTHERS = {
     "negative_head_Philips": ("ct/negative_head_Philips",),
-    "RICORD-1A-000906": ("ct/RICORD-1A-000906/s_sagittal_bone",),
     "dcmqi_liver": tuple(f"seg_sr/dcmqi_liver/0{n}.dcm" for n in (1, 2, 3)),
     "GH1308": ("dicom_zoo/odd_or_broken/GH1308.dcm",),
     "693_J2KI": ("dicom_zoo/odd_or_broken/693_J2KI.dcm",),
@@ -206,3 +205,5 @@ def with_clean(subject: Subject, clean: Acquired) -> Iterator[tuple[str, Scan]]:
         scan = degraded(subject, clean, row)
         if scan is not None:
             yield row["name"], scan
+    if subject.source == "phantom":
+        yield "non-chest", without_lungs(clean.scan, subject.rng("non-chest"))

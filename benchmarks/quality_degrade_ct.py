@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter, shift, uniform_filter
+from scipy.ndimage import binary_dilation, gaussian_filter, shift, uniform_filter
 
 HIGHEST = 3071
 LOWEST = -1024
@@ -222,6 +222,13 @@ def mirror(scan: Scan, _rng: np.random.Generator) -> Scan:
 def offset(scan: Scan, _rng: np.random.Generator, hu: float) -> Scan:
     """State a wrong Rescale Intercept."""
     return replace(scan, intercept_error=hu)
+
+
+def without_lungs(scan: Scan, rng: np.random.Generator) -> Scan:
+    """Fill the lungs with soft tissue of the scan's own noise: a body that is no chest."""
+    inside = np.stack([binary_dilation(plane, iterations=2) for plane in scan.lungs]) & (scan.array < 0)
+    filled = np.where(inside, 45 + rng.normal(0, noise_level(scan.array, scan.pixel_mm), scan.array.shape), scan.array)
+    return scan.changed(slice(None), filled)
 
 
 DEFECTS: dict[str, Callable[..., Scan]] = {

@@ -80,6 +80,9 @@ def defect(records: Sequence[Record], kind: str, name: str) -> dict[str, Any]:
     """Return the figures of one defect among the images of one group."""
     answer = ANSWERS[kind][name]
     bad = [r for r in records if r.defect == name]
+    unable = Counter(r.refused[0] for r in bad if r.refused and r.refused[1] == "unable")
+    if name == "non-chest":  # too short or too small to be anything: the refusal is right, and no answer
+        bad = [r for r in bad if not (r.refused and r.refused[1] == "unable")] or bad
     beside = {(r.source, r.image): r for r in records if r.defect == "clean"}
     beside |= {(r.source, r.image): r for r in records if r.defect == "clean-tilt" and name == "tilt"}
     good = list(beside.values()) if name == "non-chest" else [
@@ -96,7 +99,7 @@ def defect(records: Sequence[Record], kind: str, name: str) -> dict[str, Any]:
         "named": sum(answered(r, answer["codes"], alarm=False) for r in bad) / len(bad),
         "false": sum(answered(r, answer["codes"], alarm=True) for r in good) / max(len(good), 1), "clean": len(good),
         "measured": len(values[0]),
-        "unable": dict(Counter(r.refused[0] for r in bad if r.refused)),
+        "unable": dict(unable),
         "sources": {},
     }  # fmt: skip
     if values[0] and values[1]:
@@ -153,6 +156,7 @@ def remark(row: dict[str, Any]) -> str:
     if not row["measured"] and not row["recognised"] and not row["unable"]:
         return "**not evaluated**: nothing was measured"
     said = ["**weak**"] * (row["recognised"] < FLOOR) + ["few patients"] * (row["patients"] < FEW)
+    said += [f"not judged: {', '.join(f'{code} {n}' for code, n in row['unable'].items())}"] if row["unable"] else []
     return ", ".join(said)
 
 

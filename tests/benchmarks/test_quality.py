@@ -175,6 +175,7 @@ def test_values_are_changed_as_they_say(scan: Scan, rng: np.random.Generator) ->
     assert (rods.array == quality_degrade_ct.HIGHEST).any(axis=(1, 2)).all()
     away = rods.array.astype(int) - scan.array
     assert 250 < np.abs(away[rods.array < quality_degrade_ct.HIGHEST]).max() <= 301
+    assert quality_degrade_ct.without_lungs(scan, rng).array[scan.lungs].min() > -50
     moved = quality_degrade_ct.motion(scan, rng, 12.0)
     changed = np.flatnonzero((moved.array != scan.array).any(axis=(1, 2)))
     assert changed.size == 13
@@ -207,6 +208,7 @@ def test_what_is_counted() -> None:
     records += [
         _record("non-chest", "x", {}, 0, ["cxr-other", "not_applicable"]),
         _record("non-chest", "y", {}, 0, ["a", "unable"]),
+        _record("non-chest", "z", {}, 0),
     ]
     records[3] = dataclasses.replace(records[3], codes={"values-clipped": "D", "else": "B"})
     made = quality_table.figures(records)
@@ -216,7 +218,7 @@ def test_what_is_counted() -> None:
     better = sum(0.55 + 0.1 * b > 0.1 * g for b in range(10) for g in range(10)) / 100
     assert clipping["auc"] == pytest.approx(better)
     assert clipping["auc_95"][0] < better < clipping["auc_95"][1]
-    assert rows["non-chest"]["recognised"] == 0.5
+    assert (rows["non-chest"]["recognised"], rows["non-chest"]["unable"]) == (0.5, {"a": 1})
     assert (made["clean"][0]["alarm"], made["clean"][0]["codes"]) == (1, {"values-clipped": 1})
     assert "**weak**" in quality_table.markdown(made)
     assert quality_table.wilson(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-3)
