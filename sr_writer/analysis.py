@@ -30,6 +30,7 @@ from sr_writer import (
 from sr_writer.considered import Considered, card_variant
 from sr_writer.header import Authorship
 from sr_writer.profiles import Form, ObjectName, Piece, Tree
+from sr_writer.quality import only_quality, placed
 from sr_writer.radiograph import Values
 from sr_writer.references import evidence
 from sr_writer.sources import Sources
@@ -63,7 +64,7 @@ class Analysis:
         self._writers: Mapping[ObjectName, Callable[[Piece, Authorship], Iterator[Dataset]]] = {
             "seg": self._segmentation, "sr": self._report, "csr": self._comprehensive, "text": self._text,
             "sc": self._summary, "overlay": self._overlay, "gsps": self._markings, "kos": self._key_images,
-            "pdf": self._document,
+            "pdf": self._document, "quality_kos": self._bad_images,
         }  # fmt: skip
 
     @cached_property
@@ -110,10 +111,13 @@ class Analysis:
     def _summary(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
         del piece
         keys = [self._sources.images[key] for key in summary.key_images(self._result)]
-        what = "AI summary: key images with outlines, numbers"
+        what, shows = "AI summary", "key images with outlines, numbers"
+        if only_quality(self._result):
+            what, shows = f"AI grade {self._result.quality.grade} of image quality", "images with places framed"
         if isinstance(self._values, Radiograph):
-            left, top, width, height = summary.place(self._values)
-            what = f"AI summary: whole image in columns {left} to {left + width - 1}, rows {top} to {top + height - 1}"
+            left, top, width, height = summary.place(self._values, self._result)
+            shows = f"whole image in columns {left} to {left + width - 1}, rows {top} to {top + height - 1}"
+        what = f"{what}: {shows}"
         yield sc.build(self.picture, keys, by, kind="sc", description=what)
 
     def _overlay(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
@@ -122,7 +126,8 @@ class Analysis:
 
     def _markings(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
         del piece
-        if self._result.findings:
+        places = only_quality(self._result) and placed(self._result, self._sources.images)
+        if self._result.findings or places:
             yield gsps.build(self._result, self._sources, by)
 
     def _document(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
@@ -132,6 +137,12 @@ class Analysis:
     def _key_images(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
         del piece
         made = key_objects.build(self._result, self._sources, by)
+        if made is not None:
+            yield made
+
+    def _bad_images(self, piece: Piece, by: Authorship) -> Iterator[Dataset]:
+        del piece
+        made = key_objects.build_issue(self._result, self._sources, by)
         if made is not None:
             yield made
 

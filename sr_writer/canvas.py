@@ -19,6 +19,8 @@ SOFT: Colour = (164, 175, 191)
 FAINT: Colour = (112, 124, 142)
 AMBER: Colour = (255, 193, 7)
 DARK: Colour = (24, 20, 4)
+GRADE_CHIP = (928, 144, 92)
+"""Left, top and side of the box behind the letter of a grade on the card of a grade."""
 GRADES: dict[str, Colour] = {"A": (76, 175, 80), "B": (38, 166, 154), "C": (255, 160, 0), "D": (229, 57, 53)}
 
 

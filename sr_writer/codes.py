@@ -61,6 +61,12 @@ def standard_quality(reason: str) -> Code | None:
     return None if row is None else Code(*row)
 
 
+def title_modifier(reason: str) -> Code | None:
+    """Return why images are bad as a code that key images may have (CID 7011); None where none says it."""
+    code = standard_quality(reason)
+    return code if code is not None and code.scheme == "DCM" else None
+
+
 def grades_images(pipeline: str) -> bool:
     """Whether `pipeline` says how good images are, and nothing else."""
     return bool(_TABLE["pipeline"].get(pipeline, {}).get("grades_images", False))

@@ -27,7 +27,7 @@ from pydicom.dataset import Dataset, FileDataset
 
 from dicom_io.model import ImageKey, Instance
 from dicom_io.reason import Reason
-from sr_writer import gate_modules, gate_object, gate_picture, gate_quality, gate_seg, gate_sr
+from sr_writer import gate_card, gate_modules, gate_object, gate_picture, gate_quality, gate_seg, gate_sr
 from sr_writer.gate_claim import Claim
 from sr_writer.gate_count import Recount
 from sr_writer.gate_frames import frames_of
@@ -166,6 +166,8 @@ def _checks(artifact: Artifact, about: _Analysis) -> Iterator[Reason]:
                 if any(place is not None and place.position for place in named):
                     yield REASONS("position-differs")
             yield from gate_picture.check_picture(ds, about.raw)
+            if artifact.kind == "sc" and about.claim is not None and about.claim.graded.only:
+                yield from gate_card.check(ds, about.raw, about.claim.graded)
             yield from _once(ds, about)
         case "presentation":
             yield from gate_picture.check_presentation(ds, about.raw, about.counted, about.claim)

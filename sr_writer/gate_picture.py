@@ -13,7 +13,7 @@ from dicom_io.errors import DicomIOError
 from dicom_io.model import ImageKey
 from dicom_io.radiograph import inverse
 from dicom_io.reason import Reason
-from sr_writer import gate_radiograph
+from sr_writer import gate_quality, gate_radiograph
 from sr_writer.gate_claim import Claim
 from sr_writer.gate_count import Recount
 from sr_writer.gate_outline import fits
@@ -136,6 +136,8 @@ def check_presentation(
         for frame in frames_named(i) or (0,)
     }
     yield from _as_stored(ds, _shown(listed, raw), ours=claim is not None)
+    if claim is not None and claim.graded.only:
+        yield from gate_quality.check_presentation(ds, claim.graded, raw)
     layers = {str(layer.GraphicLayer) for layer in ds.get("GraphicLayerSequence") or ()}
     for annotation in ds.get("GraphicAnnotationSequence") or ():
         named = [image_of(i) for i in annotation.get("ReferencedImageSequence") or ()]
@@ -151,15 +153,21 @@ def check_presentation(
         if claim is not None and not _outlines_only(drawn):
             yield REASONS("outline-differs")
         for text in annotation.get("TextObjectSequence") or ():
-            odd = None if claim is None else claim.allows(str(text.get("UnformattedTextValue") or ""))
-            if odd is not None:
-                yield REASONS("number-differs", what=odd)
-            for keyword, units in (
-                ("AnchorPoint", "AnchorPointAnnotationUnits"), ("BoundingBoxTopLeftHandCorner", "BoundingBoxAnnotationUnits"),
-                ("BoundingBoxBottomRightHandCorner", "BoundingBoxAnnotationUnits"),
-            ):  # fmt: skip
-                if keyword in text and not _inside(text[keyword].value, str(text.get(units)), shapes):
-                    yield REASONS("annotation-outside", what=keyword)
+            yield from _text(text, shapes, claim)
+
+
+def _text(text: Dataset, shapes: Sequence[tuple[int, int]], claim: Claim | None) -> Iterator[Reason]:
+    said = str(text.get("UnformattedTextValue") or "")
+    if claim is not None and (odd := claim.allows(said)) is not None:
+        yield REASONS("number-differs", what=odd)
+    if claim is not None and (odd := claim.graded.misquoted(said)) is not None:
+        yield REASONS("quality-differs", what=odd)
+    for keyword, units in (
+        ("AnchorPoint", "AnchorPointAnnotationUnits"), ("BoundingBoxTopLeftHandCorner", "BoundingBoxAnnotationUnits"),
+        ("BoundingBoxBottomRightHandCorner", "BoundingBoxAnnotationUnits"),
+    ):  # fmt: skip
+        if keyword in text and not _inside(text[keyword].value, str(text.get(units)), shapes):
+            yield REASONS("annotation-outside", what=keyword)
 
 
 def _as_stored(ds: Dataset, shown: Sequence[Slice], *, ours: bool) -> Iterator[Reason]:

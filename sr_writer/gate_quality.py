@@ -272,6 +272,27 @@ def check_issue(ds: Dataset, graded: Graded | None, raw: Sources) -> Iterator[Re
         yield REASONS("quality-differs", what="Quality Issue")
 
 
+def check_presentation(ds: Dataset, graded: Graded, raw: Sources) -> Iterator[Reason]:
+    """Yield what is wrong with a presentation state of a grade: every place is framed on its image, and nothing else."""
+    left = [f for f in graded.flaws if f.at(raw) is not None]
+    for annotation in ds.get("GraphicAnnotationSequence") or ():
+        images = [image_of(i) for i in annotation.get("ReferencedImageSequence") or ()]
+        for graphic in annotation.get("GraphicObjectSequence") or ():
+            points = np.array(graphic.GraphicData, float).reshape(-1, 2)
+            found = next((f for f in left if _framed(f, images, points, raw)), None)
+            if found is None:
+                yield REASONS("quality-differs", what="place")
+            else:
+                left.remove(found)
+    if left:
+        yield REASONS("quality-differs", what="place")
+
+
+def _framed(flaw: Flaw, images: Sequence[ImageKey], points: npt.NDArray[np.float64], raw: Sources) -> bool:
+    place = flaw.at(raw)
+    return flaw.place is not None and place is not None and images == [flaw.place[0]] and around(points, place)
+
+
 def is_issue(ds: Dataset) -> bool:
     """Say whether a document names images as bad."""
     return any(str(i.get("CodeValue")).strip() == _TITLE_ISSUE for i in ds.get("ConceptNameCodeSequence") or ())

@@ -1,7 +1,7 @@
 """What must hold for pictures of a radiograph: the image in them is the source image, turned as that is, and black is black.
 
 A picture is compared with the raw pixels by ranks: whatever window and table it was made with, what is brighter in the one
-must be brighter in the other.
+must be brighter in the other, but for what a window makes all black or all white.
 """
 
 import re
@@ -24,7 +24,7 @@ ALIKE = 0.9
 LEFT_OVER = 0.7
 """The image turned over, or another way round, is what a picture shows if it leaves less than this share unexplained."""
 SAMPLES = 40_000
-_PLACE = re.compile(r"whole image in columns (\d+) to (\d+), rows (\d+) to (\d+)")
+WHOLE_IMAGE = re.compile(r"whole image in columns (\d+) to (\d+), rows (\d+) to (\d+)")
 
 
 def check(ds: Dataset, place: Slice) -> Iterator[Reason]:
@@ -34,7 +34,7 @@ def check(ds: Dataset, place: Slice) -> Iterator[Reason]:
     other pictures nothing can be said.
     """
     shape = int(ds.Rows), int(ds.Columns)
-    found = _PLACE.search(str(ds.get("DerivationDescription") or ""))
+    found = WHOLE_IMAGE.search(str(ds.get("DerivationDescription") or ""))
     if shape == place.shape:
         left, right, top, bottom = 0, shape[1] - 1, 0, shape[0] - 1
         stated = elements.numbers(ds, "PixelSpacing")
@@ -81,5 +81,10 @@ def _alike(
     looked = grey[::step, ::step]
     a, b = seen[::step, ::step, 0][looked], image[::step, ::step][looked]
     if a.size < 100 or a.min() == a.max() or b.min() == b.max():
+        return None
+    # what a window makes black or white is one rank there, and many in the image
+    dark, bright = (a == a.min()).mean(), (a == a.max()).mean()
+    b = np.clip(b, np.quantile(b, dark), np.quantile(b, 1 - bright))
+    if b.min() == b.max():
         return None
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])

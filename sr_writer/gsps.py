@@ -1,6 +1,7 @@
 """Grayscale Softcopy Presentation State: outlines, circles and labels over the source images, without touching the window.
 
-Agreed: ``build(result, sources, by) -> Dataset``; without findings one image says so in words.
+Agreed: ``build(result, sources, by) -> Dataset``; without findings one image says so in words. Of a grade of images
+it shows the places of what was found about them.
 
 Strictly read, a presentation state without Softcopy VOI LUT asks for no window at all; the viewers that show these objects
 take the image's own then, and a copy of it would undo the window that a reader has chosen.
@@ -18,13 +19,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
 from dicom_io import elements
-from dicom_io.model import Instance
+from dicom_io.model import ImageKey, Instance
 from dicom_io.radiograph import inverse
 from pipeline.result import Finding, Projection, Result
 from sr_writer import codes
 from sr_writer.header import Authorship, finish, new_object
-from sr_writer.narrative import conclusion, finding_label, number
+from sr_writer.narrative import conclusion, finding_label, number, remark_line
 from sr_writer.outline import Points, largest_slice, outlines, spread_slices
+from sr_writer.quality import frame_points, only_quality, placed
 from sr_writer.references import image_reference, referenced_series
 from sr_writer.sc import body_part
 from sr_writer.sources import Sources
@@ -61,6 +63,8 @@ def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
     by : Authorship
         Whose, by whom, when.
     """
+    if only_quality(result):
+        return _places(result, sources, by)
     ds = new_object(by, kind="gsps", sop_class_uid=GrayscaleSoftcopyPresentationStateStorage, modality="PR")
     graphics: dict[int, list[Dataset]] = {}
     texts: dict[int, list[Dataset]] = {}
@@ -80,6 +84,34 @@ def build(result: Result, sources: Sources, by: Authorship) -> Dataset:
     images = {z: sources.images[result.geometry.images[z]] for z in shown}
     _state(ds, images, result, sources, by)
     ds.GraphicAnnotationSequence = [_annotation(images[z], graphics.get(z), texts[z]) for z in shown]
+    ds.GraphicLayerSequence = [_layer()]
+    return finish(ds, by)
+
+
+def _places(result: Result, sources: Sources, by: Authorship) -> Dataset:
+    """Return the places of what was found about the images, each with its number and what it is.
+
+    Raises
+    ------
+    ValueError
+        If nothing has a place.
+    """
+    ds = new_object(by, kind="gsps", sop_class_uid=GrayscaleSoftcopyPresentationStateStorage, modality="PR")
+    graphics: dict[ImageKey, list[Dataset]] = {}
+    texts: dict[ImageKey, list[Dataset]] = {}
+    for remark in placed(result, sources.images):
+        points = frame_points(remark.found, result.geometry.shape[1:])
+        graphics.setdefault(remark.image, []).append(_polyline(points))
+        words = "\r\n".join(remark_line(remark, tag, plain=True, hint=False) for tag in by.languages)
+        label = _label(by.text(f"AI {remark.number} {words}"), points)
+        texts.setdefault(remark.image, []).append(label)
+    if not graphics:
+        raise ValueError("no finding about the images has a place")
+    for key in graphics:
+        texts[key].append(_banner(result, by))
+    images = {n: sources.images[key] for n, key in enumerate(graphics)}
+    _state(ds, images, result, sources, by)
+    ds.GraphicAnnotationSequence = [_annotation(sources.images[k], graphics[k], texts[k]) for k in graphics]
     ds.GraphicLayerSequence = [_layer()]
     return finish(ds, by)
 
@@ -174,7 +206,10 @@ def _label(words: str, points: Points) -> Dataset:
 
 def _banner(result: Result, by: Authorship) -> Dataset:
     words = [codes.text("markings_banner", tag) for tag in by.languages]
-    if not result.findings:
+    if only_quality(result):
+        grade = result.quality.grade.lower()
+        words += [codes.text("grade", tag, grade=codes.concept_label(f"grade_{grade}", tag)) for tag in by.languages]
+    elif not result.findings:
         words += [conclusion(result, tag) for tag in by.languages]
     item = Dataset()
     item.UnformattedTextValue = by.text("\r\n".join(words))

@@ -24,11 +24,12 @@ from dicom_io.model import Instance
 from dicom_io.radiograph import Radiograph
 from pipeline.result import Projection, Result
 from sr_writer import codes, fonts, sc
-from sr_writer.canvas import AMBER, width_of
+from sr_writer.canvas import AMBER, GRADES, width_of
 from sr_writer.header import Authorship, finish, new_object
 from sr_writer.narrative import finding_label
 from sr_writer.outline import Points, contours
 from sr_writer.palette import segment_colours
+from sr_writer.quality import frame_points, only_quality, placed, shown_images
 from sr_writer.radiograph import Values, letters
 from sr_writer.sources import Sources
 from sr_writer.tiles import WINDOW_HU
@@ -42,7 +43,7 @@ _NAMED_FROM_PX = 200
 
 
 def build(result: Result, values: Values, sources: Sources, by: Authorship, modality: str = "OT") -> Iterator[Dataset]:
-    """Yield one picture for every slice of `result`.
+    """Yield one picture for every slice of `result`; of a grade of images for those of the places, or the middle one.
 
     Parameters
     ----------
@@ -58,7 +59,10 @@ def build(result: Result, values: Values, sources: Sources, by: Authorship, moda
         OT, so that nobody takes the pictures for images of the scanner; the source's for viewers that link only series of
         one modality.
     """
+    wanted = set(shown_images(result, len(result.geometry.images))) if only_quality(result) else None
     for z, key in enumerate(result.geometry.images):
+        if wanted is not None and key not in wanted:
+            continue
         image = sources.images[key]
         ds = new_object(
             by, kind="overlay", sop_class_uid=SecondaryCaptureImageStorage, modality=modality, variant=modality
@@ -106,6 +110,12 @@ def draw(z: int, result: Result, values: Values, image: Instance, by: Authorship
             pen.line([tuple(p) for p in points], colours[segment.number], width, joint="curve")
         if (name := found.get(segment.number)) and columns >= _NAMED_FROM_PX:
             _write(pen, name, _beside(parts[0], width_of(name, size), columns), size, colours[segment.number], "lm")
+    for remark in placed(result, (image.key,)) if only_quality(result) else ():
+        points = frame_points(remark.found, (rows, columns))
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        colour = GRADES[remark.found.grade]
+        pen.rectangle((left, top, right - 1, bottom - 1), outline=colour, width=width)
+        _write(pen, str(remark.number), (left + width + 2, top + width + 1), 2 * size, colour, "lt")
     banner = "   ".join(codes.text("markings_banner", tag) for tag in by.options.languages)
     for words in (f"{banner}   {by.identity.pipeline} {by.identity.version}", banner, "AI"):
         if width_of(words, size) < columns - 2 * _MARGIN_PX:

@@ -14,7 +14,7 @@ from reportlab.platypus import Flowable, Image, KeepTogether, Paragraph, Spacer,
 from dicom_io.radiograph import Radiograph
 from dicom_io.reason import Reason
 from pipeline.result import Measurement, Result
-from sr_writer import codes
+from sr_writer import codes, quality_card
 from sr_writer.codes import text
 from sr_writer.considered import Considered
 from sr_writer.header import Authorship
@@ -22,6 +22,7 @@ from sr_writer.narrative import Paragraph as Part
 from sr_writer.narrative import bare, finding_label, no_result, number, paragraphs
 from sr_writer.palette import segment_colours
 from sr_writer.pdf_page import AMBER, FAINT, INK, PALE, RULE, SOFT, WIDTH, both, document, languages, paragraph
+from sr_writer.quality import only_quality
 from sr_writer.radiograph import Values, render
 from sr_writer.sources import Sources
 from sr_writer.summary import COLUMNS, pictures, subtitle
@@ -41,7 +42,7 @@ Narratives = Mapping[str, Sequence[Part]]
 def of_result(result: Result, values: Values, sources: Sources, by: Authorship) -> bytes:
     """Return the document about a result."""
     said = {tag: paragraphs(result, tag, research=by.options.research) for tag in languages(by)}
-    title = _title(by, "report_title")
+    title = _title(by, "report_title_quality" if only_quality(result) else "report_title")
     header = sources.header(result.geometry.images[0])
     story = [*_head(title, subtitle(header, len(sources.images))), _impression(said)]
     story += [*_findings(result, by), *_measurements(result, by), *_rest(said, by)]
@@ -99,6 +100,8 @@ def _row_head(name: Callable[[str], str], by: Authorship, *, small: bool = False
 
 
 def _findings(result: Result, by: Authorship) -> Iterator[Flowable]:
+    if only_quality(result):
+        return
     heading = _heading(both(by, "findings"))
     if not result.findings:
         yield from (heading, paragraph(both(by, "none"), 9, SOFT))
@@ -175,7 +178,12 @@ def _image(picture: Raster, width: float) -> Image:
 
 def _pictures(result: Result, values: Values, sources: Sources, by: Authorship) -> Iterator[Flowable]:
     if isinstance(values, Radiograph):
-        picture = render(values, result, RADIOGRAPH_PX, RADIOGRAPH_PX)
+        graded = only_quality(result)
+        picture = (
+            next(quality_card.pictures(result, values, sources, RADIOGRAPH_PX))
+            if graded
+            else render(values, result, RADIOGRAPH_PX, RADIOGRAPH_PX)
+        )
         yield KeepTogether(
             [_heading(both(by, "key_images")), _image(picture, WIDTH * 0.7 * picture.width / RADIOGRAPH_PX)]
         )

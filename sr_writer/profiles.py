@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 ObjectName = Literal[
     "seg", "sr", "csr", "text", "sc", "overlay", "gsps", "kos", "pdf", "card", "card_sr", "card_csr", "card_text",
-    "card_pdf", "rejection",
+    "card_pdf", "rejection", "quality_kos",
 ]  # fmt: skip
 Shipped = Literal["air", "ohif", "weasis", "slicer", "legacy", "pdf-only"]
 ProfileName = Literal[Shipped, "custom"]
@@ -35,6 +35,8 @@ CARDS: frozenset[str] = frozenset({"card", "card_sr", "card_csr", "card_text", "
 """Objects that say why there is no result; the others bring one."""
 SERIES: frozenset[str] = frozenset({"overlay"})
 """Objects that are several instances."""
+UNNAMED: frozenset[str] = frozenset({"quality_kos"})
+"""Objects that a report does not refer to: with or without them it is the same object, under the same UID."""
 REPORTS: frozenset[str] = frozenset({"sr", "csr"})
 """Objects that refer to the others of their profile."""
 _ONLY: Mapping[str, frozenset[str]] = {
@@ -233,7 +235,7 @@ class Profile:
     def lines(self, *, result: bool) -> tuple[Line, ...]:
         """Return what is written and sent, in the order of sending, of a result or of the lack of one."""
         items = [i for i in self.items if (i.object not in CARDS) == result]
-        others = tuple(i.form for i in items if i.object not in REPORTS)
+        others = tuple(i.form for i in items if i.object not in REPORTS | UNNAMED)
 
         def piece(form: Form) -> Piece:
             return Piece(form, others if form.object in REPORTS else ())

@@ -3,7 +3,7 @@
 A pipeline of the table ``codes.toml`` with ``grades_images`` says nothing else: its objects speak of the picture alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,13 @@ class Remark:
         return self.found.grade in ALARMS
 
     @property
+    def image(self) -> ImageKey:
+        """The image of its place; one without a place is on none."""
+        if self.found.place is None:
+            raise ValueError(f"{self.found.reason.code}: no place")
+        return self.found.place.image
+
+    @property
     def tracking_id(self) -> str:
         """Readable identity of its place, unique in a report."""
         return f"image quality {self.number}: {self.found.reason.code}"
@@ -46,6 +53,11 @@ def remarks(result: Result) -> tuple[Remark, ...]:
     """Return the findings about the images, the worst first."""
     ordered = sorted(result.quality.findings, key=lambda f: f.grade, reverse=True)
     return tuple(Remark(n, found) for n, found in enumerate(ordered, start=1))
+
+
+def placed(result: Result, images: Container[ImageKey]) -> list[Remark]:
+    """Return the findings that have a place on one of these images, the worst first."""
+    return [r for r in remarks(result) if r.found.place is not None and r.image in images]
 
 
 def concepts(found: QualityFinding) -> list[Code]:

@@ -12,12 +12,13 @@ from dicom_io.model import ImageKey
 from dicom_io.radiograph import Radiograph
 from dicom_io.volume import Volume
 from pipeline.result import Measurement, Projection, Result
-from sr_writer import codes
+from sr_writer import codes, quality_card
 from sr_writer.canvas import AMBER, BRIGHT, DARK, FAINT, GRADES, LINE, PANEL, SIZE, SOFT, Canvas, width_of, wrap
 from sr_writer.fonts import drawable, has_chinese
 from sr_writer.header import Authorship
 from sr_writer.narrative import bare, finding_label, number, paragraphs
 from sr_writer.palette import segment_colours
+from sr_writer.quality import only_quality
 from sr_writer.radiograph import Values, fitted
 from sr_writer.radiograph import render as render_radiograph
 from sr_writer.sources import Sources
@@ -80,7 +81,12 @@ def frame(title_name: str, by: Authorship, subtitle: str) -> Canvas:
 
 def draw(result: Result, values: Values, sources: Sources, by: Authorship) -> Canvas:
     """Return the summary picture of `result`; no name or identifier of the patient is on it."""
-    canvas = frame("title", by, subtitle(sources.header(result.geometry.images[0]), len(sources.images)))
+    said = subtitle(sources.header(result.geometry.images[0]), len(sources.images))
+    if only_quality(result):
+        canvas = frame("title_quality", by, said)
+        quality_card.draw(canvas, result, values, sources, by)
+        return canvas
+    canvas = frame("title", by, said)
     _tiles(canvas, result, values, sources)
     _impression(canvas, result, by)
     y = _quality(canvas, result, by, TOP)
@@ -91,13 +97,17 @@ def draw(result: Result, values: Values, sources: Sources, by: Authorship) -> Ca
 
 def key_images(result: Result) -> list[ImageKey]:
     """Return the images of the slices that the picture shows."""
+    if only_quality(result):
+        return quality_card.key_images(result)
     if isinstance(result.geometry, Projection):
         return list(result.geometry.images)
     return [result.geometry.images[view.index] for view in key_views(result)]
 
 
-def place(image: Radiograph) -> tuple[int, int, int, int]:
+def place(image: Radiograph, result: Result) -> tuple[int, int, int, int]:
     """Return where on the picture a whole radiograph stands: left, top, width and height in pixels."""
+    if only_quality(result):
+        return quality_card.place(image)
     across, down = 3 * TILE + 2 * GAP, 2 * TILE + GAP
     width, height = fitted(image, across, down)
     return LEFT + (across - width) // 2, TOP + (down - height) // 2, width, height
@@ -117,7 +127,7 @@ def subtitle(header: Dataset, images: int) -> str:
 
 def _tiles(canvas: Canvas, result: Result, values: Values, sources: Sources) -> None:
     if isinstance(values, Radiograph):
-        x, y, width, height = place(values)
+        x, y, width, height = place(values, result)
         canvas.paste(render_radiograph(values, result, width, height), x, y)
         return
     for n, tile in enumerate(pictures(result, values, sources, TILE)):
@@ -126,6 +136,9 @@ def _tiles(canvas: Canvas, result: Result, values: Values, sources: Sources) -> 
 
 def pictures(result: Result, volume: Volume, sources: Sources, size: int) -> Iterator[Image.Image]:
     """Yield the key slices and a reformat, each a square of `size` pixels with its caption."""
+    if only_quality(result):
+        yield from quality_card.pictures(result, volume, sources, size)
+        return
     geometry = stack_of(result)
     for view in key_views(result):
         header = sources.images[geometry.images[view.index]].header

@@ -61,6 +61,15 @@ class View:
             out[window] = mask.box.take(k, self.axis)
         return np.asarray(self._turn(out), np.uint8)
 
+    def turned(self, spans: Sequence[tuple[int, int]], shape: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return first and one past the last row and column, as shown, of a box: `spans` and `shape` of all three axes."""
+        axes = [k for k in range(3) if k != self.axis]
+        out = []
+        for axis, flip in zip(axes[::-1] if self.swap else axes, self.flip, strict=True):
+            low, high = spans[axis]
+            out.append((shape[axis] - high, shape[axis] - low) if flip else (low, high))
+        return out[0], out[1]
+
     def _turn(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
         plane = plane.T if self.swap else plane
         return plane[:: -1 if self.flip[0] else 1, :: -1 if self.flip[1] else 1]
@@ -109,21 +118,32 @@ def reformat_view(result: Result) -> View:
     Shown as radiologists hang it: patient right on the left, head or front at the top.
     """
     affine = stack_of(result).affine
-    dominant = [int(np.abs(affine[:3, 2 - k]).argmax()) for k in range(3)]  # patient axis of each array axis
+    dominant = _dominant(affine)
     across = 1 if dominant[0] != 1 else 2
     axis = dominant.index(across) if across in dominant else 1
+    shown = [result.segments[f.segment_number - 1].mask for f in result.findings if f.segment_number is not None]
+    mask = max(shown, key=lambda m: m.voxels) if shown else main_mask(result)
+    area = np.count_nonzero(mask.box, axis=tuple(k for k in range(3) if k != axis))
+    return plane_view(affine, axis, mask.offset[axis] + int(area.argmax()))
+
+
+def plane_view(affine: npt.NDArray[np.float64], axis: int, index: int) -> View:
+    """Return the plane that cuts array axis `axis` (1 or 2) at `index`, hung as radiologists do."""
+    dominant = _dominant(affine)
     rows, columns = (k for k in range(3) if k != axis)
-    swap = dominant[columns] != 0
+    swap = dominant[columns] != 0 if 0 in (dominant[rows], dominant[columns]) else dominant[columns] == 2
     if swap:
         rows, columns = columns, rows
     down, right = affine[:3, 2 - rows], affine[:3, 2 - columns]
     up_first = down[dominant[rows]] > 0 if dominant[rows] == 2 else down[dominant[rows]] < 0
     flip = (bool(up_first), bool(right[dominant[columns]] < 0))
     letters = (*_ends(-right if flip[1] else right), *_ends(-down if flip[0] else down))
-    shown = [result.segments[f.segment_number - 1].mask for f in result.findings if f.segment_number is not None]
-    mask = max(shown, key=lambda m: m.voxels) if shown else main_mask(result)
-    area = np.count_nonzero(mask.box, axis=tuple(k for k in range(3) if k != axis))
-    return View(axis, mask.offset[axis] + int(area.argmax()), flip, swap, letters)
+    return View(axis, index, flip, swap, letters)
+
+
+def _dominant(affine: npt.NDArray[np.float64]) -> list[int]:
+    """Return the patient axis (x, y, z) that each array axis mostly runs along."""
+    return [int(np.abs(affine[:3, 2 - k]).argmax()) for k in range(3)]
 
 
 def key_views(result: Result) -> list[View]:
@@ -148,14 +168,10 @@ def render(view: View, volume: Volume, result: Result, size: int, caption: str) 
     """Return a square tile of `size` pixels: the plane cropped to the body, outlines, orientation letters and a caption."""
     hu = np.asarray(view.plane(volume.array), np.float32)
     grey = np.clip((hu - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]) * 255, 0, 255).astype(np.uint8)
-    (top, bottom), (left, right) = view.window(result)
-    row_mm, column_mm = view.spacing(volume)
-    height_mm, width_mm = (bottom - top) * row_mm, (right - left) * column_mm
     big = size * _SCALE
-    zoom = big / max(height_mm, width_mm)
-    height, width = max(1, round(height_mm * zoom)), max(1, round(width_mm * zoom))
+    ((top, bottom), (left, right)), at, zoom = fit(view, volume, result, big)
+    height, width = max(1, round((bottom - top) * zoom[1])), max(1, round((right - left) * zoom[0]))
     tile = Image.new("RGB", (big, big), (0, 0, 0))
-    at = ((big - width) // 2, (big - height) // 2)
     part = Image.fromarray(grey[top:bottom, left:right]).resize((width, height), Image.Resampling.BICUBIC)
     tile.paste(part.convert("RGB"), at)
     draw = ImageDraw.Draw(tile)
@@ -169,6 +185,28 @@ def render(view: View, volume: Volume, result: Result, size: int, caption: str) 
     tile = tile.resize((size, size), Image.Resampling.LANCZOS)
     _label(tile, view.letters, caption)
     return tile
+
+
+def fit(
+    view: View, volume: Volume, result: Result, size: int
+) -> tuple[tuple[tuple[int, int], tuple[int, int]], tuple[int, int], tuple[float, float]]:
+    """Return how a plane stands in a square tile of `size` pixels.
+
+    Returns
+    -------
+    window : tuple
+        First and one past the last row, and column, that it shows.
+    at : tuple[int, int]
+        Where it begins in the tile: x, y.
+    zoom : tuple[float, float]
+        Pixels of the tile a column and a row.
+    """
+    window = view.window(result)
+    (top, bottom), (left, right) = window
+    row_mm, column_mm = view.spacing(volume)
+    zoom = size / max((bottom - top) * row_mm, (right - left) * column_mm)
+    height, width = max(1, round((bottom - top) * row_mm * zoom)), max(1, round((right - left) * column_mm * zoom))
+    return window, ((size - width) // 2, (size - height) // 2), (width / (right - left), height / (bottom - top))
 
 
 def shapes(result: Result) -> Sequence[tuple[Mask, Colour, int]]:

@@ -20,6 +20,7 @@ from sr_writer import rejection, write
 from sr_writer.considered import Considered
 from sr_writer.profiles import Form, Piece
 from tests.sr_writer import radiographs
+from tests.sr_writer.graded import graded
 from tests.sr_writer.matrix import GEOMETRIES, RESULTS, SENDERS, Row, Sender, analyses
 
 SEED, SLICES = 41, 12
@@ -127,6 +128,8 @@ class Author:
         case = self.case(row.geometry, row.sender)
         if row.outcome == "negative":
             case = replace(_retrained(case, "4e"), result=_without_findings(case.result))
+        elif row.outcome == "graded":
+            case = graded(case)
         notes = [r for r in rows if r.kind == "rejection"]
         for note in notes:
             yield Authored(note, case, (self._rejection(note, case, out / "note"),))

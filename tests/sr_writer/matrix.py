@@ -100,9 +100,16 @@ KINDS: Mapping[str, Form] = {
     "card_text": Form("card_text"),
     "card_pdf": Form("card_pdf"),
     "rejection": Form("rejection"),
+    "graded sr": Form("sr"),
+    "graded gsps": Form("gsps"),
+    "graded sc": Form("sc"),
+    "quality_kos": Form("quality_kos"),
 }
-OUTCOMES = ("positive", "negative", "not_analysed", "failed")
-RESULTS = ("positive", "negative")
+OUTCOMES = ("positive", "negative", "not_analysed", "failed", "graded")
+RESULTS = ("positive", "negative", "graded")
+GRADED = ("graded sr", "graded gsps", "graded sc", "quality_kos")
+"""Objects of a grade of images; few geometries and senders, for the rest of them is that of other results."""
+_GRADED_OF = frozenset(product(("axial", "enhanced", "DX"), ("ASCII", "GB18030")))
 _OF_FINDINGS = ("kos", "gsps")
 
 
@@ -129,7 +136,7 @@ class Row:
     @property
     def needs(self) -> tuple["Row", ...]:
         """The rows whose objects this one refers to."""
-        if KINDS[self.kind].object in REPORTS:
+        if KINDS[self.kind].object in REPORTS and self.kind not in GRADED:
             return (Row(self.geometry, self.sender, "seg", self.outcome),)
         return ()
 
@@ -137,6 +144,9 @@ class Row:
     def possible(self) -> bool:
         """Whether there is such an object."""
         result = self.outcome in RESULTS
+        if self.outcome == "graded" or self.kind in GRADED:
+            agree = self.outcome == "graded" and self.kind in GRADED
+            return agree and (self.geometry, self.sender) in _GRADED_OF
         if self.kind != "rejection" and (KINDS[self.kind].object in CARDS) == result:
             return False
         if self.kind in _OF_FINDINGS and self.outcome != "positive":

@@ -8,7 +8,8 @@ from pydicom import dcmread
 
 from sr_writer import profiles, write
 from sr_writer.analysis import Analysis
-from sr_writer.profiles import Form, Item, ObjectName, Profile, profile, wanted
+from sr_writer.profiles import Form, Item, ObjectName, Piece, Profile, profile, wanted
+from tests.sr_writer.graded import graded
 
 pytestmark = pytest.mark.unit
 
@@ -83,14 +84,17 @@ def test_a_table_of_a_site_is_judged_as_a_whole() -> None:
     made = profiles.of_site("custom", (Item("sc"),))
     assert [i.object for i in made.items] == ["sc", "card"], "also a site that forgets it says why there is no result"
     changed = profiles.of_site("ohif", seg={"omit_empty_frames": False})
-    assert [line.piece.form.title for line in changed.lines(result=True)] == ["seg (every frame)", "sr", "sc"]
+    assert [line.piece.form.title for line in changed.lines(result=True)] == [
+        "seg (every frame)", "sr", "sc", "quality_kos",
+    ]  # fmt: skip
 
 
 def test_what_is_written_has_the_class_and_modality_of_the_table(positive: Any, tmp_path: Path, helpers: Any) -> None:
     objects = profiles.table()["object"]
     items = [Item(name) for name in objects if name not in {*profiles.CARDS, "rejection"}]
     apart = [Item(i.object, series_number=n) for n, i in enumerate(items, start=1)]
-    made = helpers.write(positive, tmp_path, pieces=wanted([Profile("all", tuple(apart))], result=True))
+    made = helpers.write(positive, tmp_path / "result", pieces=wanted([Profile("all", tuple(apart))], result=True))
+    made += helpers.write(graded(positive), tmp_path / "grade", pieces=(Piece(Form("quality_kos")),))
     assert {a.kind for a in made} == {i.object for i in items}
     for artifact in made:
         facts = objects[artifact.kind]

@@ -6,14 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
 from sr_writer import gate
+from sr_writer.canvas import GRADE_CHIP, GRADES
 from sr_writer.profiles import Form, Piece, shipped, wanted
 from sr_writer.write import Artifact, write_result
-from tests.sr_writer.graded import claim_of, graded
+from tests.sr_writer import radiographs
+from tests.sr_writer.graded import claim_of, graded, quality_of
 from tests.sr_writer.radiographs import radiograph_case
 from tests.sr_writer.test_gate_attacked import items, swapped_patient
 
@@ -224,3 +227,153 @@ def test_a_wrong_grade_in_the_text_does_not_leave(image: Any, helpers: Any, tmp_
     kinds = {**kinds, **written(case, helpers, tmp_path / "text", (Piece(Form("text")),))}
     assert not judged("as it is", "text", None, (case, kinds), tmp_path)
     assert "quality-differs" in judged("grade", "text", worded("grade C", "grade A"), (case, kinds), tmp_path)
+
+
+# ---- the other objects
+
+
+def test_every_profile_brings_a_grade_and_nothing_without_content(series: Any, image: Any) -> None:
+    assert set(series[1]) == set(image[1]) == {"sr", "csr", "sc", "gsps", "quality_kos", "overlay", "pdf"}
+    assert len(series[1]["overlay"]) == 1, "of the place"
+    assert "Image quality grade C: limited" in str(pydicom.dcmread(image[1]["gsps"][0].path))
+
+
+def test_without_alarm_and_place_there_is_less(helpers: Any, positive: Any, tmp_path: Path) -> None:
+    kinds = written(graded(positive, "B"), helpers, tmp_path)
+    assert set(kinds) == {"sr", "csr", "sc", "overlay", "pdf"}
+    assert len(kinds["overlay"]) == 1, "where one is always sent"
+
+
+def test_bad_images_are_named_and_not_rejected(series: Any, image: Any) -> None:
+    ds = pydicom.dcmread(image[1]["quality_kos"][0].path)
+    assert ds.ConceptNameCodeSequence[0].CodeValue == "113010"
+    assert "113001" not in str(ds)
+    modifiers = [str(i.ConceptCodeSequence[0].CodeValue) for i in ds.ContentSequence if code_of(i) == "113011"]
+    assert modifiers == ["111209"]
+    (said,) = [str(i.TextValue) for i in ds.ContentSequence if code_of(i) == "113012"]
+    assert "AI: Image quality grade C: limited" in said
+    assert "警示（C）：左侧肋膈角被截去约 12 mm。" in said
+    assert "noisy" not in said, "a remark marks no image"
+    case, kinds = series
+    named = [
+        i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for i in pydicom.dcmread(kinds["quality_kos"][0].path).ContentSequence
+        if i.ValueType == "IMAGE"
+    ]
+    images = case.result.geometry.images
+    assert set(named) == {images[n].sop_instance_uid for n in (0, 2, 3)}, "the place, and the two that stand twice"
+
+
+def test_an_alarm_about_the_whole_series_names_all_of_it(series: Any, helpers: Any, tmp_path: Path) -> None:
+    case = series[0]
+    all_of_it = replace(case.result.quality.findings[0], grade="C")
+    result = replace(case.result, quality=replace(case.result.quality, grade="C", findings=(all_of_it,)))
+    kinds = written(replace(case, result=result), helpers, tmp_path, (Piece(Form("quality_kos")),))
+    items_of = [i for i in pydicom.dcmread(kinds["quality_kos"][0].path).ContentSequence if i.ValueType == "IMAGE"]
+    assert len(items_of) == len(case.series.instances)
+
+
+def test_a_window_that_leaves_little_grey_is_still_its_image(helpers: Any, tmp_path: Path) -> None:
+    """A bad picture is what a card of a grade shows."""
+    folder = tmp_path / "window"
+    case = radiograph_case(folder, "DX")
+    path = next((folder / "dicom").iterdir())
+    ds = pydicom.dcmread(path)
+    low, high = int(ds.pixel_array.min()), int(ds.pixel_array.max())
+    ds.WindowCenter, ds.WindowWidth = low + (high - low) // 20, max((high - low) // 40, 2)
+    ds.save_as(path)
+    case = graded(radiographs.from_folder(folder))
+    assert set(written(case, helpers, tmp_path / "out", (Piece(Form("sc")),))) == {"sc"}
+
+
+# ---- and the gate before them
+
+
+def kos_of_another(ds: Dataset, case: Any) -> None:
+    reference = next(i for i in ds.ContentSequence if i.ValueType == "IMAGE").ReferencedSOPSequence[0]
+    reference.ReferencedSOPInstanceUID = case.result.geometry.images[7].sop_instance_uid
+
+
+def kos_of_fewer(ds: Dataset, _: Any) -> None:
+    ds.ContentSequence = [i for i in ds.ContentSequence if i.ValueType != "IMAGE"] + [
+        next(i for i in ds.ContentSequence if i.ValueType == "IMAGE")
+    ]
+
+
+def rejecting(ds: Dataset, _: Any) -> None:
+    ds.ConceptNameCodeSequence[0].CodeValue = "113001"
+
+
+def beside(ds: Dataset, _: Any) -> None:
+    for annotation in ds.GraphicAnnotationSequence:
+        for graphic in annotation.get("GraphicObjectSequence") or ():
+            graphic.GraphicData = [v - 5 if n % 2 == 0 else v for n, v in enumerate(graphic.GraphicData)]
+
+
+def unframed(ds: Dataset, _: Any) -> None:
+    for annotation in ds.GraphicAnnotationSequence:
+        annotation.pop("GraphicObjectSequence", None)
+
+
+def labelled(ds: Dataset, _: Any) -> None:
+    for item in items(ds):
+        if "UnformattedTextValue" in item:
+            item.UnformattedTextValue = str(item.UnformattedTextValue).replace("grade C", "grade A")
+
+
+def painted(turn: Callable[[np.ndarray], None]) -> Change:
+    def apply(ds: Dataset, _: Any) -> None:
+        pixels = ds.pixel_array.copy()
+        turn(pixels)
+        ds.PixelData = pixels.tobytes()
+
+    return apply
+
+
+def green(pixels: np.ndarray) -> None:
+    x, y, side = GRADE_CHIP
+    pixels[y : y + side, x : x + side] = GRADES["A"]
+
+
+def rubbed_out(pixels: np.ndarray) -> None:
+    """Make the frames on the image grey."""
+    part = pixels[128:954, 24:896]
+    part[(part == GRADES["C"]).all(axis=2)] = 90
+
+
+def framed_elsewhere(pixels: np.ndarray) -> None:
+    pixels[300:400, 300:303] = pixels[300:400, 397:400] = GRADES["C"]
+
+
+def described(ds: Dataset, _: Any) -> None:
+    ds.DerivationDescription = str(ds.DerivationDescription).replace("grade C", "grade A").replace("grade D", "grade A")
+
+
+OTHERS: dict[str, tuple[str, str, Change, str]] = {
+    "another image is named": ("series", "quality_kos", kos_of_another, "quality-differs"),
+    "not all bad images are named": ("series", "quality_kos", kos_of_fewer, "quality-differs"),
+    "bad images are rejected": ("series", "quality_kos", rejecting, "rejects-what-is-not-ours"),
+    "key images of another patient": ("series", "quality_kos", swapped_patient, "identity-differs"),
+    "another grade in the key images": ("image", "quality_kos", worded("grade C", "grade D"), "quality-differs"),
+    "a place is drawn elsewhere": ("image", "gsps", beside, "quality-differs"),
+    "a place is not drawn": ("image", "gsps", unframed, "quality-differs"),
+    "another grade on the image": ("image", "gsps", labelled, "quality-differs"),
+    "another colour of the grade": ("image", "sc", painted(green), "quality-differs"),
+    "a frame is missing on the card": ("image", "sc", painted(rubbed_out), "quality-differs"),
+    "a frame too many on the card": ("image", "sc", painted(framed_elsewhere), "quality-differs"),
+    "another grade of the card": ("series", "sc", described, "quality-differs"),
+}
+
+
+@pytest.mark.parametrize("attack", OTHERS)
+def test_a_wrong_grade_does_not_leave_otherwise(image: Any, series: Any, tmp_path: Path, attack: str) -> None:
+    which, kind, change, code = OTHERS[attack]
+    assert code in judged("other", kind, change, image if which == "image" else series, tmp_path)
+
+
+def test_no_image_is_called_bad_without_an_alarm(image: Any, series: Any) -> None:
+    for case, kinds in (image, series):
+        artifact = kinds["quality_kos"][0]
+        for claim in (claim_of(replace(case, result=replace(case.result, quality=quality_of(case.result, "B")))), None):
+            found = gate.check([artifact], case.series.instances, (), claim)
+            assert "quality-differs" in {r.reason.code for r in found}

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.unit
 SECTIONS = {
     "Segmentation": ("seg",), "Reports": ("sr", "csr", "card_sr", "card_csr"), "Text reports": ("text", "card_text"),
     "Pictures": ("sc", "card"), "Overlay series": ("overlay",), "Presentation states": ("gsps",),
-    "Key objects": ("kos", "rejection"), "Documents": ("pdf", "card_pdf"),
+    "Key objects": ("kos", "rejection", "quality_kos"), "Documents": ("pdf", "card_pdf"),
 }  # fmt: skip
 Written = Mapping[str, list[Dataset]]
 
@@ -81,7 +81,8 @@ def written(case: Any, helpers: Any) -> Written:
     quality = graded(case, "D")
     of_images = replace(by, identity=quality.identity)
     grading = Analysis(quality.result, case.volume, sources, of_images, lambda _: [before])
-    out["sr"] += grading.objects(Piece(Form("sr")))
+    for kind in ("sr", "gsps", "quality_kos"):
+        out[kind] += grading.objects(Piece(Form(kind)))
     said = [Considered(case.series.series_instance_uid, helpers.reason("thick-slices", "Thick.", "厚。"))]
     study = group(case.series.instances)[0]
     cut = helpers.reason("lung-cut", "Cut.", "截断。")
