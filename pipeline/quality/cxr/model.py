@@ -18,6 +18,7 @@ from scipy.ndimage import label
 
 from pipeline.errors import PipelineFailed
 from pipeline.quality.cxr.network import INNER, SIDE, Floats, Network
+from pipeline.quality.cxr.sides import Sides
 from pipeline.reasons import REASONS
 
 ORIENTATIONS = (
@@ -90,11 +91,14 @@ class Model:
     Parameters
     ----------
     network : Network
+    sides : Sides or None
+        Says whether an upright picture is mirrored; without it, and where it sees no two lungs, the network does.
     about : dict
         Content of ``model.toml``.
     """
 
     network: Network
+    sides: Sides | None = None
     about: dict[str, Any] | None = None
 
     def look(self, shown: NDArray[np.floating]) -> Seen:
@@ -112,14 +116,15 @@ class Model:
         """
         if shown.ndim != 2 or min(shown.shape) < 32 or not np.isfinite(shown).all():
             raise ValueError("a picture has rows and columns, 32 at least, of finite grey values")
-        small = _shrunk(shown)
+        small = shrunk(shown)
         head, lungs = self._both(small)
         orientation, inverted, chest = _softmax(head[:8]), _sigmoid(head[8]), _sigmoid(head[9])
         turns = orientation[:4] + orientation[4:]
         turn = int(turns.argmax())
+        straight = np.ascontiguousarray(np.rot90(1 - small if inverted > 0.5 else small, -turn))
         if turn or inverted > 0.5:  # what was not learned on pictures that lie or look otherwise
-            head, lungs = self._both(np.ascontiguousarray(np.rot90(1 - small if inverted > 0.5 else small, -turn)))
-        mirrored = _sigmoid(head[4] - head[0])
+            head, lungs = self._both(straight)
+        mirrored = _sigmoid(self._mirrored(straight, lungs, head[4] - head[0]))
         orientation[[turn, turn + 4]] = turns[turn] * (1 - mirrored), turns[turn] * mirrored
         lies = turn + 4 * (mirrored > 0.5)
         if mirrored > 0.5:
@@ -135,10 +140,19 @@ class Model:
 
     def upright(self, shown: NDArray[np.floating]) -> Floats:
         """Return probabilities of the lungs on the left and right of a picture known to be upright, [2, row, column] of its size."""
-        small = _shrunk(shown)
-        _, lungs = self._both(small)
-        inside = _resized_pair(lungs, *small.shape)
-        return np.stack([_resized(p, shown.shape) for p in inside])
+        small = shrunk(shown)
+        return np.stack([_resized(p, shown.shape) for p in self.found(small)])
+
+    def found(self, small: Floats) -> Floats:
+        """Return probabilities of the lungs on the left and right of an upright picture, [2, row, column], as `shrunk` made it."""
+        return _resized_pair(self._both(small)[1], *small.shape)
+
+    def _mirrored(self, straight: Floats, lungs: Floats, otherwise: float) -> float:
+        """Return the logarithm of the odds that an upright picture is mirrored."""
+        both = _resized_pair(lungs, *straight.shape) > 0.5
+        if self.sides is None or not both.any(axis=(1, 2)).all():
+            return otherwise
+        return self.sides.mirrored(straight, np.asarray(both.any(axis=0)))
 
     def _both(self, small: Floats) -> tuple[Floats, Floats]:
         """Run the network on the picture and its mirror image; return the mean head and the mean probabilities of the lungs."""
@@ -166,7 +180,8 @@ def load() -> Model:
     found = hashlib.sha256(raw).hexdigest()
     if found != about["sha256"]:
         raise PipelineFailed(REASONS("weights-not-named", file=about["weights"], found=found))
-    return Model(Network(read_weights(raw)), about)
+    weights = read_weights(raw)
+    return Model(Network(weights), Sides(weights), about)
 
 
 def canvas(small: Floats) -> Floats:
@@ -249,7 +264,7 @@ def _resized_pair(lungs: Floats, rows: int, columns: int) -> Floats:
     return fine[:, top : top + rows, left : left + columns]
 
 
-def _shrunk(shown: NDArray[np.floating]) -> Floats:
+def shrunk(shown: NDArray[np.floating]) -> Floats:
     """Return the picture with its longer side in `INNER` pixels, each the mean of what it covers."""
     scale = INNER / max(shown.shape)
     shape = (max(round(shown.shape[0] * scale), 16), max(round(shown.shape[1] * scale), 16))
@@ -273,5 +288,5 @@ def _sigmoids(logits: Floats) -> Floats:
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))), np.float32)
 
 
-def _sigmoid(logit: np.floating) -> float:
+def _sigmoid(logit: float | np.floating) -> float:
     return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))

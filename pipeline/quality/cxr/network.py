@@ -104,18 +104,21 @@ class Network:
         return Answer(head, self._convolved("m", x, 1))
 
     def _convolved(self, name: str, x: Floats, stride: int) -> Floats:
-        """Correlate with 3 x 3 kernels, zeros around."""
-        kernels, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        channels, rows, columns = x.shape
-        padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
-        out = (rows // stride, columns // stride)
-        patches = np.empty((channels, 3, 3, *out), np.float32)
-        for i in range(3):
-            for j in range(3):
-                patches[:, i, j] = padded[:, i : i + rows : stride, j : j + columns : stride]
-        flat = kernels.reshape(len(kernels), -1) @ patches.reshape(channels * 9, -1)
-        flat += bias[:, None]
-        return flat.reshape(len(kernels), *out)
+        return convolved(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], stride)
+
+
+def convolved(x: Floats, kernels: Floats, bias: Floats, stride: int) -> Floats:
+    """Correlate [channel, row, column] with 3 x 3 kernels [out, in, 3, 3], zeros around."""
+    channels, rows, columns = x.shape
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+    out = (rows // stride, columns // stride)
+    patches = np.empty((channels, 3, 3, *out), np.float32)
+    for i in range(3):
+        for j in range(3):
+            patches[:, i, j] = padded[:, i : i + rows : stride, j : j + columns : stride]
+    flat = kernels.reshape(len(kernels), -1) @ patches.reshape(channels * 9, -1)
+    flat += bias[:, None]
+    return flat.reshape(len(kernels), *out)
 
 
 def shapes() -> dict[str, tuple[int, ...]]:

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
-from pipeline.quality.cxr.model import Model
+from pipeline.quality.cxr.model import Model, shrunk
 from pipeline.quality.cxr.network import Network
 from pipeline.quality.cxr.recipe.data import Bytes, Source, settings
 from pipeline.quality.cxr.recipe.figures import Figures, Limits, of_others, of_sources
 from pipeline.quality.cxr.recipe.prepare import prepare
+from pipeline.quality.cxr.recipe.torch_sides import train_sides
 from pipeline.quality.cxr.recipe.train import Round, train
+from pipeline.quality.cxr.sides import Sides
 
 WEIGHTS = "weights.safetensors"
 
@@ -46,11 +48,19 @@ def main(arguments: list[str]) -> int:
     start = None if given.start is None else Network(load_file(given.start))
     rounds = [Round(n, propose=bool(k) or start is not None) for k, n in enumerate(steps)]
     network = train(ready.pool, ready.trained, rounds, rows["training"], seed=given.seed, start=start, say=_say)
-    raw = save(network.weights)
+    model = Model(network)
+    sides = train_sides(
+        ready.trained,
+        lambda s: model.found(shrunk(np.asarray(s.shown / 255, np.float32))),
+        rows["sides"],
+        seed=given.seed,
+        say=_say,
+    )
+    raw = save(network.weights | sides)
     (given.out / WEIGHTS).write_bytes(raw)
     limits = Limits(**rows["limits"])
     judged = ready.check if given.hold_out_check else ready.figures
-    figures = measured(network, some_of(judged, given.at_most), ready.others, limits)
+    figures = measured(Model(network, Sides(sides)), some_of(judged, given.at_most), ready.others, limits)
     text = described(raw, limits, figures)
     (given.out / "model.toml").write_text(text, encoding="utf-8")
     _say(text)
@@ -68,9 +78,8 @@ def some_of(sources: list[Source], at_most: int) -> list[Source]:
     return out
 
 
-def measured(network: Network, judged: list[Source], others: dict[str, list[Bytes]], limits: Limits) -> Figures:
+def measured(model: Model, judged: list[Source], others: dict[str, list[Bytes]], limits: Limits) -> Figures:
     """Return the figures of radiographs and of pictures of other things together."""
-    model = Model(network)
     out, beside = of_sources(model, judged, limits), of_others(model, others, limits)
     out.counts |= beside.counts
     out.values |= beside.values

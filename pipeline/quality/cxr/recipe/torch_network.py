@@ -44,9 +44,9 @@ def folded(state: dict[str, torch.Tensor]) -> dict[str, Floats]:
     out: dict[str, Floats] = {}
     for name, *_ in [*ENCODER, *DECODER]:
         scale = state[f"norms.{name}.weight"] / torch.sqrt(state[f"norms.{name}.running_var"] + 1e-5)
-        out[f"{name}.weight"] = _array(state[f"convolutions.{name}.weight"] * scale[:, None, None, None])
-        out[f"{name}.bias"] = _array(state[f"norms.{name}.bias"] - state[f"norms.{name}.running_mean"] * scale)
-    return out | {f"{n}.{k}": _array(state[f"{n}.{k}"]) for n in ("m", "h0", "h1") for k in ("weight", "bias")}
+        out[f"{name}.weight"] = array(state[f"convolutions.{name}.weight"] * scale[:, None, None, None])
+        out[f"{name}.bias"] = array(state[f"norms.{name}.bias"] - state[f"norms.{name}.running_mean"] * scale)
+    return out | {f"{n}.{k}": array(state[f"{n}.{k}"]) for n in ("m", "h0", "h1") for k in ("weight", "bias")}
 
 
 def continued(network: Network, canvases: torch.Tensor) -> TorchNetwork:
@@ -84,5 +84,6 @@ def continued(network: Network, canvases: torch.Tensor) -> TorchNetwork:
     return out
 
 
-def _array(tensor: torch.Tensor) -> Floats:
+def array(tensor: torch.Tensor) -> Floats:
+    """Return what numpy keeps of a tensor."""
     return np.ascontiguousarray(tensor.detach().float().numpy())
