@@ -1,6 +1,6 @@
 """One radiograph made small once, so that every check looks at the same few pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,13 +40,19 @@ class Look:
         That side is taken to be `assumed_mm` long without a spacing, or with one by which it would be shorter than
         `least_mm` or longer than `most_mm`, as no detector is.
         """
-        rows, columns = radiograph.shown.shape
-        scale = min(1.0, longer / max(rows, columns))
-        small = area_mean(radiograph.shown, max(1, round(rows * scale)), max(1, round(columns * scale)))
         spacing = radiograph.spacing
-        whole = 0.0 if spacing is None else max(rows * spacing.row_mm, columns * spacing.column_mm)
-        stated = least_mm <= whole <= most_mm
-        return cls(radiograph, small, (whole if stated else assumed_mm) / max(small.shape), not stated)
+        steps = (1.0, 1.0) if spacing is None else (spacing.row_mm, spacing.column_mm)
+        sides = [n * step for n, step in zip(radiograph.shown.shape, steps, strict=True)]
+        stated = spacing is not None and least_mm <= max(sides) <= most_mm
+        cells = max(n for n, side in zip(radiograph.shown.shape, sides, strict=True) if side == max(sides))
+        pixel = max(sides) / min(longer, cells)  # in the unit of the sides, the same along both
+        shape = [min(max(1, round(side / pixel)), n) for side, n in zip(sides, radiograph.shown.shape, strict=True)]
+        small = area_mean(radiograph.shown, shape[0], shape[1])
+        return cls(radiograph, small, (max(sides) if stated else assumed_mm) / max(small.shape), not stated)
+
+    def negative(self) -> "Look":
+        """Return the same with black and white of the small copy exchanged."""
+        return replace(self, small=np.float32(1) - self.small)
 
     def place(self, rows: tuple[float, float], columns: tuple[float, float]) -> Place:
         """Return the rectangle of the image that a rectangle of `small`, in its pixels, covers; never empty."""
@@ -66,11 +72,12 @@ def area_mean(image: Plane, rows: int, columns: int) -> Plane:
     """Return `image` with fewer pixels, each the mean of the area that it covers."""
     factor = max(1, min(image.shape[0] // rows, image.shape[1] // columns))
     if factor > 1:  # whole blocks first: the rest is then cheap
-        image = _blocks(image, factor)
+        image = blocks(image, factor)
     return np.asarray(_weights(image.shape[0], rows) @ image @ _weights(image.shape[1], columns).T, np.float32)
 
 
-def _blocks(image: Plane, factor: int) -> Plane:
+def blocks(image: Plane, factor: int) -> Plane:
+    """Return the means of squares of `factor` by `factor` pixels; what does not fill one is left out."""
     rows, columns = (n // factor * factor for n in image.shape)
     total = np.zeros((rows // factor, columns // factor), np.float32)
     for y in range(factor):

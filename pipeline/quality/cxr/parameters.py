@@ -21,7 +21,7 @@ def data_digest() -> str:
     """Return ``sha256:`` and the digest of every code, data and weight file of this pipeline, each after its name and length."""
     own = [part for part in files(_PACKAGE).iterdir() if part.name.endswith(_ENDINGS)]
     shared = [
-        *(files("pipeline.quality").joinpath(name) for name in ("grade.py", "limits.py")),
+        *(files("pipeline.quality").joinpath(name) for name in ("grade.py", "limits.py", "summary.py", "texts.toml")),
         files("pipeline").joinpath("reasons.toml"),
     ]
     total = hashlib.sha256()

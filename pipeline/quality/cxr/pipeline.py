@@ -1,21 +1,20 @@
 """The quality of one chest radiograph: from its file to a grade."""
 
 import time
-from collections.abc import Iterator
 
 import numpy as np
 
 from dicom_io.model import Instance, Series, Study
 from dicom_io.radiograph import Radiograph, load_radiograph
-from dicom_io.reason import LANGUAGES, Reason
+from dicom_io.reason import Reason
 from pipeline import registry
 from pipeline.api import Analysis, Progress, Selection
 from pipeline.options import CxrQualityOptions
-from pipeline.quality.cxr import header, pixels, select
-from pipeline.quality.cxr.image import Look
-from pipeline.quality.cxr.parameters import data_digest, parameters
-from pipeline.quality.grade import Measured, grade
+from pipeline.quality.cxr import checks, model, select
+from pipeline.quality.cxr.parameters import data_digest
+from pipeline.quality.grade import grade
 from pipeline.quality.limits import Limits
+from pipeline.quality.summary import summary
 from pipeline.reasons import REASONS
 from pipeline.result import Code, Mask, Projection, Quality, Region, Result
 
@@ -38,6 +37,7 @@ class CxrQuality:
 
     def __init__(self, options: CxrQualityOptions) -> None:
         self._limits = Limits.read(NAME, options.limits)
+        self._model = model.load()
 
     @property
     def weights_digest(self) -> str:
@@ -68,22 +68,7 @@ class CxrQuality:
         return Analysis(_result(series, radiograph, graded, notes, timings), radiograph)
 
     def _grade(self, image: Instance, radiograph: Radiograph) -> Quality:
-        p = parameters()
-        look = Look.at(radiograph, **p["image"])
-        field = pixels.middle(look.small.shape, p["field"]["rim"])
-        measures: dict[str, Measured] = {
-            **header.measures(image.header, radiograph, p),
-            **pixels.clipped(look, field, p["clipped"]),
-            **pixels.sharpness(look, p["sharpness"]),
-            **pixels.frame(look, p["frame"]),
-        }
-        open_ = [*header.not_evaluated(image.header)]
-        if "sharpness" not in measures:
-            open_.append(REASONS("cxr-sharpness-coarse"))
-        if pixels.bits(look) >= p["noise"]["least_bits"]:
-            measures |= pixels.noise(look, field, p["noise"])
-        else:
-            open_.append(REASONS("cxr-noise-of-copy"))
+        measures, open_ = checks.measure(image.header, radiograph, self._model)
         return grade(measures, self._limits.of(image.header), "instance", image.sop_instance_uid, open_)
 
 
@@ -96,17 +81,6 @@ def _result(
     return Result(
         pipeline=NAME, version=VERSION, series_instance_uid=series.series_instance_uid, geometry=grid, device="cpu",
         quality=graded, regions=(Region("body", whole, CHEST),), measurements=(), segments=(), findings=(),
-        notes=notes, summary={tag: _said(graded, tag) for tag in LANGUAGES},
+        notes=notes, summary=summary(graded),
         timings_s=timings,
     )  # fmt: skip
-
-
-def _said(graded: Quality, tag: str) -> str:
-    """Return the grade and what it rests on, for a person."""
-    return " ".join(_parts(graded, tag))
-
-
-def _parts(graded: Quality, tag: str) -> Iterator[str]:
-    said: Reason = REASONS("cxr-graded", grade=graded.grade)
-    yield said.text[tag]
-    yield from (f.reason.text[tag] for f in graded.findings)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from pipeline.quality.cxr.image import Look, Plane
+from pipeline.quality.cxr.image import Look, Plane, blocks
 from pipeline.quality.grade import Measured
 
 Flags = npt.NDArray[np.bool_]
@@ -46,13 +46,12 @@ def sharpness(look: Look, p: Mapping[str, Any]) -> dict[str, Measured]:
     """
     if look.mm > p["most_mm"]:
         return {}
-    inner = middle(look.small.shape, p["rim"])
     fine, coarse = (ndimage.gaussian_filter(look.small, p[f"{k}_mm"] / look.mm / 2) for k in ("fine", "coarse"))
     ratios = []
     for angle in np.arange(8) * np.pi / 8:
-        way = np.array([np.sin(angle), np.cos(angle)])
+        way = np.array([np.sin(angle), np.cos(angle)]) / look.mm
         short, far = (
-            np.abs(_second(image, way * p[f"{k}_mm"] / look.mm)[inner]).mean()
+            np.abs(_second(image, way * p[f"{k}_mm"], p["rim"])).mean()
             for image, k in ((fine, "fine"), (coarse, "coarse"))
         )
         ratios.append(float(short / max(far, 1e-6)))
@@ -62,9 +61,24 @@ def sharpness(look: Look, p: Mapping[str, Any]) -> dict[str, Measured]:
     return out
 
 
-def _second(image: Plane, step: npt.NDArray[np.float64]) -> Plane:
-    ahead, behind = (ndimage.shift(image, s, order=1, mode="nearest") for s in (step, -step))
-    return np.asarray(2 * image - ahead - behind, np.float32)
+def _second(image: Plane, step: npt.NDArray[np.float64], rim: float) -> Plane:
+    """Return the second difference along `step` of what lies further than the share `rim` of its side from every border."""
+    return 2 * _beside(image, np.zeros(2), rim) - _beside(image, step, rim) - _beside(image, -step, rim)
+
+
+def _beside(image: Plane, step: npt.NDArray[np.float64], rim: float) -> Plane:
+    """Return the image as seen from `step` pixels beside, between pixels by bilinear interpolation."""
+    whole = np.floor(step).astype(int)
+    part = step - whole
+    first = [max(int(rim * n), int(np.ceil(abs(s))) + 1) for n, s in zip(image.shape, step, strict=True)]
+    size = [max(n - 2 * f, 1) for n, f in zip(image.shape, first, strict=True)]
+    out = np.zeros(size, np.float32)
+    for dy, wy in ((0, 1 - part[0]), (1, part[0])):
+        for dx, wx in ((0, 1 - part[1]), (1, part[1])):
+            if wy * wx > 0:
+                y, x = first[0] + whole[0] + dy, first[1] + whole[1] + dx
+                out += np.float32(wy * wx) * image[y : y + size[0], x : x + size[1]]
+    return out
 
 
 def middle(shape: tuple[int, ...], rim: float) -> Flags:
@@ -84,11 +98,15 @@ def bits(look: Look) -> int:
 def noise(look: Look, field: Flags, p: Mapping[str, Any]) -> dict[str, Measured]:
     """Return the noise of the stored values in percent of the image's range (1st to 99th percentile) of values.
 
-    Median of the local estimates by Immerkaer (1996) over a field; the median leaves out edges.
+    Median of local estimates by Immerkaer (1996) over a field, so that edges are left out, with pixels of at least
+    `pixel_mm`: finer ones are put together, as they are seen, or detectors with fine pixels would look worse.
     """
     values = look.radiograph.array
     around = look.around(field)
     part = values[slice(*around.rows), slice(*around.columns)]
+    factor = max(1, round(p["pixel_mm"] * max(values.shape) / max(look.small.shape) / look.mm))
+    if factor > 1:
+        part = blocks(part, factor)
     second = part[:-2] - 2 * part[1:-1] + part[2:]
     both = np.abs(second[:, :-2] - 2 * second[:, 1:-1] + second[:, 2:])
     block = p["block"]
@@ -98,20 +116,4 @@ def noise(look: Look, field: Flags, p: Mapping[str, Any]) -> dict[str, Measured]
     means = both[:h, :w].reshape(h // block, block, w // block, block).mean(axis=(1, 3))
     sigma = float(np.sqrt(np.pi / 2) / 6 * np.median(means))
     low, high = np.percentile(values[::4, ::4], (1, 99))
-    return {"noise_percent": Measured(100 * sigma / max(float(high - low), 1e-6), "%")}
-
-
-def frame(look: Look, p: Mapping[str, Any]) -> dict[str, Measured]:
-    """Return how much of the image is a frame of one value around it: the border of a screenshot, a slide, a film."""
-    image = look.small
-    flat = p["flat"]
-    edges = []
-    for axis in (0, 1):
-        lines = np.ptp(image, axis=1 - axis) < flat
-        inside = np.flatnonzero(~lines)
-        if not inside.size:
-            return {}
-        edges.append((int(inside[0]), int(image.shape[axis] - 1 - inside[-1])))
-    (top, bottom), (left, right) = edges
-    share = 1 - (image.shape[0] - top - bottom) * (image.shape[1] - left - right) / image.size
-    return {"frame_percent": Measured(100 * share, "%")}
+    return {"noise_percent": Measured(100 * sigma / max(float(high - low), 1e-6), "%", around)}

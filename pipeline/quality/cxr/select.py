@@ -1,5 +1,6 @@
 """Whether a radiograph is one to grade: its header against the rows of ``select.toml``; no pixels."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -56,5 +57,7 @@ def _fits(rule: Mapping[str, Any], header: Dataset) -> bool:
     if "below" in rule:
         number = elements.integer(header, keyword)
         return number is not None and number < rule["below"]
+    if "matches" in rule:
+        return re.search(rule["matches"], elements.text(header, keyword), re.IGNORECASE) is not None
     text = elements.text(header, keyword).upper().replace(" ", "").replace("_", "")
     return text in rule["any_of"] if "any_of" in rule else text not in rule["none_of"]

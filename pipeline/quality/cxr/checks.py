@@ -1,0 +1,70 @@
+"""Every check of one radiograph, in the order in which one decides what the next can be asked of."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from dicom_io import elements
+from dicom_io.radiograph import Radiograph
+from dicom_io.reason import Reason
+from pipeline.errors import NotAnalysed
+from pipeline.quality.cxr import anatomy, header, marks, pixels
+from pipeline.quality.cxr.anatomy import Field
+from pipeline.quality.cxr.image import Look
+from pipeline.quality.cxr.model import Model
+from pipeline.quality.cxr.parameters import parameters
+from pipeline.quality.grade import Measured
+from pipeline.reasons import REASONS
+
+
+def measure(head: Dataset, image: Radiograph, model: Model) -> tuple[dict[str, Measured], list[Reason]]:
+    """Return what was measured, by name, and what could not be.
+
+    Raises
+    ------
+    NotAnalysed
+        ``cxr-no-chest``: the pixels show something else, and the header does not promise a chest.
+    """
+    p = parameters()
+    look = Look.at(image, **p["image"])
+    rows, columns = marks.frame(look, p["frame"])
+    field = Field(look, rows, columns, model.look(look.small[slice(*rows), slice(*columns)]))
+    said = header.measures(head, image, p)
+    if not anatomy.is_chest(field, p["model"]):
+        if not promised(head):
+            raise NotAnalysed(REASONS("cxr-no-chest"))
+        return {**said, "not_chest": Measured(1 - field.seen.chest, "1")}, [*header.not_evaluated(head)]
+    if field.seen.inverted > p["model"]["inverted"]:
+        look = look.negative()
+    right, left = field.lungs
+    lungs = right | left if (right | left).any() else pixels.middle(look.small.shape, p["field"]["rim"])
+    measures = {
+        **said,
+        **anatomy.lying(field, image.orientation),
+        **pixels.clipped(look, lungs, p["clipped"]),
+        **pixels.sharpness(look, p["sharpness"]),
+        **marks.framed(look, rows, columns),
+        **marks.objects(look, right | left, p["objects"]),
+        **marks.writing(look, right | left, p["writing"]),
+    }
+    if anatomy.lies_upright(field):
+        measures |= anatomy.coverage(field, p["coverage"]) | anatomy.shape(field)
+    if pixels.bits(look) >= p["noise"]["least_bits"]:
+        measures |= pixels.noise(look, lungs, p["noise"])
+    return measures, [*header.not_evaluated(head), *anatomy.not_evaluated(field), *_open(measures)]
+
+
+def promised(head: Dataset) -> bool:
+    """Whether the header says that this is a chest."""
+    if elements.text(head, "BodyPartExamined"):
+        return True  # others were refused before
+    words = " ".join(elements.text(head, k) for k in ("StudyDescription", "SeriesDescription", "ProtocolName")).upper()
+    return any(word in words for word in parameters()["views"]["chest_words"])
+
+
+def _open(measures: dict[str, Any]) -> Iterator[Reason]:
+    if "sharpness" not in measures:
+        yield REASONS("cxr-sharpness-coarse")
+    if "noise_percent" not in measures:
+        yield REASONS("cxr-noise-of-copy")
