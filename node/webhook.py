@@ -110,8 +110,8 @@ class Calls:
         passing("deliver.sent")
         heard = reason is None or reason.code not in NOT_HEARD
         if outcome is Outcome.DELIVERED:
-            return Verdict("delivered", heard=True, identity="off")
+            return Verdict("delivered", heard=True)
         if outcome is Outcome.DEAD:
-            return Verdict("dead", reason=reason, heard=heard, identity="off")
+            return Verdict("dead", reason=reason, heard=heard)
         wait_s = retry.after_failed_delivery(delivery.attempts, chance)
-        return Verdict("waiting", wait_s, reason, heard=heard, identity="off")
+        return Verdict("waiting", wait_s, reason, heard=heard)

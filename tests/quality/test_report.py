@@ -124,6 +124,20 @@ def said(
     )  # fmt: skip
 
 
+@pytest.mark.sockets
+def test_of_what_was_graded_again_the_last_word_is_read_on_both_databases(back_end: str, tmp_path: Path) -> None:
+    db = STORES.open(tmp_path)
+    said(db, 1, JULY, {"sharpness": 1.0}, "A")
+    said(db, 1, JULY + DAY, {"sharpness": 2.0}, "C", image=3)
+    said(db, 2, JULY + 2 * DAY, {}, None)
+    rows = list(graded(db, ("cxr_quality",), JULY))
+    assert [(r.at, r.outcome, r.study_hash) for r in rows] == [
+        (JULY + DAY, "result", f"{1:016x}"), (JULY + 2 * DAY, "not_analysed", f"{2:016x}"),
+    ], back_end  # fmt: skip
+    assert list(graded(db, ("ct_quality",), JULY)) == []
+    db.close()
+
+
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(command, ["report", *map(str, arguments)], standalone_mode=False)
 
