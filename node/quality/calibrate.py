@@ -105,7 +105,7 @@ def _read(
             kept.setdefault(found.instance.sop_instance_uid, found.instance)
         elif found.reason is not None and not found.skipped:
             refused[found.reason.code] += 1
-    return [kept[uid] for uid in sorted(kept)]
+    return list(kept.values())
 
 
 def _pieces(studies: Sequence[Study]) -> Iterator[tuple[str, str, Study]]:
