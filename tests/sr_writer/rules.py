@@ -29,8 +29,8 @@ OURS = {codes.concept(name).value for name in codes.CONCEPTS}
 KNOWN = {
     (value, scheme) for scheme, names in concepts.items() for entry in names.values() for value in entry
 } | APPROVED
-TITLES = {"text": "18748-4", "card_text": "18748-4", "kos": "113000", "rejection": "113001"}
-TEMPLATES = {"kos": "2010", "rejection": "2010"}
+TITLES = {"text": "18748-4", "card_text": "18748-4", "kos": "113000", "rejection": "113001", "quality_kos": "113010"}
+TEMPLATES = {"kos": "2010", "rejection": "2010", "quality_kos": "2010"}
 LIES = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber")
 
 
