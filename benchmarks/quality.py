@@ -1,6 +1,6 @@
 """Image quality: real images are degraded as ``quality_defects.toml`` says, and the quality pipelines judge them.
 
-    python -m benchmarks.quality [--data DIR] [--only radiograph|ct] [--side tuned|figures] [--jobs N] [--limit N] [--out DIR]
+    python -m benchmarks.quality [--data DIR] [--only radiograph|ct] [--side tuned|figures] [--jobs N] [--limit N] [--draw N] [--out DIR]
     python -m benchmarks.quality --looked-at        # does a person agree with every alarm on a clean image?
 
 Every image, clean or degraded, is written as DICOM and comes in through the door that the node uses. Recognised is a defect
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--side", choices=("figures", "tuned"), default="figures")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--limit", type=int, help="so many patients of each source at most")
+    parser.add_argument("--draw", type=int, help="so many, drawn, of the defects that every radiograph can have")
     parser.add_argument("--out", type=Path, default=Path("quality"))
     parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "pacs-ai-node-quality")
     parser.add_argument("--looked-at", action="store_true")
@@ -47,7 +48,7 @@ def main() -> None:
     if asked.looked_at:
         sys.exit(looked_at(asked.data, asked.kept, asked.jobs))
     subjects = chosen(asked.data, asked.only, tuned=asked.side == "tuned", limit=asked.limit)
-    records = run(subjects, asked.data, asked.kept, asked.jobs)
+    records = run(subjects, asked.data, asked.kept, asked.jobs, asked.draw)
     made = quality_table.figures(records)
     command = f"python -m benchmarks.quality {' '.join(_said(sys.argv[1:]))}".strip()
     text = f"    {command}\n\nCommit {commit()}.\n\n{quality_table.markdown(made)}"

@@ -29,6 +29,7 @@ from pipeline.errors import PipelineError
 from pipeline.quality.grade import Measured, grade, table
 
 ROOT = Path(__file__).resolve().parents[1]
+EVERYWHERE = ("tilt", "blur", "motion", "mirror", "inversion", "turn-90", "turn-270", "turn-180")
 PIPELINES = {"cxr": "cxr_quality", "ct": "ct_quality"}
 
 
@@ -76,14 +77,18 @@ class Record:
         return {code for code, g in self.codes.items() if g in "CD"}
 
 
-def run(subjects: Sequence[Subject], data: Path, kept: Path, jobs: int) -> list[Record]:
-    """Return the records of all subjects, in their order; progress goes to the standard error."""
+def run(subjects: Sequence[Subject], data: Path, kept: Path, jobs: int, draw: int | None = None) -> list[Record]:
+    """Return the records of all subjects, in their order; progress goes to the standard error.
+
+    With `draw` a radiograph gets so many of the defects that every radiograph can have, drawn by its name.
+    """
+    kept = kept if draw is None else kept / f"drawn-{draw}"
     done = {n: records for n, s in enumerate(subjects) if (records := _kept(kept, s)) is not None}
     missing = [n for n in range(len(subjects)) if n not in done]
     print(f"{len(done)} of {len(subjects)} images are kept in {kept}", file=sys.stderr, flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        asked = {pool.submit(look, subjects[n], data): n for n in missing}
+        asked = {pool.submit(look, subjects[n], data, draw): n for n in missing}
         for count, future in enumerate(as_completed(asked), 1):
             n = asked[future]
             done[n] = future.result()
@@ -160,13 +165,21 @@ def _pipeline(name: str) -> Pipeline:
     return registry.load(name, getattr(options, made)(), "cpu")
 
 
-def look(subject: Subject, data: Path) -> list[Record]:
+def look(subject: Subject, data: Path, draw: int | None = None) -> list[Record]:
     """Have one subject and everything that is made of it judged, through the same door as the node's."""
     with tempfile.TemporaryDirectory() as name:
-        return list(_looked(subject, data, Path(name)))
+        return list(_looked(subject, data, Path(name), drawn(subject, draw)))
 
 
-def _looked(subject: Subject, data: Path, folder: Path) -> Iterator[Record]:
+def drawn(subject: Subject, draw: int | None) -> frozenset[str]:
+    """Return the defects that are left out for one radiograph: all but `draw` of those that every radiograph can have."""
+    if draw is None or subject.kind != "radiograph":
+        return frozenset()
+    out = frozenset(str(name) for name in subject.rng("draw").permutation(EVERYWHERE)[draw:])
+    return out | ({"clean-tilt"} if "tilt" in out else set())
+
+
+def _looked(subject: Subject, data: Path, folder: Path, without: frozenset[str]) -> Iterator[Record]:
     if subject.kind == "ct":
         clean = quality_cases_ct.acquire(subject, data)
         for defect, scan in quality_cases_ct.with_clean(subject, clean):
@@ -178,6 +191,8 @@ def _looked(subject: Subject, data: Path, folder: Path) -> Iterator[Record]:
         yield judged(subject, "non-chest", "", quality_cases_ct.write_other(subject, data, folder))
     else:
         for variant in quality_cases.variants(subject, data):
+            if variant.defect in without:
+                continue
             file = quality_cases.write_radiograph(subject, variant, folder)
             yield judged(subject, variant.defect, variant.detail, [file])
 
