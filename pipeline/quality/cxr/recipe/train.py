@@ -35,8 +35,11 @@ def loss(head: torch.Tensor, lungs: torch.Tensor, views: Views) -> tuple[torch.T
     mirror = F.binary_cross_entropy_with_logits((eight[:, 4] - eight[:, 0])[known], (lies[known] >= 4).float())
     inverted = F.binary_cross_entropy_with_logits(head[certain, 8], views.inverted[certain])
     kind = F.binary_cross_entropy_with_logits(head[views.judged, 9], views.chest[views.judged])
-    straight = certain & (views.orientation == 0)
-    error = (head[straight, 10] * 10 - views.tilt[straight]).abs()
+    straight = certain & (views.orientation % 4 == 0)
+    truth = (
+        torch.where(views.orientation[straight] == 0, 1.0, -1.0) * views.tilt[straight]
+    )  # of a mirror image: the other way
+    error = (head[straight, 10] * 10 - truth).abs()
     spread = head[straight, 11].clamp(-2, 4)
     tilt = (error * torch.exp(-spread) + spread).mean() + 0.1 * error.mean()
     weight = views.known.expand_as(lungs)
@@ -50,11 +53,25 @@ def loss(head: torch.Tensor, lungs: torch.Tensor, views: Views) -> tuple[torch.T
         "mirror": mirror,
         "inverted": inverted,
         "kind": kind,
-        "tilt": 0.3 * tilt,
+        "tilt": 0.6 * tilt,
+        "ends": ends(probability, views),
         "mask": 3 * (every * weight).sum() / total,
         "dice": dice,
     }
     return torch.stack(list(parts.values())).sum(), {k: round(float(v.detach()), 4) for k, v in parts.items()}
+
+
+def ends(probability: torch.Tensor, views: Views) -> torch.Tensor:
+    """Return how far the profiles of both lungs along rows and columns, from which margins are read, are from the truth."""
+    found, truth = probability.amax(dim=1), views.lungs.amax(dim=1)
+    known = views.known[:, 0]
+    out = []
+    for axis in (1, 2):
+        one, other = (v.topk(4, dim=3 - axis).values.mean(dim=3 - axis) for v in (found, truth))
+        sure = known.mean(dim=3 - axis) > 0.8
+        value = F.binary_cross_entropy(one.clamp(1e-4, 1 - 1e-4), other.clamp(0, 1), reduction="none")
+        out.append((value * sure).sum() / sure.sum().clamp(min=1))
+    return 2 * (out[0] + out[1])
 
 
 def train(
@@ -109,7 +126,7 @@ def train(
     for turn in rounds:
         if turn.propose:
             say(f"masks proposed for {propose(pool, sources, Network(folded(steady.state_dict())))} radiographs")
-        masked = np.array([n for n in mine if pool.hulls[n] is not None])
+        masked = np.array([n for n in mine if sources[n].lungs is not None])
         for _ in range(turn.steps):
             which = _drawn(settings, mine, masked, phantoms, others, rng)
             views = take(pool, which, rng)
@@ -137,7 +154,7 @@ def _drawn(
     others: np.ndarray[Any, Any],
     rng: np.random.Generator,
 ) -> np.ndarray[Any, Any]:
-    """Draw a batch: shares of phantoms and of negatives are fixed, a third of the radiographs have masks."""
+    """Draw a batch: shares of phantoms and of negatives are fixed, a third of the radiographs have drawn masks."""
     kinds = rng.random(settings["batch"])
     negative, phantom = settings["share_of_negatives"], settings["share_of_phantoms"]
     out = rng.choice(mine, len(kinds))

@@ -49,14 +49,16 @@ class Pool:
         box = both[top : top + height, left : left + width]
         known = np.zeros((BASE, BASE), np.uint8)
         known[top : top + height, left : left + width] = 255
-        if not box[:2].any():
-            known[:top] = 255
-        if not box[-2:].any():
-            known[top + height :] = 255
-        known[:, :left] = 0 if box[:, :2].any() else 255
-        known[:, left + width :] = 0 if box[:, -2:].any() else 255
-        known[:top, :left], known[:top, left + width :] = 0, 0
-        known[top + height :, :left], known[top + height :, left + width :] = 0, 0
+        free = {
+            name: not part.any()
+            for name, part in (("t", box[:2]), ("b", box[-2:]), ("l", box[:, :2]), ("r", box[:, -2:]))
+        }
+        rows = {"t": slice(0, top), "m": slice(top, top + height), "b": slice(top + height, None)}
+        columns = {"l": slice(0, left), "m": slice(left, left + width), "r": slice(left + width, None)}
+        for row, at_rows in rows.items():
+            for column, at_columns in columns.items():
+                if free.get(row, True) and free.get(column, True):
+                    known[at_rows, at_columns] = 255
         self.known[n] = torch.from_numpy(known)
         edge = both & ~(np.roll(both, 1, 0) & np.roll(both, -1, 0) & np.roll(both, 1, 1) & np.roll(both, -1, 1))
         self.hulls[n] = np.asarray(np.argwhere(edge)[:, ::-1] - MIDDLE, np.float64)
