@@ -228,7 +228,9 @@ def test_a_webhook_is_believed_by_its_certificate_and_a_ping_is_about_nobody(tmp
     board = Board(context)
     try:
         place = {
-            name: Destination("board", kind="webhook", url=f"https://localhost:{board.port}/hook/", tls=ClientTls(by.path))
+            name: Destination(
+                "board", kind="webhook", url=f"https://localhost:{board.port}/hook/", tls=ClientTls(by.path)
+            )
             for name, by in (("ours", ours), ("theirs", theirs))
         }
         assert greet(place["ours"]) < 5.0

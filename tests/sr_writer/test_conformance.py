@@ -241,7 +241,9 @@ def test_29_the_private_scheme_is_declared_where_it_is_used(matrix_of: list[Auth
 def test_31_numbers_are_finite_or_say_why_not(matrix_of: list[Authored]) -> None:
     reports = of(matrix_of, *REPORTS)
     assert wrong(reports, rules.numbers) == []
-    on_slices = [o for o in reports if o.row.needs and not o.radiograph]  # each of these results has one that is missing
+    on_slices = [
+        o for o in reports if o.row.needs and not o.radiograph
+    ]  # each of these results has one that is missing
     missing = [i for o in on_slices for i in content(o.ds) if i.ValueType == "NUM" and not i.MeasuredValueSequence]
     assert len(missing) >= len(on_slices)
 

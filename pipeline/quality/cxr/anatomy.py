@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from dicom_io.radiograph import Orientation
 from dicom_io.reason import Reason
-from pipeline.quality.cxr.image import Look
-from pipeline.quality.cxr.model import ORIENTATIONS, Seen
+from pipeline.quality.cxr.image import Look, area_mean
+from pipeline.quality.cxr.model import ORIENTATIONS, Model, Seen
 from pipeline.quality.grade import Measured
 from pipeline.reasons import REASONS
 from pipeline.result import Place
@@ -70,10 +71,27 @@ def lies_upright(field: Field) -> bool:
     return field.seen.lying in {"upright", "mirrored"}
 
 
-def lying(field: Field, stated: Orientation) -> dict[str, Measured]:
+def tilt(field: Field, model: Model, p: Mapping[str, Any]) -> float:
+    """Return by how many degrees the patient is tilted: the mean of what is seen in copies turned by known angles.
+
+    The surer of a copy the model is, the more it counts. What a single look gets wrong differs from copy to copy.
+    """
+    part = field.look.small[slice(*field.rows), slice(*field.columns)]
+    scale = min(1.0, p["longer"] / max(part.shape))
+    small = area_mean(part, max(round(part.shape[0] * scale), 1), max(round(part.shape[1] * scale), 1))
+    found, weight = [], []
+    for angle in p["angles"]:
+        turned = np.clip(ndimage.rotate(small, angle, reshape=False, order=1, mode="reflect"), 0, 1) if angle else small
+        seen = model.look(np.ascontiguousarray(turned, np.float32))
+        found.append(seen.tilt_deg + angle)
+        weight.append(1 / max(seen.tilt_sd_deg, 1e-3) ** 2)
+    return float(np.average(found, weights=weight))
+
+
+def lying(field: Field, stated: Orientation, degrees: float) -> dict[str, Measured]:
     """Return how the image is shown: its greys, its quarter turns, its sides, its tilt.
 
-    What the header itself says of turns and sides is a remark elsewhere; here is what it does not say.
+    What the header itself says of turns and sides is a remark elsewhere; here is what it does not say. `degrees` is the tilt.
     """
     seen = field.seen
     share = dict(zip(ORIENTATIONS, (float(x) for x in seen.orientation), strict=True))
@@ -82,10 +100,9 @@ def lying(field: Field, stated: Orientation) -> dict[str, Measured]:
     out = {"not_chest": Measured(1 - seen.chest, "1"), "inverted": Measured(seen.inverted, "1")}
     if stated in {(), _USUAL, _MIRRORED}:
         name = max(turned, key=lambda n: turned[n])
-        degrees = name.rsplit("-", 1)[-1]
-        out["turned"] = Measured(sum(turned.values()), "1", words={"degrees": degrees})
+        out["turned"] = Measured(sum(turned.values()), "1", words={"degrees": name.rsplit("-", 1)[-1]})
     if lies_upright(field):
-        out["tilt_deg"] = Measured(abs(seen.tilt_deg), "deg", words={"value": f"{abs(seen.tilt_deg):.0f}"})
+        out["tilt_deg"] = Measured(abs(degrees), "deg", words={"value": f"{abs(degrees):.0f}"})
         out["sides_contradict" if stated == _MIRRORED else "mirrored"] = Measured(
             1 - mirrored if stated == _MIRRORED else mirrored, "1", _all_of(field)
         )
@@ -122,7 +139,7 @@ def coverage(field: Field, p: Mapping[str, Any]) -> dict[str, Measured]:
 
 def _cut(field: Field, share: float, rows: tuple[int, int], columns: tuple[int, int]) -> Measured:
     mm = -share * field.longer_mm
-    return Measured(mm, "mm", field.look.place(rows, columns), words={"value": f"{mm:.0f}"})
+    return Measured(mm, "mm", field.look.place(rows, columns), words={"value": f"{max(mm, 0):.0f}"})
 
 
 def _lowest(lung: Flags) -> int:

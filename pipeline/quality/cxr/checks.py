@@ -37,11 +37,12 @@ def measure(head: Dataset, image: Radiograph, model: Model) -> tuple[dict[str, M
         return {**said, "not_chest": Measured(1 - field.seen.chest, "1")}, [*header.not_evaluated(head)]
     if field.seen.inverted > p["model"]["inverted"]:
         look = look.negative()
+    degrees = anatomy.tilt(field, model, p["tilt"]) if anatomy.lies_upright(field) else 0.0
     right, left = field.lungs
     lungs = right | left if (right | left).any() else pixels.middle(look.small.shape, p["field"]["rim"])
     measures = {
         **said,
-        **anatomy.lying(field, image.orientation),
+        **anatomy.lying(field, image.orientation, degrees),
         **pixels.clipped(look, lungs, p["clipped"]),
         **pixels.sharpness(look, p["sharpness"]),
         **marks.framed(look, rows, columns),
