@@ -12,10 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from config.settings import Pipelines
+from dicom_io.device import Device
 from node.cli.check_config import command as check_config
 from node.cli.common import settings_of
 from node.cli.quality import command
-from node.quality.calibrate import calibrate, limits_file
+from node.quality.calibrate import Calibration, calibrate, document, limits_file
+from node.quality.learn import Image, learn
 from phantom.radiograph import Exposure, dataset, expose
 from pipeline import registry
 from pipeline.quality.limits import SCHEMA as LIMITS_SCHEMA
@@ -23,7 +25,8 @@ from pipeline.quality.limits import Limits
 from tests.cli.documents import valid
 
 pytestmark = pytest.mark.unit
-COUNT = 21
+COUNT = 3
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -45,50 +48,58 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(command, ["calibrate", *map(str, arguments)], standalone_mode=False)
 
 
-def test_a_folder_becomes_limits_that_the_node_takes(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "limits.toml"
-    done = run(folder, "--out", out, "--least", 20, "--by", "A Physicist", "--json", "-q")
-    assert done.return_value == 0, done.output
-    document: dict[str, Any] = valid(json.loads(done.stdout))
-    assert (document["images"], document["studies"], document["patients"]) == (COUNT, COUNT, COUNT)
-    assert document["refused"] == {"not-dicom": 1}
-    text = out.read_text(encoding="utf-8")
-    assert not any(word in text + done.stdout for word in ("SECRET", "2.25.4711", "2.25.4712")), "a patient is in it"
-    data = tomllib.loads(text)
-    assert (data["by"], data["reviewed_by"], data["patients"]) == ("A Physicist", "", COUNT)
-    codes = {row["code"] for row in data["limit"]}
-    assert {"exposure-above-target", "image-blurred"} <= codes
-    assert all(row["when"]["station"] == 'DX "1"' for row in data["limit"])
-    config = tmp_path / "node.toml"
+def test_what_was_learned_becomes_limits_that_the_node_takes(tmp_path: Path) -> None:
+    device = Device("Maker\n", "M\\1", 'DX "1"')
+    images = [
+        Image(
+            "cxr_quality", device, {"view": "PA", "kernel": ""}, f"s{n}", f"p{n}", "A",
+            {"deviation_index": n / 10 - 3, "sharpness_blur": 0.3, "noise_percent": 0.3 + n / 1000},
+        )
+        for n in range(60)
+    ]  # fmt: skip
+    found = Calibration(learn(images, 50), 60, 60, 60, 60, {"not-dicom": 1}, "sha256:" + "0" * 64)
+    valid(document(found, tmp_path / "x", 50, "1"))
+    out, config = tmp_path / "limits.toml", tmp_path / "node.toml"
+    out.write_text(limits_file(found, 50, NOW, "A Physicist"), encoding="utf-8")
+    data = tomllib.loads(out.read_text(encoding="utf-8"))
+    assert (data["by"], data["reviewed_by"], data["patients"]) == ("A Physicist", "", 60)
+    assert {"exposure-above-target", "exposure-below-target", "image-blurred", "image-noisy"} == {
+        row["code"] for row in data["limit"]
+    }
     config.write_text(f'[pipeline.cxr_quality]\nlimits = "{out}"\n', encoding="utf-8")
     limits = Limits.read("cxr_quality", settings_of(config).pipeline.cxr_quality.limits)
-    assert len(limits.site) == len(data["limit"]) == document["changed"]
+    assert len(limits.site) == len(data["limit"]) == len(found.changes)
+    assert {change.when["station"] for change in limits.site} == {'DX "1"'}
+
+
+def test_a_folder_becomes_a_file_without_any_patient(folder: Path, tmp_path: Path) -> None:
+    """Three images are too few: nothing is changed, and the file says so."""
+    out = tmp_path / "limits.toml"
+    done = run(folder, "--out", out, "--least", 20, "--by", "A Physicist", "--json", "-q")
+    assert done.return_value == 3, done.output
+    said: dict[str, Any] = valid(json.loads(done.stdout))
+    assert (said["images"], said["studies"], said["patients"], said["changed"]) == (COUNT, COUNT, COUNT, 0)
+    assert said["refused"] == {"not-dicom": 1}
+    text = out.read_text(encoding="utf-8")
+    assert f"too few images: {COUNT} of at least 20" in text
+    assert not any(word in text + done.stdout for word in ("SECRET", "2.25.4711", "2.25.4712")), "a patient is in it"
+    assert "limit" not in tomllib.loads(text)
 
 
 def test_the_same_images_give_the_same_file(folder: Path, tmp_path: Path) -> None:
     turned = tmp_path / "turned"
     turned.mkdir()
-    few = sorted(folder.iterdir())[:3]
+    few = sorted(folder.iterdir())[:2]
     for n, file in enumerate(reversed(few)):
         shutil.copyfile(file, turned / f"{n:02d}.dcm")
     load = registry.shelf(Pipelines(), "cpu")
     told: list[tuple[str, int, int]] = []
-    now = datetime(2026, 11, 22, tzinfo=UTC)
     files = [
-        limits_file(calibrate(places, load, 20, lambda *said: told.append(said)), 20, now, "x")
+        limits_file(calibrate(places, load, 20, lambda *said: told.append(said)), 20, NOW, "x")
         for places in (few, [turned])
     ]
     assert files[0] == files[1]
-    assert told[-1] == ("measured", 3, 3)
-
-
-def test_too_few_images_change_nothing_and_it_is_said(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "limits.toml"
-    done = run(*sorted(folder.iterdir())[:2], "--out", out, "-q")
-    assert done.return_value == 3
-    text = out.read_text(encoding="utf-8")
-    assert "too few images: 2 of at least 50" in text
-    assert "limit" not in tomllib.loads(text)
+    assert told[-1] == ("measured", 2, 2)
 
 
 def test_nonsense_is_refused(folder: Path, tmp_path: Path) -> None:
