@@ -159,10 +159,15 @@ class StudyTimes:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """``[worker]``: who computes. `slots` worker processes, each with its models resident."""
+    """``[worker]``: who computes. `slots` worker processes, each with its models resident.
+
+    `quality_slots` processes besides take only jobs about single images and series, and are started where a rule asks for
+    such; 0: the others take these first.
+    """
 
     __pydantic_config__: ClassVar = _STRICT
     slots: Annotated[int, Ge(1)] = 1
+    quality_slots: Annotated[int, Ge(0)] = 1
     device: str = "auto"
     nice: Annotated[int, Ge(0), Le(19)] = 10
     lease_s: Annotated[float, Ge(1.0)] = 30.0

@@ -7,16 +7,18 @@ lost, with its worker or between two commits, comes again by itself.
 import asyncio
 import importlib.util
 import threading
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from config.settings import Settings
+from config.settings import Rule, Settings
 from node import retry
 from node.clock import Guard
 from node.store import Database, StoreError, calls
+from node.store.jobs import Lane
 from pipeline import registry
 
 if TYPE_CHECKING:
@@ -28,6 +30,14 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 _TASK = "run"
+_FAST = "quality"
+"""Queue of the jobs about single series and images."""
+
+
+def pipelines(rules: Sequence[Rule], lane: Lane = "all") -> tuple[str, ...]:
+    """Return the pipelines that rules name, those of one lane."""
+    named = sorted({name for rule in rules for name in rule.run})
+    return tuple(n for n in named if lane in ("all", "studies" if registry.subject(n) == "study" else "fast"))
 
 
 def prepare(db: Database) -> None:
@@ -75,9 +85,11 @@ class Caller:
 
         app = self._opened()
         for job in found:
-            queue = registry.queue(job.pipeline)
+            fast = registry.subject(job.pipeline) != "study"
+            queue = _FAST if fast else registry.queue(job.pipeline)
             # the highest number goes first there, 0 (STAT) here
-            task = app.configure_task(_TASK, queue=queue, queueing_lock=str(job.id), priority=-job.priority)
+            urgency = 1 if fast else -job.priority
+            task = app.configure_task(_TASK, queue=queue, queueing_lock=str(job.id), priority=urgency)
             try:
                 task.defer(job_id=job.id)
             except AlreadyEnqueued:  # by who led before
@@ -104,12 +116,13 @@ class Caller:
         return self._app
 
 
-def work(db: Database, worker: "Worker", settings: Settings, stop: threading.Event) -> None:
-    """Run jobs until told to stop, as they are called for."""
+def work(db: Database, worker: "Worker", settings: Settings, stop: threading.Event, lane: Lane = "all") -> None:
+    """Run jobs of a lane until told to stop, as they are called for."""
     if not db.shared:
         worker.loop(stop)
         return
     queues = ["gpu", "cpu"] if _has_gpu(settings.worker.device) else ["cpu"]
+    queues = [_FAST] if lane == "fast" else queues if lane == "studies" else [_FAST, *queues]
     guard = Guard("calls")
     while not stop.is_set():
         guard.done(lambda: asyncio.run(_listen(db, worker, queues)))

@@ -22,12 +22,14 @@ from node.housekeeping import Housekeeper
 from node.indexer import Indexer
 from node.inquire import Inquirer
 from node.installation import DataFolder, node_name
+from node.lane import FastLane
 from node.nodes import CommonClock, RollCall, beating, seated
 from node.reasons import REASONS
-from node.store import Database, evidence, obstacle, open_database, place_of, storage, studies
+from node.store import Database, evidence, obstacle, open_database, pieces, place_of, storage, studies
 from node.store import node as node_store
 from node.store.rows import Carrier, Planned, Process, Study
 from node.timekeeper import Timekeeper
+from pipeline import registry
 
 _log = structlog.get_logger()
 
@@ -76,6 +78,7 @@ class Coordinator:
         self._started, self._boot = boot, self.timekeeper.moved(boot)
         self._indexer = Indexer(db, folder, settings, steady=self.timekeeper.seconds, ahead=ahead)
         self._gatherer = Gatherer(db, folder, settings)
+        self._lane, self._stumbled = FastLane(db, settings, self._gatherer), Guard("pieces")
         self.inquirer = Inquirer(db, settings, self._answered, how)
         self._refusing, self._refused = refusing, 0.0
         self._news: set[str] = set()
@@ -116,14 +119,16 @@ class Coordinator:
         if not everything and not news and min(self._again.values()) > now:
             return
         still = {}
-        for study in studies.unfinished(self._db):
-            again: float | None = self._again.get(study.uid, now)
-            if study.uid in news or again is None or again <= now:
-                again = self._look_at(study, processes, now)
+        due = [(s, s.uid in news or self._again.get(s.uid, now) <= now) for s in studies.unfinished(self._db)]
+        for study in [s for s, looked in due if looked]:  # single images do not wait for the headers of other studies
+            self._advance(study, studies.carriers(self._db, study.uid), processes, now, "instance")
+        for study, looked in due:
+            again = self._look_at(study, processes, now) if looked else self._again[study.uid]
             if again is not None:
                 still[study.uid] = again
         for uid in set(self._again) - set(still):
             self._gatherer.forget(uid)
+            self._lane.forget(uid)
             self._told.pop(uid, None)
         self._again = still
 
@@ -148,6 +153,7 @@ class Coordinator:
 
     def _look(self, study: Study, processes: tuple[Process, ...], now: float) -> float | None:
         carriers = studies.carriers(self._db, study.uid)
+        sooner = self._advance(study, carriers, processes, now, "series")
         deaf = max(self._boot, self.timekeeper.moved(self._refused))  # what was not taken comes again after that
         facts = self._gatherer.facts(study, carriers, processes, now, deaf=deaf)
         self._tell(study, assemble.proof(facts), now)
@@ -155,7 +161,7 @@ class Coordinator:
         match decision:
             case KeepOpen():
                 self.inquirer.consider(study, carriers, facts, now)
-                return decision.until
+                return decision.until if sooner is None else min(decision.until, sooner)
             case LooksComplete():
                 why = {"evidence": "weak", "why": decision.why}
                 self._begin(study, carriers, why, now, publish=False)
@@ -166,11 +172,22 @@ class Coordinator:
                 self.inquirer.consider(study, carriers, None, now)
                 return None
 
+    def _advance(
+        self, study: Study, carriers: tuple[Carrier, ...], processes: tuple[Process, ...], now: float,
+        kind: registry.Subject,
+    ) -> float | None:  # fmt: skip
+        """Enqueue what does not wait for the study. A fault in that must not keep the study open."""
+        again: list[float | None] = [None]
+        self._stumbled.done(lambda: again.insert(0, self._lane.advance(study, carriers, processes, now, kind)))
+        return again[0]
+
     def _close(self, study: Study, carriers: tuple[Carrier, ...], decision: Close, now: float) -> None:
         why = decision.as_json()
         if study.state != "early":
             self._begin(study, carriers, why, now, publish=True)
-        elif studies.publish(self._db, study, now, why):
+            return
+        pieces.enqueue(self._db, study, self._lane.left(study, carriers), now)  # what nobody knew whose it is
+        if studies.publish(self._db, study, now, why):
             _log.info(
                 "study.closed", study=study.hash, revision=study.revision, evidence=decision.evidence, by=decision.by
             )
@@ -190,7 +207,7 @@ class Coordinator:
         """Route the study and enqueue its jobs."""
         missing = storage.missing(self._db, study.uid)
         if missing:
-            self._fail(study, REASONS("images-removed", count=missing), why, now)
+            self._fail(study, carriers, REASONS("images-removed", count=missing), why, now)
             return
         alarm.quieten(self._db, "images-removed", study.uid, now, study=(study.uid, study.hash))
         series = self._gatherer.series(study, carriers)
@@ -204,21 +221,26 @@ class Coordinator:
                 priority=plan.priority,
             )
             for name, series in plan.pipelines.items()
+            if registry.subject(name) == "study"
         )
-        if not planned:
+        if not planned and not self._lane.speaks(study, carriers):
             code = "no-pipeline-in-rule" if plan.matched else "no-rule-matched"
             reason = REASONS(code if series else "no-usable-images")
             planned = (Planned(None, (), {}, unfit(None, reason), reason.as_json()),)
         routed = {"matched": list(plan.matched), "rules": list(plan.explanation)}
+        if publish:
+            planned += self._lane.left(study, carriers)
         if studies.close(self._db, study, planned, now, publish=publish, why=why, routed=routed):
             action = "study.closed" if publish else "study.looks-complete"
             told = {key: why[key] for key in ("evidence", "by") if why.get(key)}
             _log.info(action, study=study.hash, revision=study.revision, jobs=[p.pipeline for p in planned], **told)
 
-    def _fail(self, study: Study, reason: Reason, why: dict[str, Any], now: float) -> None:
+    def _fail(
+        self, study: Study, carriers: tuple[Carrier, ...], reason: Reason, why: dict[str, Any], now: float
+    ) -> None:
         """Close a study of which only a part is there: a result of that would pass for one of the whole."""
         document = {**unfit(None, reason), "outcome": "failed"}
-        planned = (Planned(None, (), {}, document, reason.as_json()),)
+        planned = (Planned(None, (), {}, document, reason.as_json()), *self._lane.left(study, carriers))
         if studies.close(self._db, study, planned, now, publish=True, why=why, routed={"matched": [], "rules": []}):
             _log.error("study.failed", study=study.hash, revision=study.revision, reason=reason.code)
             alarm.ring(self._db, reason, study.uid, now, study=(study.uid, study.hash))

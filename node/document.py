@@ -6,13 +6,14 @@ from typing import Any
 from dicom_io.reason import Reason
 
 BLANK: Mapping[str, Any] = {
-    "pipeline": None, "pipeline_version": None, "pipeline_digest": None, "weights_digest": None,
-    "input_digest": None, "device": None, "device_of_origin": None, "outcome": None, "reason": None, "series_instance_uid": None, "series_considered": [], "quality": None,
+    "pipeline": None, "subject": "study", "pipeline_version": None, "pipeline_digest": None, "weights_digest": None,
+    "input_digest": None, "device": None, "device_of_origin": None, "outcome": None, "reason": None, "series_instance_uid": None,
+    "series_considered": [], "quality": None,
     "measurements": [], "findings": [], "artifacts": [], "notes": [], "timings_s": {}, "withheld": None,
 }  # fmt: skip
 """Every field, empty."""
 
 
-def unfit(pipeline: str | None, reason: Reason) -> dict[str, Any]:
+def unfit(pipeline: str | None, reason: Reason, subject: str = "study") -> dict[str, Any]:
     """Return the job object of a pipeline that cannot be loaded here, or (None) of a study that no pipeline fits."""
-    return {**BLANK, "pipeline": pipeline, "outcome": "not_analysed", "reason": reason.as_json()}
+    return {**BLANK, "pipeline": pipeline, "subject": subject, "outcome": "not_analysed", "reason": reason.as_json()}

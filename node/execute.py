@@ -21,6 +21,7 @@ from dicom_io.reason import Reason
 from node.document import BLANK
 from node.failpoint import passing
 from node.identity import identity_of, patients
+from node.installation import folder_of
 from node.log import study_hash
 from node.reasons import REASONS
 from pipeline.api import Analysis, Considered, Pipeline, Selection
@@ -54,7 +55,7 @@ class ExecutionContext:
     installation_id : str
         Part of every UID.
     out : Path
-        Folder of the study; the artifacts go to ``out/<pipeline>/``.
+        Folder of the study; the artifacts go to ``out/<pipeline>/``, those about a piece of it to ``out/<pipeline>/<UID>/``.
     now : datetime
         Aware; the analysis time in every object.
     writer : WriterOptions
@@ -71,6 +72,8 @@ class ExecutionContext:
         Called with a stage and the share done.
     read_s : float
         Seconds that reading the study's headers has taken; told among the stages.
+    subject : str
+        ``study``, or the UID of the one series or image that this is about.
     """
 
     installation_id: str
@@ -83,6 +86,12 @@ class ExecutionContext:
     profiles: tuple[Profile, ...] = ()
     progress: Progress | None = None
     read_s: float = 0.0
+    subject: str = "study"
+
+    def folder(self, pipeline: str) -> Path:
+        """Return where the artifacts of `pipeline` go."""
+        mine = self.out / pipeline
+        return mine if self.subject == "study" else mine / folder_of(self.subject)
 
     def pieces(self, *, result: bool) -> tuple[Piece, ...] | None:
         """Return what is to be written; None: the objects of the writer's own profile, under plain names."""
@@ -149,7 +158,7 @@ class _Job:
 
     def __init__(self, study: Study, pipeline: Pipeline, context: ExecutionContext) -> None:
         self.study, self.pipeline, self.context = study, pipeline, context
-        self.folder = context.out / pipeline.name
+        self.folder = context.folder(pipeline.name)
         self.considered: tuple[Considered, ...] = ()
         self.inputs: tuple[Instance, ...] = study.instances
         self.started = time.perf_counter()
@@ -292,6 +301,7 @@ class _Job:
             "notes": [n.as_json() for n in self.text_notes],
             "device_of_origin": Device.of(self.inputs[0].header).as_json(),
             "pipeline": self.pipeline.name,
+            "subject": self.context.subject,
             "pipeline_version": self.pipeline.version,
             "pipeline_digest": identity.pipeline_digest,
             "weights_digest": identity.weights_digest,

@@ -8,19 +8,18 @@ from typing import Any
 import structlog
 
 from config.settings import Settings
-from dicom_io.errors import DicomIOError, UnreadableError
-from dicom_io.frames import header_of, images_of
-from dicom_io.model import Instance
+from dicom_io.errors import UnreadableError
+from dicom_io.frames import header_of
 from dicom_io.read import read_instance
-from dicom_io.stack import build_stack, continuous
 from node import assemble, pace, retry, route, watermarks
 from node.assemble import Count, Facts, Sender, Step, Times
 from node.identity import patients
 from node.indexer import charsets
 from node.installation import DataFolder
+from node.stacks import Stacks
 from node.store import Database, corrections, evidence, studies
 from node.store import node as store
-from node.store.rows import RECEIVING, Carrier, Held, Process, Read, Seen, Study
+from node.store.rows import RECEIVING, Carrier, Held, Process, Read, Seen, StoredInstance, Study
 
 _log = structlog.get_logger()
 
@@ -48,6 +47,7 @@ class Gatherer:
         self.times = Times(s.settle_s, s.boot_grace_s, s.max_open_s, retry.policy()["assemble"]["weak_images"])
         self._whole = frozenset(p.ae_title.strip() for p in settings.dicom.peer if p.sends == "study")
         self._charsets = charsets(settings)
+        self.stacks = Stacks(folder.spool, self.times.weak_images)
         self._requires = any(rule.require for rule in settings.rule)
         self._continuous: dict[str, tuple[int, bool]] = {}
         self._required: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {}
@@ -67,7 +67,7 @@ class Gatherer:
 
         Until `deaf` nothing could be received.
         """
-        senders = tuple(_sender(c, processes, self._whole) for c in carriers)
+        senders = tuple(sender(c, processes, self._whole) for c in carriers)
         said = evidence.said(self._db, study.uid)
         reads = evidence.reads(self._db, study.uid)
         held = evidence.held(self._db, study.uid) if reads else {}
@@ -106,15 +106,20 @@ class Gatherer:
         for row in studies.images(self._db, study.uid, study.upto):
             if row.series_uid in first:
                 continue
-            carrier = by_association.get(row.association)
-            calling, called = (carrier.calling, carrier.called) if carrier else ("", "")
-            try:
-                header = header_of(read_instance(self._folder.spool / row.entry, self._charsets.get(calling)))
-            except UnreadableError as error:  # readable when it was indexed: the disk; the worker will say so
-                _log.error("image unreadable", study=study.hash, entry=row.entry, reason=error.reason.code)
-                continue
-            first[row.series_uid] = route.SeriesFacts(row.series_uid, header, calling, called)
+            told = self.told(study, row, by_association.get(row.association))
+            if told is not None:
+                first[row.series_uid] = told
         return tuple(first.values())
+
+    def told(self, study: Study, row: StoredInstance, carrier: Carrier | None) -> route.SeriesFacts | None:
+        """Return what rules see of one image and of the association that brought it; None if it cannot be read."""
+        calling, called = (carrier.calling, carrier.called) if carrier else ("", "")
+        try:
+            header = header_of(read_instance(self._folder.spool / row.entry, self._charsets.get(calling)))
+        except UnreadableError as error:  # readable when it was indexed: the disk; the worker will say so
+            _log.error("image unreadable", study=study.hash, entry=row.entry, reason=error.reason.code)
+            return None
+        return route.SeriesFacts(row.series_uid, header, calling, called)
 
     def required(self, study: Study, carriers: Sequence[Carrier]) -> tuple[str, ...]:
         """Return what matching rules still miss."""
@@ -131,6 +136,7 @@ class Gatherer:
         """Let go of what is remembered of a study."""
         self._continuous.pop(study_uid, None)
         self._required.pop(study_uid, None)
+        self.stacks.forget(study_uid)
 
     def _broken(
         self, study: Study, carriers: Sequence[Carrier], senders: Sequence[Sender], processes: Sequence[Process]
@@ -165,18 +171,11 @@ class Gatherer:
         named, left = corrections.identities(self._db, study.uid)
         if left or patients(named) > 1:
             return False
-        series: dict[str, list[Instance]] = {}
+        series: dict[str, list[StoredInstance]] = {}
         for row in studies.images(self._db, study.uid, study.upto):
-            try:
-                series.setdefault(row.series_uid, []).append(read_instance(self._folder.spool / row.entry))
-            except UnreadableError:
-                return False
-        try:
-            slices = {uid: sum(len(images_of(i)) for i in rows) for uid, rows in series.items()}
-            stacks = [rows for uid, rows in series.items() if slices[uid] >= self.times.weak_images]
-            return bool(stacks) and all(continuous(build_stack(rows)) for rows in stacks)
-        except DicomIOError:
-            return False
+            series.setdefault(row.series_uid, []).append(row)
+        found = [self.stacks.continuous(rows) for rows in series.values()]
+        return any(found) and False not in found
 
 
 def waiting_for(db: Database, folder: DataFolder, settings: Settings, study: Study, now: float) -> list[dict[str, Any]]:
@@ -217,7 +216,7 @@ def _status(status: str) -> assemble.StepStatus:
     return "DISCONTINUED" if status == "DISCONTINUED" else "IN PROGRESS"
 
 
-def _sender(carrier: Carrier, processes: Sequence[Process], whole: frozenset[str]) -> Sender:
+def sender(carrier: Carrier, processes: Sequence[Process], whole: frozenset[str] = frozenset()) -> Sender:
     """Return one association as the decision sees it; one whose receiver is gone will never end by itself."""
     alive = any(p.name == carrier.receiver and p.role in RECEIVING and p.started <= carrier.opened for p in processes)
     end: assemble.End = "open" if alive else "aborted"

@@ -8,7 +8,7 @@ import signal
 
 NAMES = frozenset({
     "receive.before_fsync", "receive.after_link", "receive.before_response",
-    "index.before_commit", "close.before_commit",
+    "index.before_commit", "piece.before_commit", "close.before_commit",
     "job.claimed", "job.worked", "job.written", "job.before_commit",
     "retention.before_unlink",
     "deliver.object", "deliver.sent", "deliver.before_commit",

@@ -31,6 +31,8 @@ def images(db: Database, spool: Path, charsets: Mapping[str, str], job: Job) -> 
         If a file is gone or cannot be read, or is not what was received.
     """
     rows = studies.images(db, job.study_uid, job.upto, job.series)
+    if job.subject not in ("study", *job.series):
+        rows = tuple(row for row in rows if row.sop_uid == job.subject)
     gone = sum(r.removed is not None for r in rows)
     if gone:
         raise UnreadableError(REASONS("images-removed", count=gone))

@@ -96,13 +96,19 @@ def process(
 
 
 def exit_code(document: Mapping[str, Any]) -> int:
-    """Return 1 if any job failed, 3 if a study has no result or there is no study, else 0."""
+    """Return 1 if any job failed, 3 if a study has no result or there is no study, else 0.
+
+    A grade of single images or series is the result of a study only where nothing was tried that analyses studies.
+    """
     studies = document["studies"]
     if any(job["outcome"] == "failed" for s in studies for job in s["jobs"]):
         return 1
-    if not studies or any(all(job["outcome"] != "result" for job in s["jobs"]) for s in studies):
-        return 3
-    return 0
+    return 0 if studies and all(_has_result(s["jobs"]) for s in studies) else 3
+
+
+def _has_result(jobs: Sequence[Mapping[str, Any]]) -> bool:
+    analyses = [job for job in jobs if job["subject"] == "study" and job["pipeline"] is not None]
+    return any(job["outcome"] == "result" for job in analyses or jobs)
 
 
 def _installation(out: Path) -> str:
@@ -168,8 +174,13 @@ def _study(
     read_s: float,
 ) -> dict[str, Any]:
     modalities = {s.modality for s in study.series}
-    named = options.pipelines or tuple(n for n in registry.available() if registry.modalities(n) & modalities)
-    jobs = [_job(study, name, out, installation_id, options, progress, read_s) for name in named]
+    fitting = (n for n in registry.available() if registry.modalities(n) & modalities)
+    named = options.pipelines or sorted(fitting, key=lambda n: registry.subject(n) != "study")
+    jobs = [
+        _job(piece, name, subject, out, installation_id, options, progress, read_s)
+        for name in named
+        for subject, piece in registry.subjects(name, study)
+    ]
     if not jobs:
         jobs = [unfit(None, REASONS("no-pipeline-for-study", modalities=", ".join(sorted(modalities)) or "?"))]
     return {
@@ -184,6 +195,7 @@ def _study(
 def _job(
     study: Study,
     name: str,
+    subject: str,
     out: Path,
     installation_id: str,
     options: ProcessOptions,
@@ -193,7 +205,7 @@ def _job(
     try:
         pipeline = options.load(name)
     except PipelineError as error:
-        return unfit(name, error.reason)
+        return unfit(name, error.reason, subject)
     context = ExecutionContext(
         installation_id=installation_id,
         out=out / folder_of(study.study_instance_uid),
@@ -201,5 +213,6 @@ def _job(
         writer=options.writer,
         progress=progress(study, name),
         read_s=read_s,
+        subject=subject,
     )
     return dict(execute(study, pipeline, context).document)

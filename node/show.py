@@ -229,11 +229,10 @@ def _patient(group: Sequence[str], found: Mapping[str, Mapping[str, int]]) -> di
 def _job(
     row: Job, artifacts: Sequence[StoredArtifact], replaced: Sequence[tuple[StoredArtifact, Sequence[str]]]
 ) -> dict[str, Any]:
-    # `state` is where the row stands, `outcome` what came of it: a superseded result is not told as a result
-    outcome = row.outcome if row.state in ("done", "dead") and row.outcome else row.state
     return {
         **(row.document or {}),
-        "outcome": outcome,
+        "subject": row.subject,
+        "outcome": _outcome(row),
         "reason": row.reason,
         "artifacts": [_artifact(a) for a in artifacts],
         "replaced": [_replaced(a, places) for a, places in replaced],
@@ -249,6 +248,16 @@ def _job(
         "ended": _optional(row.ended),
         "not_before": utc(row.not_before) if row.state == "waiting" and row.not_before else None,
     }
+
+
+def _outcome(row: Job) -> str:
+    # `state` is where the row stands, `outcome` what came of it: a superseded result is not told as a result
+    return row.outcome if row.state in ("done", "dead") and row.outcome else row.state
+
+
+def _grade(row: Job) -> str | None:
+    quality = (row.document or {}).get("quality") if _outcome(row) == "result" else None
+    return quality and quality["grade"]
 
 
 def _artifact(a: StoredArtifact) -> dict[str, Any]:
@@ -351,15 +360,15 @@ def _alarm(a: Alarm) -> dict[str, Any]:
 
 def _line(db: Database, study: Study) -> dict[str, Any]:
     images, series = studies.counts(db, study.uid)
-    outcomes = {
-        row.pipeline or "": (row.outcome if row.state in ("done", "dead") and row.outcome else row.state)
-        for row in jobs.jobs(db, study.uid)
-    }
+    last = {(row.pipeline, row.subject): row for row in jobs.jobs(db, study.uid)}
     return {
         "study_instance_uid": study.uid, "hash": study.hash, "accession": study.accession,
         "patient_id": study.patient_id, "date": study.date, "state": study.state, "revision": study.revision,
         "instances": images, "series": series, "last_image": utc(study.active),
-        "jobs": [{"pipeline": name or None, "outcome": outcome} for name, outcome in outcomes.items()],
+        "jobs": [
+            {"pipeline": name, "subject": subject, "outcome": _outcome(row), "grade": _grade(row)}
+            for (name, subject), row in last.items()
+        ],
         "delivery": min((d.state for d in deliveries.deliveries(db, study.uid)), key=_WORST.index, default=None),
         "alarms": len(alarms.standing(db, study.uid)),
     }  # fmt: skip

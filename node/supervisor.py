@@ -33,6 +33,7 @@ from node.installation import DataFolder, node_name, process_name
 from node.nodes import Heart
 from node.store import Database, open_database, place_of
 from node.store import node as store
+from node.store.jobs import Lane
 from node.store.rows import Process
 from node.timekeeper import Timekeeper
 from node.web import missing
@@ -41,7 +42,7 @@ from node.web.auth import Clients, TokenError
 _log = structlog.get_logger()
 _spawn = multiprocessing.get_context("spawn")  # never forked: a forked orphan would keep lock and port
 
-_BY_THE_CLOCK = frozenset({"coordinator", "worker", "deliverer"})
+_BY_THE_CLOCK = frozenset({"coordinator", "worker", "quality", "deliverer"})
 """Roles that rest while this node's clock is wrong: it receives and does nothing else."""
 _BIND_S = 10.0
 """The port may still be held for so long by the receiver of a node that was killed: it lets its transfers end."""
@@ -107,13 +108,24 @@ class Supervisor:
         self._listening = listening
         receivers = self._receivers(settings.dicom)
         self._receiver = receivers[0]
-        workers = [_Child("worker", "node.worker:run_worker", (self._boot,)) for _ in range(settings.worker.slots)]
         coordinator = _Child("coordinator", "node.coordinator:run_coordinator", (self._boot,))
-        self._children = [*receivers, coordinator, *workers, _Child("deliverer", "node.deliver:run_deliverer")]
+        deliverer = _Child("deliverer", "node.deliver:run_deliverer")
+        self._quality, workers = self._workers(settings)
+        self._children = [*receivers, coordinator, *self._quality, *workers, deliverer]
         self._web = web
         if web is not None:
             self._children.append(_Child("web", "node.web.app:run_web", (web,)))
         self._heart = Heart(db, self._name, self._boot, self._revived) if db.shared else None
+
+    def _workers(self, settings: Settings) -> tuple[list[_Child], list[_Child]]:
+        """Return the workers of the fast lane, if a rule needs them, and the others, who take everything without them."""
+        entry = "node.worker:run_worker"
+        fast = settings.worker.quality_slots if calling.pipelines(settings.rule, "fast") else 0
+        lane: Lane = "studies" if fast else "all"
+        return (
+            [_Child("quality", entry, (self._boot, "fast")) for _ in range(fast)],
+            [_Child("worker", entry, (self._boot, lane)) for _ in range(settings.worker.slots)],
+        )
 
     def _receivers(self, dicom: Dicom) -> list[_Child]:
         """Return the receivers, each with its row of the table of associations."""
@@ -153,7 +165,9 @@ class Supervisor:
         self._interrupted = number == signal.SIGINT
 
     def _bind(self) -> None:
-        """Start a receiver; the others follow once it listens."""
+        """Start a receiver; the others follow once it listens, but for who has to be ready when the first image comes."""
+        for child in self._quality:
+            self._start(child)
         deadline = time.monotonic() + _BIND_S
         while not self._ready and not self._stop:
             if self._receiver.process is None:
@@ -249,7 +263,7 @@ class Supervisor:
             process.join()
         pid = process.pid or 0
         self._note(lambda: store.process_ended(self._db, process_name(self._name, pid)))
-        if child.role == "worker":
+        if child.role in ("worker", "quality"):
             owner = recover.owner_of(self._name, self._boot, pid)
             limit = self._settings.worker.attempts
             self._note(lambda: recover.worker_ended(self._db, owner, time.time(), limit, planned=False))

@@ -28,6 +28,7 @@ from node.indexer import charsets
 from node.installation import DataFolder, folder_of, node_name
 from node.reasons import REASONS
 from node.store import Database, corrections, jobs, open_database, place_of, studies
+from node.store.jobs import Lane
 from node.store.rows import Job, StoredArtifact
 from node.told import told
 from pipeline.api import Analysis, Pipeline, Progress, Selection
@@ -38,7 +39,9 @@ from sr_writer.write import Artifact, Predecessor
 
 _log = structlog.get_logger()
 
-_POLL_S = 0.2
+_POLL_S = {"fast": 0.1, "others": 0.2}
+_FAST_NICE = 2
+"""Somebody stands beside the patient and waits: before what arrives is indexed, after what arrives."""
 
 
 class _Overtaken(BaseException):
@@ -81,6 +84,8 @@ class Worker:
         Name to pipeline, loaded once; raises PipelineError.
     now : Callable[[], float]
         The clock (s since the epoch).
+    lane : Lane
+        Which jobs it takes.
     """
 
     def __init__(
@@ -91,11 +96,12 @@ class Worker:
         owner: str,
         load: Callable[[str], Pipeline],
         now: Callable[[], float] = time.time,
+        lane: Lane = "all",
     ) -> None:
         self._db, self._folder, self._settings, self.owner = db, folder, settings, owner
         self._installation_id = folder.installation_id
         self._charsets = charsets(settings)
-        self.pipeline, self._now = load, now
+        self.pipeline, self._now, self._lane = load, now, lane
         self._writer = replace(settings.writer, languages=settings.node.languages)
         self._wants = {place.name: place.wants for place in settings.destination if place.kind != "webhook"}
         self._webhooks = {place.name for place in settings.destination if place.kind == "webhook"}
@@ -137,9 +143,9 @@ class Worker:
         """Run what is due until `stop` is set."""
         while not stop.is_set():
             try:
-                due = jobs.due(self._db, self._now())
+                due = jobs.due(self._db, self._now(), lane=self._lane)
                 if not any(self.run(job_id) for job_id in due):
-                    stop.wait(_POLL_S)
+                    stop.wait(_POLL_S["fast" if self._lane == "fast" else "others"])
             except Exception:  # noqa: BLE001 - the row keeps its lease and comes back; the worker must go on
                 _log.exception("job not brought to an end")
                 stop.wait(self._settings.worker.lease_s)
@@ -170,15 +176,17 @@ class Worker:
             pipeline = self.pipeline(name)
         except PipelineError as error:
             outcome = "failed" if error.reason.klass == "error" else "not_analysed"
-            return self._end(job, outcome, error.reason, {**unfit(name, error.reason), "outcome": outcome})
+            return self._end(job, outcome, error.reason, {**unfit(name, error.reason, job.subject), "outcome": outcome})
         odd = whose_study(self._db, job.study_uid, self._now())
         if odd is not None:
-            return self._end(job, "failed", odd, {**unfit(name, odd), "outcome": "failed"}, rung=True)
+            return self._end(job, "failed", odd, {**unfit(name, odd, job.subject), "outcome": "failed"}, rung=True)
         begin = time.perf_counter()
         try:
             study, key = self._study(job)
         except UnreadableError as error:
-            return self._end(job, "failed", error.reason, {**unfit(name, error.reason), "outcome": "failed"})
+            return self._end(
+                job, "failed", error.reason, {**unfit(name, error.reason, job.subject), "outcome": "failed"}
+            )
         read_s = time.perf_counter() - begin
         if retry.only_card(job.attempts, limit):
             p, reason = pipeline, REASONS("worker-lost", count=limit)
@@ -194,7 +202,8 @@ class Worker:
             out=self._folder.artifacts / folder_of(job.study_uid) / key,
             now=datetime.fromtimestamp(self._now(), UTC),
             writer=self._writer,
-            revision=job.revision,
+            revision=job.revision if job.subject == "study" else 1 + len(earlier),
+            subject=job.subject,
             predecessors=tuple(
                 Predecessor(a.sop_class, a.sop_uid, a.series_uid, self._folder.path / a.path, a.variant) for a in old
             ),
@@ -363,10 +372,10 @@ def _row(artifact: Artifact, job: Job, root: Path) -> StoredArtifact:
     )  # fmt: skip
 
 
-def run_worker(settings: Settings, connection: Connection, boot: float) -> None:
+def run_worker(settings: Settings, connection: Connection, boot: float, lane: Lane = "all") -> None:
     """Work until SIGTERM or the end of the parent; entry point of a spawned process."""
     stop = child.begin(connection)
-    os.nice(settings.worker.nice)
+    os.nice(min(settings.worker.nice, _FAST_NICE) if lane == "fast" else settings.worker.nice)
     from pipeline import registry  # noqa: PLC0415 - a pipeline's libraries belong into this process alone
 
     folder = DataFolder(settings.node.data_dir)
@@ -374,18 +383,19 @@ def run_worker(settings: Settings, connection: Connection, boot: float) -> None:
     if db is None:
         return
     shelf = registry.shelf(settings.pipeline, settings.worker.device)
-    worker = Worker(db, folder, settings, recover.owner_of(node_name(settings), boot, os.getpid()), shelf)
-    threading.Thread(target=_live, args=(db, worker, settings, stop), daemon=True, name="jobs").start()
+    owner = recover.owner_of(node_name(settings), boot, os.getpid())
+    worker = Worker(db, folder, settings, owner, shelf, lane=lane)
+    threading.Thread(target=_live, args=(db, worker, settings, stop, lane), daemon=True, name="jobs").start()
     stop.wait()
     # the job's thread may be inside a long computation: its row is given back here and the process ends without it
     recover.worker_ended(db, worker.owner, time.time(), settings.worker.attempts, planned=True)
     os._exit(0)
 
 
-def _live(db: Database, worker: Worker, settings: Settings, stop: threading.Event) -> None:
-    for name in sorted({name for rule in settings.rule for name in rule.run}):
+def _live(db: Database, worker: Worker, settings: Settings, stop: threading.Event, lane: Lane) -> None:
+    for name in calling.pipelines(settings.rule, lane):
         try:
             worker.pipeline(name)  # resident before the first study comes
         except PipelineError as error:
             _log.error("pipeline not loaded", pipeline=name, reason=error.reason.code)
-    calling.work(db, worker, settings, stop)
+    calling.work(db, worker, settings, stop, lane)

@@ -62,15 +62,18 @@ def _head(document: Mapping[str, Any], words: Words) -> Iterator[str]:
     yield f"  {_STATES[document['state']]}{revision}: {counted}."
     for wait in document["waiting_for"]:
         yield f"  Waits until {words.until(wait['until'])} at the latest: {words.text(wait['detail'])}"
-    if document["state"] != "open":
-        for job in _present(document):
-            yield f"  {job['pipeline'] or 'No pipeline'}: {_came_of(job, document['deliveries'], words)}"
+    for job in _present(document):
+        about = "" if job["subject"] == "study" else f" of {job['subject']}"
+        yield f"  {job['pipeline'] or 'No pipeline'}{about}: {_came_of(job, document['deliveries'], words)}"
     if count := len(document["alarms"]):
         yield f"  {count} alarm{'s' if count > 1 else ''}: a person should look."
 
 
 def _present(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [job for job in document["jobs"] if job["revision"] == document["revision"]]
+    """Return the last word about the study, once its work has begun, and about its series and images, whatever it waits for."""
+    last = {(job["pipeline"], job["subject"]): job for job in document["jobs"] if job["subject"] != "study"}
+    own = [job for job in document["jobs"] if job["subject"] == "study" and job["revision"] == document["revision"]]
+    return [*(own if document["state"] != "open" else ()), *last.values()]
 
 
 def _came_of(job: Mapping[str, Any], deliveries: Sequence[Mapping[str, Any]], words: Words) -> str:
@@ -79,6 +82,8 @@ def _came_of(job: Mapping[str, Any], deliveries: Sequence[Mapping[str, Any]], wo
         share = "" if job["progress"] is None else f" {job['progress']:.0%}"
         return f"running {job['stage'] or ''}{share}".rstrip()
     said = _UNSAID.get(job["outcome"], job["outcome"].replace("_", " "))
+    if job["outcome"] == "result" and job["quality"]:
+        said += f", image quality {job['quality']['grade']}"
     if job["reason"]:
         said += f" ({words.text(job['reason']['text'])})"
     own = [d for d in deliveries if d["job"] == job["job"] and d["what"] == "objects"]
@@ -96,7 +101,8 @@ def _patients(patients: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _jobs(jobs: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:
     rows = [
         (
-            str(job["job"]), job["pipeline"] or "-", f"revision {job['revision']}", job["outcome"],
+            str(job["job"]), job["pipeline"] or "-", f"revision {job['revision']}",
+            job["outcome"] + (f", {job['quality']['grade']}" if job["outcome"] == "result" and job["quality"] else ""),
             f"attempt {job['attempts']}" if job["attempts"] > 1 else "",
             f"again {words.until(job['not_before'])}" if job["not_before"] else words.time(job["ended"]),
         )
@@ -104,6 +110,8 @@ def _jobs(jobs: Sequence[Mapping[str, Any]], words: Words) -> Iterator[str]:
     ]  # fmt: skip
     for job, line in zip(jobs, columns(rows), strict=True):
         yield line
+        if job["subject"] != "study":
+            yield f"    about {job['subject']}"
         yield from words.reason(job["reason"])
         yield from _withheld(job.get("withheld"), words)
         for left in job["replaced"]:

@@ -145,7 +145,11 @@ def _tell(document: dict[str, Any], out: Path) -> None:
 
 
 def _tell_job(console: Any, job: dict[str, Any], out: Path) -> None:  # noqa: ANN401 - rich is imported late
-    console.print(f"  {job['pipeline'] or 'no pipeline'}: {job['outcome']}")
+    about = "" if job["subject"] == "study" else f" of {job['subject']}"
+    grade = f", image quality {job['quality']['grade']}" if job["quality"] and not job["measurements"] else ""
+    console.print(f"  {job['pipeline'] or 'no pipeline'}{about}: {job['outcome']}{grade}")
+    for finding in (job["quality"] or {}).get("findings", ()) if about else ():
+        console.print(f"    {finding['grade']} {finding['text']['en']}")
     if job["reason"]:
         console.print(f"    {job['reason']['text']['en']}")
         if hint := job["reason"]["hint"].get("en"):

@@ -1,7 +1,10 @@
 """``pacs-ai-node studies``: what the node has."""
 
 import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,7 +48,7 @@ def command(
             (
                 said.time(line["last_image"]), line["hash"], line["accession"], line["patient_id"], line["date"],
                 line["state"], str(line["revision"]), str(line["instances"]),
-                ", ".join(f"{j['pipeline'] or 'no pipeline'}: {j['outcome']}" for j in line["jobs"]),
+                ", ".join(_outcomes(line["jobs"])),
                 line["delivery"] or "", str(line["alarms"] or ""),
             )
             for line in document["studies"]
@@ -67,3 +70,10 @@ def command(
         if rows:
             click.echo("\n".join(columns(rows, head, indent=0)))
     return 0 if found else 3
+
+
+def _outcomes(jobs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what came of each pipeline; of one with a job about each image or series, how often what came."""
+    counts = Counter((j["pipeline"], f"{j['outcome']} {j['grade'] or ''}".rstrip()) for j in jobs)
+    for (pipeline, said), count in counts.items():
+        yield f"{pipeline or 'no pipeline'}: {said}{f' x {count}' if count > 1 else ''}"

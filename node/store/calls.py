@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from node.store import tables as t
+from node.store.deliveries import OF_STUDY
 from node.store.engine import Database
 from node.store.jobs import claimable
 from node.store.sql import Big
@@ -60,7 +61,7 @@ def uncalled(db: Database, now: float) -> tuple[Uncalled, ...]:
             call.status == sa.literal_column("'todo'"), call.queueing_lock == sa.cast(_j.id, sa.Text)
         )
         query = sa.select(_j.id, _j.priority, _j.pipeline).where(claimable(now), ~called)
-        rows = c.execute(query.order_by(_j.priority, _j.id).limit(_AT_ONCE))
+        rows = c.execute(query.order_by(OF_STUDY, _j.priority, _j.id).limit(_AT_ONCE))
         return tuple(Uncalled(row.id, row.priority, row.pipeline) for row in rows)
 
 

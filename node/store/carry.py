@@ -109,7 +109,17 @@ def _merge(c: sa.Connection, names: tuple[str, str], now: float, exists: Callabl
         f"UPDATE {old}.study SET upto = coalesce((SELECT max(i.id) FROM {old}.instance i "
         "WHERE i.study_uid = study.uid AND i.role = 'image'), 0)"
     )
-    run(f"UPDATE {old}.job SET upto = (SELECT s.upto FROM {old}.study s WHERE s.uid = job.study_uid)")
+    own = "i.study_uid = job.study_uid AND i.role = 'image' AND (i.series_uid = job.subject OR i.sop_uid = job.subject)"
+    run(
+        f"UPDATE {old}.job SET upto = CASE WHEN subject = 'study' THEN "
+        f"(SELECT s.upto FROM {old}.study s WHERE s.uid = job.study_uid) "
+        f"WHEN EXISTS (SELECT 1 FROM {old}.instance i LEFT JOIN was_instance w ON w.sop_uid = i.sop_uid "
+        f"AND w.digest = i.digest WHERE {own} AND (w.sop_uid IS NULL OR w.role <> 'image')) THEN 0 "  # has not seen it
+        f"ELSE coalesce((SELECT max(i.id) FROM {old}.instance i WHERE {own}), 0) END"
+    )
+    run(
+        f"UPDATE {old}.job SET state = 'superseded' WHERE upto = 0 AND subject <> 'study' AND state IN ('waiting', 'running')"
+    )
     reopened = [begin_again(c, uid, now) for uid in grown]
     return Carried(tuple(reopened), missing)
 

@@ -9,7 +9,7 @@ from node import identity
 from node.reasons import REASONS
 from node.store import tables as t
 from node.store.alarms import Rung, ended, note
-from node.store.deliveries import calm
+from node.store.deliveries import OF_STUDY, calm
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Arrived, Removed, Repeated, Version, VersionState, as_a
@@ -178,7 +178,11 @@ def correct(c: sa.Connection, x: Arrived, before: str, hashed: Callable[[str], s
     c.execute(t.job.update().where(jobs).values(state="superseded", ended=x.at, owner=None, lease=None))
     if c.execute(others.limit(1)).first() is not None:
         return []  # the first image of this correction has done the rest
-    revision = study.revision + (study.state == "closed")
+    mine = sa.and_(_j.study_uid == x.study_uid, _j.revision == study.revision)
+    # of an unfinished study too, something may have left: what was said of single series and images
+    said = sa.select(_j.id).where(mine, ~OF_STUDY, _j.state.in_(("done", "dead", "cancelled"))).limit(1)
+    begins = study.state != "closed" and c.execute(said).first() is not None
+    revision = study.revision + (study.state == "closed" or begins)
     facts = {"accession": x.accession, "patient_id": x.patient_id, "issuer": x.issuer, "date": x.date}
     if not identity.same_patient(before, x.identity):
         facts["patient_since"] = revision
@@ -186,6 +190,10 @@ def correct(c: sa.Connection, x: Arrived, before: str, hashed: Callable[[str], s
     if study.corrected and study.state == "open" and study.identity_since == revision:
         c.execute(this.values(**facts))  # another series, whose headers say the same in other words
         return []
+    if begins:
+        early = sa.and_(mine, OF_STUDY, _j.state.in_(("done", "dead", "cancelled")))
+        c.execute(t.job.update().where(early).values(state="superseded", ended=x.at))
+        c.execute(this.values(revision=revision))
     going = sa.select(_d.destination).where(_d.study_uid == x.study_uid, _d.state == "sending")
     places = set(c.execute(going).scalars())
     cancelled = _cancel(c, x.study_uid, x.at)

@@ -14,7 +14,10 @@ from node.store.rows import Delivery, DeliveryState, Identity, Proof, Sent, as_a
 from node.store.seats import sits
 from node.store.sql import insert
 
-_d, _s = t.delivery.c, t.sent.c
+_d, _j, _s = t.delivery.c, t.job.c, t.sent.c
+
+OF_STUDY = _j.subject == "study"
+"""Of a job: it is about the whole study, and not about one series or image."""
 
 FRESH: Mapping[str, Any] = {
     "attempts": 0, "last_error": None, "ended": None, "proof": None, "proof_next": None, "proof_attempts": 0,
@@ -171,12 +174,27 @@ def _queue_note(c: sa.Connection, behind: Delivery, now: float) -> None:
     offered_anew(c, c.execute(put.returning(_d.id)).scalars().all())
 
 
+def of_study(study_uid: str) -> sa.ColumnElement[bool]:
+    """Say of a delivery whether it brings what was made of a whole study."""
+    jobs = sa.select(_j.id).where(_j.study_uid == study_uid, OF_STUDY)
+    return sa.and_(_d.study_uid == study_uid, _d.job_id.in_(jobs))
+
+
+def present() -> sa.ColumnElement[bool]:
+    """Say of a job whether it is the last word about its study, or about its series or image: no later one is."""
+    revision = sa.select(t.study.c.revision).where(t.study.c.uid == _j.study_uid).scalar_subquery()
+    later = t.job.alias("later").c
+    newer = sa.exists().where(
+        later.study_uid == _j.study_uid, later.pipeline == _j.pipeline, later.subject == _j.subject, later.id > _j.id,
+    )  # fmt: skip
+    return sa.or_(sa.and_(OF_STUDY, _j.revision == revision), sa.and_(~OF_STUDY, ~newer))
+
+
 def calm(c: sa.Connection, study_uid: str, now: float) -> None:
     """Clear the alarms about a study's results whose cause is gone, as part of the caller's transaction."""
-    j, of = t.job.c, _d.study_uid == study_uid
-    present = sa.select(t.study.c.revision).where(t.study.c.uid == study_uid).scalar_subquery()
+    of = _d.study_uid == study_uid
     causes = {
-        "analysis-failed": sa.and_(j.study_uid == study_uid, j.state == "dead", j.revision == present),
+        "analysis-failed": sa.and_(_j.study_uid == study_uid, _j.state == "dead", present()),
         "delivery-late": sa.and_(of, _WAITS),
         "delivery-failed": sa.and_(of, _d.state == "dead"),
         "identity-differs-at-destination": sa.and_(of, _d.state == "quarantined", _d.what != "refused"),
@@ -221,9 +239,9 @@ def _mine(taken: Delivery) -> sa.ColumnElement[bool]:
     return sa.and_(_d.id == taken.id, _d.state == "sending", _d.owner.is_not_distinct_from(taken.owner))
 
 
-def overtake(c: sa.Connection, study_uid: str, at: float) -> None:
-    """End what has not been sent of a study; what is being sent gets no other attempt (it has no time for one)."""
-    mine = t.delivery.update().where(_d.study_uid == study_uid)
+def overtake(c: sa.Connection, which: sa.ColumnElement[bool], at: float) -> None:
+    """End what has not been sent of these deliveries; what is being sent gets no other attempt (it has no time for one)."""
+    mine = t.delivery.update().where(which)
     unsent = mine.where(_d.state.in_(("held", "waiting")))
     c.execute(unsent.values(state="superseded", next_attempt=None, ended=at))
     c.execute(mine.where(_d.state == "sending").values(next_attempt=None))
@@ -250,16 +268,11 @@ def chain(root: int) -> sa.Select[tuple[int]]:
 
 
 def stands(c: sa.Connection, of: Delivery) -> bool:
-    """Say whether what a delivery brings is the result of the study's present revision, made in it or carried into it."""
-    root = (
-        sa.select(sa.func.coalesce(t.job.c.carried_from, t.job.c.id)).where(t.job.c.id == of.job_id).scalar_subquery()
-    )
-    carried = sa.exists().where(
-        t.job.c.study_uid == of.study_uid, t.job.c.revision == t.study.c.revision, t.job.c.state == "done",
-        t.job.c.carried_from == root,
-    )  # fmt: skip
-    present = sa.or_(t.study.c.revision == of.revision, carried)
-    return c.execute(sa.select(t.study.c.uid).where(t.study.c.uid == of.study_uid, present)).first() is not None
+    """Say whether what a delivery brings is the last word about its study or piece: made so, or carried forward."""
+    root = sa.select(sa.func.coalesce(_j.carried_from, _j.id)).where(_j.id == of.job_id).scalar_subquery()
+    carried = sa.and_(_j.state == "done", _j.carried_from == root)
+    mine = sa.and_(_j.study_uid == of.study_uid, sa.or_(_j.id == of.job_id, carried))
+    return c.execute(sa.select(_j.id).where(mine, present()).limit(1)).first() is not None
 
 
 def _end_overtaken(c: sa.Connection, being_sent: sa.ColumnElement[bool], now: float) -> int:

@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.failpoint import passing
-from node.store import clocks, corrections, evidence, relays
+from node.store import clocks, corrections, evidence, pieces, relays
 from node.store import tables as t
 from node.store.alarms import Rung
-from node.store.deliveries import overtake
+from node.store.deliveries import OF_STUDY, of_study, overtake
 from node.store.engine import Database, unfit
 from node.store.events import tell
 from node.store.rows import Arrived, AssociationEnded, AssociationOpened, Change, Noticed, Removed, Repeated
@@ -201,6 +201,7 @@ def _grow(c: sa.Connection, x: Arrived, hashed: Callable[[str], str] | None) -> 
     """Let a study begin, grow or open again because of the image `x`, whose row is the newest."""
     if hashed is not None and _known(c, x, hashed):
         return
+    pieces.overtaken(c, x.study_uid, (x.series_uid, x.sop_uid), x.at)
     upto = _number(x)
     study = c.execute(sa.select(t.study.c.state, t.study.c.revision).where(t.study.c.uid == x.study_uid)).one()
     grown = t.study.update().where(t.study.c.uid == x.study_uid)
@@ -219,6 +220,7 @@ def begin_again(c: sa.Connection, study_uid: str, at: float, why: str = "late-im
     """Open a study again whose images are others than when it was decided about; return its hash."""
     study = c.execute(sa.select(t.study).where(t.study.c.uid == study_uid)).one()
     this = t.study.update().where(t.study.c.uid == study_uid)
+    pieces.begun_anew(c, study_uid, at)
     if study.state == "closed":
         reopen(c, study_uid, study.revision, at, study.upto)
         tell(c, study_uid, at, why, {"revision": study.revision + 1})
@@ -280,15 +282,16 @@ def _drop_early(c: sa.Connection, study_uid: str, revision: int, at: float) -> N
     jobs = sa.and_(
         t.job.c.study_uid == study_uid,
         t.job.c.revision == revision,
+        OF_STUDY,
         t.job.c.state.in_(("waiting", "running", "done", "dead", "cancelled")),
     )
     c.execute(t.job.update().where(jobs).values(state="superseded", ended=at))
-    overtake(c, study_uid, at)
+    overtake(c, of_study(study_uid), at)
     tell(c, study_uid, at, "early-work-dropped", {"revision": revision})
 
 
 def _supersede(c: sa.Connection, study_uid: str, at: float) -> None:
     """End what has not started or not been sent of the revision that a late image has overtaken."""
-    jobs = sa.and_(t.job.c.study_uid == study_uid, t.job.c.state == "waiting")
+    jobs = sa.and_(t.job.c.study_uid == study_uid, OF_STUDY, t.job.c.state == "waiting")
     c.execute(t.job.update().where(jobs).values(state="superseded", ended=at))
-    overtake(c, study_uid, at)
+    overtake(c, of_study(study_uid), at)

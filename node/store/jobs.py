@@ -1,20 +1,23 @@
 """Jobs: the row is the truth. Claimed by compare-and-set, finished only by their owner."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from node.failpoint import passing
 from node.store import alarms, rejections
 from node.store import tables as t
-from node.store.deliveries import FRESH, calm, carry, offered_anew
+from node.store.deliveries import FRESH, OF_STUDY, calm, carry, offered_anew
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Job, JobState, StoredArtifact, as_a
 from node.store.sql import insert
 
 _j = t.job.c
+
+Lane = Literal["all", "fast", "studies"]
+"""Which jobs a worker takes: ``fast`` are those about one series or one image."""
 
 
 def job(db: Database, job_id: int) -> Job | None:
@@ -30,10 +33,13 @@ def jobs(db: Database, study_uid: str) -> tuple[Job, ...]:
         return tuple(as_a(Job, r) for r in c.execute(sa.select(t.job).where(_j.study_uid == study_uid).order_by(_j.id)))
 
 
-def due(db: Database, now: float, limit: int = 1) -> tuple[int, ...]:
-    """Return the jobs that may be claimed now, the most urgent first, then the oldest."""
+def due(db: Database, now: float, limit: int = 1, lane: Lane = "all") -> tuple[int, ...]:
+    """Return the jobs of a lane that may be claimed now: fast ones first, then the most urgent, then the oldest."""
+    query = sa.select(_j.id).where(claimable(now))
+    if lane != "all":
+        query = query.where(OF_STUDY if lane == "studies" else ~OF_STUDY)
     with db.read() as c:
-        rows = c.execute(sa.select(_j.id).where(claimable(now)).order_by(_j.priority, _j.id).limit(limit))
+        rows = c.execute(query.order_by(OF_STUDY, _j.priority, _j.id).limit(limit))
         return tuple(rows.scalars())
 
 
@@ -160,9 +166,9 @@ def running(
 
 
 def standing(db: Database, now_at: Job) -> Job | None:
-    """Return the last job of the same pipeline and study that came to an outcome, dropped early work included."""
+    """Return the last job of the same pipeline and study, or piece of it, that came to an outcome, dropped early work included."""
     query = sa.select(t.job).where(
-        _j.study_uid == now_at.study_uid, _j.pipeline == now_at.pipeline, _j.id < now_at.id,
+        _j.study_uid == now_at.study_uid, _j.pipeline == now_at.pipeline, _j.subject == now_at.subject, _j.id < now_at.id,
         _j.outcome.in_(("result", "not_analysed")),
     )  # fmt: skip
     with db.read() as c:
@@ -206,6 +212,8 @@ def replaced(db: Database, of: Job) -> tuple[tuple[StoredArtifact, tuple[str, ..
 def predecessor(db: Database, of: Job, *, before: Job | None = None) -> Job | None:
     """Return the same pipeline's job in an earlier revision, earlier than `before`, whose result or card left the node.
 
+    Of a piece of a study any earlier job counts: one revision can have several.
+
     One that was made for another patient, before the source corrected whose study it is, is nobody's predecessor: the
     new report would lead its reader into a stranger's record.
     """
@@ -219,8 +227,10 @@ def predecessor(db: Database, of: Job, *, before: Job | None = None) -> Job | No
     arrived = sa.or_(d.state.in_(("sending", "delivered", "confirmed")), report)
     left = sa.exists().where(d.job_id == _j.id, arrived)
     none_planned = ~sa.exists().where(d.job_id == _j.id)
+    after = before or of
+    earlier = _j.revision < after.revision if of.subject == "study" else _j.id < after.id
     query = sa.select(t.job).where(
-        _j.study_uid == of.study_uid, _j.pipeline == of.pipeline, _j.revision < (before or of).revision,
+        _j.study_uid == of.study_uid, _j.pipeline == of.pipeline, _j.subject == of.subject, earlier,
         _j.revision >= patient_since,
         _j.state.in_(("done", "dead")), sa.or_(left, sa.and_(none_planned, _j.outcome == "result")),
     )  # fmt: skip
@@ -283,7 +293,15 @@ def _say(
 
 
 def first_state(c: sa.Connection, done: Job) -> str:
-    """Return the state of a new delivery: early work is held, and what a late image has overtaken is not sent at all."""
+    """Return the state of a new delivery: early work is held, and what a late image has overtaken is not sent at all.
+
+    What is said of one series or image waits for no other: only one more image of its own overtakes it.
+    """
+    if done.subject != "study":
+        i = t.instance.c
+        own = sa.and_(i.study_uid == done.study_uid, sa.or_(i.series_uid == done.subject, i.sop_uid == done.subject))
+        newer = sa.select(i.id).where(own, i.role == "image", i.id > done.upto).limit(1)
+        return "waiting" if c.execute(newer).first() is None else "superseded"
     study = c.execute(sa.select(t.study.c.state, t.study.c.revision).where(t.study.c.uid == done.study_uid)).one()
     if study.revision != done.revision:
         return "superseded"

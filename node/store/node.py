@@ -5,15 +5,12 @@ from dataclasses import asdict, dataclass
 import sqlalchemy as sa
 
 from node.store import tables as t
+from node.store.deliveries import present
 from node.store.engine import Database
 from node.store.rows import RECEIVING, Process, as_a
 from node.store.sql import insert
 
-_DEAD = (
-    sa.select(sa.func.count())
-    .select_from(t.job.join(t.study, t.study.c.uid == t.job.c.study_uid))
-    .where(t.job.c.state == "dead", t.job.c.revision == t.study.c.revision)
-)
+_DEAD = sa.select(sa.func.count()).select_from(t.job).where(t.job.c.state == "dead", present())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from node.store import breakers
 from node.store import tables as t
-from node.store.deliveries import FRESH, calm, chain, offered_anew
+from node.store.deliveries import FRESH, OF_STUDY, calm, chain, offered_anew, present
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.sql import insert
@@ -45,7 +45,7 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
     """
     # early work is not published, whoever asks
     published = sa.exists().where(
-        _s.uid == _j.study_uid, sa.or_(_s.state == "closed", _s.revision > _j.revision),
+        _s.uid == _j.study_uid, sa.or_(_s.state == "closed", _s.revision > _j.revision, ~OF_STUDY),
         _j.revision >= _s.identity_since,  # nor what was made under an identity that the source has corrected
     )  # fmt: skip
     standing = sa.and_(_j.study_uid == study_uid, _j.state.in_(("done", "dead")), _j.pipeline.is_not(None), published)
@@ -53,7 +53,7 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
     queued: set[str] = set()
     fresh = {**FRESH, "state": "waiting", "next_attempt": now, "queued": now}
     with db.write() as c:
-        for job in c.execute(sa.select(t.job).where(_j.id.in_(newest.group_by(_j.pipeline)))).all():
+        for job in c.execute(sa.select(t.job).where(_j.id.in_(newest.group_by(_j.pipeline, _j.subject)))).all():
             root = job.carried_from or job.id
             written = sa.select(t.artifact.c.name).where(t.artifact.c.job_id == root, t.artifact.c.replaced.is_(None))
             same = _d.job_id.in_(chain(root))
@@ -100,10 +100,13 @@ def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int
     """
     with db.write() as c:
         jobs = c.execute(sa.select(t.job).where(_chosen(_j.study_uid, _j.id, study_uid, job_id))).all()
-        present = {uid: _present(c, uid) for uid in {job.study_uid for job in jobs}}
+        uids = {job.study_uid for job in jobs}
+        upto = dict(c.execute(sa.select(_s.uid, _s.upto).where(_s.uid.in_(uids))).all())
+        last = set(c.execute(sa.select(_j.id).where(_j.id.in_([job.id for job in jobs]), present())).scalars())
         count = 0
         for job in jobs:
-            if (job.revision, job.upto) != present[job.study_uid]:  # more images have come: other work is, or will be
+            # more images have come: other work is, or will be
+            if job.id not in last or (job.subject == "study" and job.upto != upto[job.study_uid]):
                 continue
             if job.pipeline is None:  # nothing can run
                 continue
@@ -118,7 +121,7 @@ def retry(db: Database, now: float, *, study_uid: str | None = None, job_id: int
                 tell(c, job.study_uid, now, "retry", {"job": job.id})
             elif job.state == "done":
                 count += _send_again(c, job, now)
-        for uid in present:
+        for uid in uids:
             calm(c, uid, now)
         return count
 
@@ -130,7 +133,8 @@ def _send_again(c: sa.Connection, job: sa.Row[Any], now: float) -> int:
     newest = sa.select(sa.func.max(_d.id)).where(leaves).group_by(_d.destination, _d.what)
     waits = sa.and_(_d.id.in_(newest), _d.next_attempt.is_not(None), _d.state.in_(("held", "waiting")))
     urged = c.execute(t.delivery.update().where(waits).values(next_attempt=now).returning(_d.destination)).all()
-    published = c.execute(sa.select(_s.state).where(_s.uid == job.study_uid)).scalar_one() == "closed"
+    state = c.execute(sa.select(_s.state).where(_s.uid == job.study_uid)).scalar_one()
+    published = state == "closed" or job.subject != "study"
     begin = {"state": "waiting", "next_attempt": now} if published else {"state": "held", "next_attempt": None}
     ended = t.delivery.update().where(_d.id.in_(newest), _d.state.in_(_ENDED))
     begun = c.execute(ended.values(**FRESH, **begin, queued=now).returning(_d.id, _d.destination)).all()
@@ -166,9 +170,3 @@ def _chosen(
     if (study_uid is None) == (job_id is None):
         raise ValueError("a study or a job")
     return study == study_uid if job_id is None else job == job_id
-
-
-def _present(c: sa.Connection, study_uid: str) -> tuple[int, int]:
-    """Return the revision of a study, and up to which row it has images."""
-    row = c.execute(sa.select(_s.revision, _s.upto).where(_s.uid == study_uid)).one()
-    return int(row.revision), int(row.upto)

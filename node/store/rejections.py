@@ -44,7 +44,7 @@ def outdated(c: sa.Connection, of: Delivery) -> tuple[StoredArtifact, ...]:
     notes = c.execute(there.where(_a.kind == KIND)).all()
     named = {uid for note in notes for uid in note.variant.split()}
     earlier = there.where(
-        _j.pipeline == now.pipeline, _j.id <= now.id, _j.revision >= patient_since, _a.kind != KIND,
+        _j.pipeline == now.pipeline, _j.subject == now.subject, _j.id <= now.id, _j.revision >= patient_since, _a.kind != KIND,
         _a.sop_uid.not_in(stands),
     )  # fmt: skip
     rows = {row.sop_uid: as_a(StoredArtifact, row) for row in c.execute(earlier.order_by(_a.job_id, _a.name))}

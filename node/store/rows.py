@@ -252,8 +252,26 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """One series or one image, with a job of its own: its UID, how many images it has, and which was the first and the last."""
+
+    subject: str
+    images: int
+    first: StoredInstance
+    newest: StoredInstance
+
+    @property
+    def upto(self) -> int:
+        """Its newest image row."""
+        return self.newest.id
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
-    """One job to be enqueued; without a pipeline it is over at once, with `reason`."""
+    """One job to be enqueued; without a pipeline it is over at once, with `reason`.
+
+    One about a piece of the study has seen its images up to the row `upto`.
+    """
 
     pipeline: str | None
     series: tuple[str, ...]
@@ -261,11 +279,13 @@ class Planned:
     document: Mapping[str, Any]
     reason: Mapping[str, Any] | None = None
     priority: int = 2
+    subject: str = "study"
+    upto: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One pipeline on one study revision."""
+    """One pipeline on one study revision, or on one series or image of it: `subject` is then its UID."""
 
     id: int
     study_uid: str
@@ -480,7 +500,7 @@ class Finished:
     active, ended : float
         Last image; last image or end of a job, whichever came later (s since the epoch).
     jobs : frozenset[tuple[str, bool]]
-        States of its jobs, each with whether it is one of the present revision.
+        States of its jobs, each with whether it is the last word about its study or piece.
     deliveries : frozenset[tuple[str, str | None]]
         States of its deliveries, each with its proof.
     alarms : int

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 
 from node.store import tables as t
+from node.store.deliveries import present
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.rows import Finished, Receipts, Relayed, Study, as_a
@@ -58,14 +59,14 @@ def finished(db: Database, study_uid: str) -> Finished | None:
         study = c.execute(sa.select(_s.state, _s.revision, _s.active).where(_s.uid == study_uid)).first()
         if study is None:
             return None
-        jobs = c.execute(sa.select(j.state, j.revision, j.ended).where(j.study_uid == study_uid)).all()
+        jobs = c.execute(sa.select(j.state, present().label("present"), j.ended).where(j.study_uid == study_uid)).all()
         sends = c.execute(sa.select(d.state, d.proof).where(d.study_uid == study_uid)).all()
         alarms = c.execute(sa.select(sa.func.count()).where(a.study_uid == study_uid, a.cleared.is_(None))).scalar_one()
     return Finished(
         state=study.state,
         active=study.active,
         ended=max([study.active, *(job.ended for job in jobs if job.ended is not None)]),
-        jobs=frozenset((str(job.state), job.revision == study.revision) for job in jobs),
+        jobs=frozenset((str(job.state), bool(job.present)) for job in jobs),
         deliveries=frozenset((str(send.state), send.proof) for send in sends),
         alarms=int(alarms),
     )

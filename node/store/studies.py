@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.failpoint import passing
-from node.store import evidence
+from node.store import evidence, pieces
 from node.store import tables as t
 from node.store.engine import Database
 from node.store.events import tell
@@ -180,7 +180,7 @@ def close(
     seen : Study
         The study as it was when the decision was made; if it has grown since, nothing happens.
     plans : Sequence[Planned]
-        Its jobs.
+        Its jobs; of those about pieces of it, the ones that there are already are left out.
     now : float
         The time.
     publish : bool
@@ -201,7 +201,10 @@ def close(
         tell(c, seen.uid, now, "closed" if publish else "looks-complete", {"revision": seen.revision, **why})
         tell(c, seen.uid, now, "routed", {"revision": seen.revision, **routed})
         for plan in plans:
-            c.execute(t.job.insert().values(_job(seen, plan, now)))
+            if plan.subject == "study":
+                c.execute(t.job.insert().values(_job(seen, plan, now)))
+            else:
+                pieces.put(c, seen, plan, now)
         passing("close.before_commit")
     return True
 

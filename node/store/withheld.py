@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.store import tables as t
-from node.store.deliveries import calm
+from node.store.deliveries import calm, present
 from node.store.engine import Database
 from node.store.events import tell
 from node.store.jobs import first_state, queue, register
@@ -14,18 +14,19 @@ from node.store.rows import Job, StoredArtifact, as_a
 
 _d, _j, _s = t.delivery.c, t.job.c, t.study.c
 
+_IDENTITY = sa.exists().where(_s.uid == _j.study_uid, _s.identity_since <= _j.revision)
+
 
 def undecided(db: Database, *, study_uid: str | None = None, job_id: int | None = None) -> tuple[Job, ...]:
-    """Return the jobs of a study's present revision, or the one job, of which something is kept back and nobody has decided.
+    """Return the present jobs of a study, or the one job, of which something is kept back and nobody has decided.
 
     What was made under an identity that the source has corrected since is none of them.
     """
     if (study_uid is None) == (job_id is None):
         raise ValueError("a study or a job")
     chosen = _j.study_uid == study_uid if job_id is None else _j.id == job_id
-    present = sa.exists().where(_s.uid == _j.study_uid, _s.revision == _j.revision, _s.identity_since <= _j.revision)
     with db.read() as c:
-        rows = c.execute(sa.select(t.job).where(chosen, _j.state == "dead", present).order_by(_j.id)).all()
+        rows = c.execute(sa.select(t.job).where(chosen, _j.state == "dead", present(), _IDENTITY).order_by(_j.id)).all()
     found = (as_a(Job, row) for row in rows)
     return tuple(job for job in found if (kept := (job.document or {}).get("withheld")) and not kept["decision"])
 
@@ -89,8 +90,7 @@ def reject(db: Database, job: Job, now: float, *, decision: Mapping[str, Any], d
 
 
 def _decide(c: sa.Connection, job: Job, now: float, refused: str, values: Mapping[str, Any]) -> bool:
-    present = sa.exists().where(_s.uid == job.study_uid, _s.revision == job.revision, _s.identity_since <= job.revision)
-    same = sa.and_(_j.id == job.id, _j.state == "dead", _j.ended.is_not_distinct_from(job.ended), present)
+    same = sa.and_(_j.id == job.id, _j.state == "dead", _j.ended.is_not_distinct_from(job.ended), present(), _IDENTITY)
     if not c.execute(t.job.update().where(same).values(**values)).rowcount:
         return False
     kept = sa.and_(_d.job_id == job.id, _d.what == "refused", _d.state == "quarantined")

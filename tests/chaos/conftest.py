@@ -9,9 +9,9 @@ from pydicom import dcmread
 
 from dicom_io.read import digest_dataset
 from tests.chaos import oracle
-from tests.node.conftest import Rig, ct, make_rig, rig
+from tests.node.conftest import Rig, ct, make_rig, radiographs, rig
 
-__all__ = ["Rig", "ct", "make_rig", "rig"]
+__all__ = ["Rig", "ct", "make_rig", "radiographs", "rig"]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """SIGKILL at every failpoint of the contract, then the loss of the whole node, then a restart: nothing lost, nothing twice."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from node import failpoint
 from node.store import open_database
 from tests.leaving import leaving
 from tests.more import more
+from tests.node.conftest import RADIOGRAPHS
 
 pytestmark = pytest.mark.chaos
 
 
-# retention has its own below; notices: tests/node/test_mpps.py and test_commitment.py
-ON_THE_WAY = sorted(name for name in failpoint.NAMES if not name.startswith(("relay.", "commit.", "retention.")))
+# retention and pieces have their own below; notices: tests/node/test_mpps.py and test_commitment.py
+ON_THE_WAY = sorted(n for n in failpoint.NAMES if not n.startswith(("relay.", "commit.", "retention.", "piece.")))
 # one of each process; a receiver is killed at its points in tests/net/test_process.py, too
 IN_SHORT = {"receive.after_link", "close.before_commit", "job.before_commit", "job.written", "deliver.sent"}
 
@@ -61,6 +63,21 @@ def test_a_study_that_kills_every_worker_ends_as_a_card_at_the_pacs(rig: Any, ct
     assert (job["outcome"], job["reason"]["code"], job["attempts"]) == ("failed", "worker-lost", 3)
     assert [r.sop_instance_uid for r in rig.results()] == [a["sop_instance_uid"] for a in job["artifacts"]]
     assert rig.log.read_text(encoding="utf-8").count("process.died") == 2
+
+
+def test_killed_before_a_piece_is_queued(make_rig: Callable[..., Any], radiographs: list[Path]) -> None:
+    rig = make_rig(rules=RADIOGRAPHS)
+    rig.start(PACS_AI_NODE_FAILPOINT="piece.before_commit", PACS_AI_NODE_TESTING="1")
+    rig.push(radiographs)
+    rig.until(lambda: b"process.died" in rig.log.read_bytes(), 60.0, "a death between index and queue")
+    rig.kill()
+    rig.start()
+    rig.idle(120.0)
+    shown = rig.show(str(dcmread(radiographs[0]).StudyInstanceUID))
+    subjects = [str(dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for file in radiographs]
+    assert [(j["subject"], j["outcome"]) for j in shown["jobs"]] == [(uid, "result") for uid in subjects]
+    expected = sorted(uid for job in shown["jobs"] for uid in leaving(shown, job))
+    assert sorted(r.sop_instance_uid for r in rig.results()) == expected, "each once"
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import FileDataset
 
 import phantom
 from dicom_io.scu import Peer, store
@@ -19,7 +20,8 @@ from node import show
 from node.installation import DataFolder
 from node.loopback_pacs import LoopbackPacs, Received
 from node.store import Place, open_database, studies
-from tests.node.desk import Desk, small_ct
+from phantom.radiograph import Exposure, expose, write
+from tests.node.desk import Desk, changed, small_ct
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -63,6 +65,15 @@ send_to = ["pacs"]
 """
 
 
+RADIOGRAPHS = """
+[[rule]]
+name = "radiographs"
+when = { Modality = ["CR", "DX"] }
+run = ["cxr_quality"]
+send_to = ["pacs"]
+"""
+
+
 class Rig:
     """One node and one PACS; the node can be killed and started again on its data."""
 
@@ -77,6 +88,7 @@ class Rig:
         elsewhere: tuple[str, int] | None = None,
         database: str | None = None,
         receivers: int = 1,
+        rules: str = "",
     ) -> None:
         self.folder, self.pacs = folder, pacs
         self.data = DataFolder(folder / "data")
@@ -91,7 +103,7 @@ class Rig:
             pacs=elsewhere[0] if elsewhere else pacs.ae_title,
             check_study=str(check_study).lower(),
         )
-        self.configuration.write_text(text, encoding="utf-8")
+        self.configuration.write_text(text + rules, encoding="utf-8")
         self.log = folder / "node.log"
         self.program = [str(HERE / "probe_node.py")]
         self.process: subprocess.Popen[bytes] | None = None
@@ -225,6 +237,22 @@ def rig(make_rig: Callable[..., Rig]) -> Rig:
 def slices(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Files of a smaller chest CT yet, in order of position."""
     return small_ct(tmp_path_factory.mktemp("phantom"))
+
+
+@pytest.fixture(scope="session")
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two exposures of one study, each a series of its own."""
+    folder = tmp_path_factory.mktemp("radiographs")
+    first = write(expose(Exposure(3, rows=256, columns=256, step_mm=4.0)), folder)
+    found = next(first.rglob("*.dcm")) if first.is_dir() else first
+    image = found.rename(found.with_name("0002.dcm"))
+
+    def second(dataset: FileDataset) -> None:
+        dataset.SeriesInstanceUID += ".2"
+        dataset.SOPInstanceUID += ".2"
+
+    other = changed([image], folder / "second", second)
+    return [image.rename(image.with_name("0001.dcm")), *other]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from dicom_io.stack import build_stack
 from dicom_io.volume import load_volume, stack_affine
 from node.retry import policy
 from pipeline import registry
-from pipeline.api import Analysis, Considered, Progress, Selection
+from pipeline.api import Analysis, Considered, Pipeline, Progress, Selection
 from pipeline.errors import NotAnalysed
 from pipeline.result import Code, Finding, Geometry, Mask, Measurement, Quality, Region, Result, Segment
 
@@ -129,9 +129,12 @@ def _address_space() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
 
 
-def _load(name: str, options: object, device: str = "auto") -> Probe:
-    del name, options, device
-    return Probe()
+_real = registry.load
+
+
+def _load(name: str, options: object, device: str = "auto") -> Pipeline:
+    """Load the quick pipeline for what looks at studies; what looks at single radiographs is quick itself."""
+    return Probe(name) if registry.subject(name) != "instance" else _real(name, options, device)
 
 
 if __name__ in {"__main__", "__mp_main__"}:  # the node and its spawned children, not a test that borrows the probe
