@@ -14,6 +14,7 @@ from sr_writer.canvas import BRIGHT, SOFT, Colour
 from sr_writer.fonts import runs
 from sr_writer.outline import contours, largest_slice
 from sr_writer.palette import segment_colours
+from sr_writer.quality import only_quality
 from sr_writer.tracked import main_mask
 
 WINDOW_HU = (-1350.0, 150.0)
@@ -75,7 +76,12 @@ class View:
         return plane[:: -1 if self.flip[0] else 1, :: -1 if self.flip[1] else 1]
 
     def window(self, result: Result) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return first and last row, first and last column as shown, of what is worth showing: body and lungs."""
+        """Return first and last row, first and last column as shown, of what is worth showing: body and lungs.
+
+        Of a grade of images that is all of them: what is cut, or missing, shows at the border.
+        """
+        if only_quality(result):
+            return self.turned([(0, n) for n in result.geometry.shape], result.geometry.shape)
         masks = (result.region("body").mask, main_mask(result))
         axes = [k for k in range(3) if k != self.axis]
         out = []

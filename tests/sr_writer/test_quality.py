@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from sr_writer import gate
+from sr_writer import gate, quality_card
 from sr_writer.canvas import GRADE_CHIP, GRADES
 from sr_writer.profiles import Form, Piece, shipped, wanted
 from sr_writer.write import Artifact, write_result
@@ -377,3 +377,12 @@ def test_no_image_is_called_bad_without_an_alarm(image: Any, series: Any) -> Non
         for claim in (claim_of(replace(case, result=replace(case.result, quality=quality_of(case.result, "B")))), None):
             found = gate.check([artifact], case.series.instances, (), claim)
             assert "quality-differs" in {r.reason.code for r in found}
+
+
+def test_the_card_shows_whole_images(series: Any) -> None:
+    """What is cut or missing shows at the border, wherever the body was found."""
+    case = series[0]
+    for view, _ in quality_card._reformats(case.result):
+        rows, columns = view.window(case.result)
+        axes = [n for k, n in enumerate(case.result.geometry.shape) if k != view.axis]
+        assert sorted((rows, columns)) == sorted((0, n) for n in axes)
