@@ -226,10 +226,11 @@ def _unjudged(canvas: Canvas, result: Result, languages: Sequence[str]) -> int:
     if not unjudged:
         return BOTTOM + GAP
     width = PANEL_WIDTH - 32
+    room = len(unjudged) < MAX_UNJUDGED
     lines: list[_Line] = []
     for reason in unjudged[:MAX_UNJUDGED]:
         for n, tag in enumerate(languages):
-            lines += [(line, 11, FAINT if n else SOFT) for line in wrap(reason.text[tag], 11, width, 1)]
+            lines += [(line, 11, FAINT if n else SOFT) for line in wrap(reason.text[tag], 11, width, 1 + room)]
     if left := len(unjudged) - MAX_UNJUDGED:
         more = codes.text("list", languages[0]).join(codes.text("more_remarks", t, count=left) for t in languages)
         lines += [(more, 11, FAINT)] if left > 0 else []

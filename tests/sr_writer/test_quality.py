@@ -96,7 +96,7 @@ def test_the_report_has_the_grade_and_every_finding_worst_first(series: Any) -> 
         "Alarm (C): Left costophrenic angle cut by about 12 mm. (measured: 12 mm, limit: 5 mm) "
         "To decide: check whether a repeat is justified."
     )
-    assert said[3] == "警示（C）：左侧肋膈角被截去约 12 mm。（测得 12 mm，限值 5 mm）请判断：是否有必要重复摄片。"
+    assert said[3] == "警示（C）：左侧肋膈角被截去约 12 mm。（测得 12 mm，限值 5 mm）供判断：是否有必要重复摄片。"
     assert said[1::2][-1] == "未评估：噪声：图像为 8 位。"
     whole = comments(ds)
     assert whole[0].startswith("Image quality of the series: D: not usable. 2 alarms, 1 remark.")
