@@ -109,8 +109,11 @@ def lying(field: Field, stated: Orientation, degrees: float) -> dict[str, Measur
     return out
 
 
-def coverage(field: Field, p: Mapping[str, Any]) -> dict[str, Measured]:
-    """Return by how many millimetres each border cuts the lungs; below 0: how far they stay away from it."""
+def coverage(field: Field, p: Mapping[str, Any], *, in_doubt: bool) -> dict[str, Measured]:
+    """Return by how many millimetres each border cuts the lungs; below 0: how far they stay away from it.
+
+    Where the sides of the patient are in doubt none is named.
+    """
     margins = field.seen.margins
     if margins is None:
         return {}
@@ -124,16 +127,17 @@ def coverage(field: Field, p: Mapping[str, Any]) -> dict[str, Measured]:
     }
     right, left = field.lungs
     apart = (_lowest(right) - _lowest(left)) * field.look.mm
-    base = "base" if abs(apart) < p["same_mm"] else "right_base" if apart > 0 else "left_base"
+    base = "base" if in_doubt or abs(apart) < p["same_mm"] else "right_base" if apart > 0 else "left_base"
     out[f"cut_{base}_mm"] = out["cut_bottom_mm"]
     for border, near in (
         ("left", 1),
         ("right", -1),
     ):  # the patient's right lung lies on the left of an image that is not mirrored
-        side = "right" if _reach(right, near) <= _reach(left, near) else "left"
-        made, other = out[f"cut_{border}_mm"], out.get(f"cut_{side}_side_mm")
+        name = "cut_right_side_mm" if _reach(right, near) <= _reach(left, near) else "cut_left_side_mm"
+        name = "cut_side_mm" if in_doubt else name
+        made, other = out[f"cut_{border}_mm"], out.get(name)
         if other is None or made.value > other.value:
-            out[f"cut_{side}_side_mm"] = made
+            out[name] = made
     return out
 
 

@@ -50,7 +50,10 @@ def measure(head: Dataset, image: Radiograph, model: Model) -> tuple[dict[str, M
         **marks.writing(look, right | left, p["writing"]),
     }
     if anatomy.lies_upright(field):
-        measures |= anatomy.coverage(field, p["coverage"]) | anatomy.shape(field)
+        in_doubt = any(
+            name in measures and measures[name].value > p["model"]["sides"] for name in ("mirrored", "sides_contradict")
+        )
+        measures |= anatomy.coverage(field, p["coverage"], in_doubt=in_doubt) | anatomy.shape(field)
     if pixels.bits(look) >= p["noise"]["least_bits"]:
         measures |= pixels.noise(look, lungs, p["noise"])
     return measures, [*header.not_evaluated(head), *anatomy.not_evaluated(field), *_open(measures)]

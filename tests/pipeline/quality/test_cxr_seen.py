@@ -63,6 +63,14 @@ def test_the_base_that_reaches_further_down_is_the_one_that_is_cut(tmp_path: Pat
 
 
 @pytest.mark.unit
+def test_where_the_sides_are_in_doubt_none_is_named(tmp_path: Path, chest: Radiograph) -> None:
+    whole = seen(chest, orientation=one_of("mirrored"))
+    assert whole.margins is not None
+    cut = replace(whole, margins=replace(whole.margins, left=-0.03))
+    assert alarms(judged(tmp_path, chest, cut)) == {"image-mirrored", "lung-border-cut"}
+
+
+@pytest.mark.unit
 def test_without_a_spacing_lengths_are_said_to_be_assumed(tmp_path: Path, chest: Radiograph) -> None:
     stated = judged(tmp_path / "a", chest, seen(chest))
     assumed = judged(tmp_path / "b", chest, seen(chest), put(ImagerPixelSpacing=None))
