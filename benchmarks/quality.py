@@ -23,6 +23,7 @@ from pathlib import Path
 
 from benchmarks import quality_cases, quality_cases_ct, quality_sheet, quality_table
 from benchmarks.quality_cases import Subject
+from benchmarks.quality_degrade import margins
 from benchmarks.quality_run import ROOT, Record, run
 
 LOOKED_AT = Path(__file__).parent / "quality_looked_at.toml"
@@ -50,6 +51,8 @@ def main() -> None:
     subjects = chosen(asked.data, asked.only, tuned=asked.side == "tuned", limit=asked.limit)
     records = run(subjects, asked.data, asked.kept, asked.jobs, asked.draw)
     made = quality_table.figures(records)
+    if masks := drawn_margins(subjects, asked.data):
+        made["really_cut"] = quality_table.really_cut(records, masks)
     command = f"python -m benchmarks.quality {' '.join(_said(sys.argv[1:]))}".strip()
     text = f"    {command}\n\nCommit {commit()}.\n\n{quality_table.markdown(made)}"
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -105,6 +108,17 @@ def chosen(data: Path, only: str | None, *, tuned: bool, limit: int | None) -> l
         if subject.patient in known:
             out.append(subject)
     return sorted(out, key=lambda s: (s.kind, s.source, s.patient, s.name))
+
+
+def drawn_margins(subjects: list[Subject], data: Path) -> dict[tuple[str, str], dict[str, float]]:
+    """Return how many millimetres lie between the drawn lungs and each border, where lungs are drawn."""
+    out = {}
+    for subject in subjects:
+        if subject.kind == "radiograph" and len(subject.files) > 1:
+            lungs = quality_cases.mask(data / subject.files[1])
+            mm = quality_cases.LONGER_MM / max(lungs.shape)
+            out[subject.source, subject.name] = {side: n * mm for side, n in margins(lungs).items()}
+    return out
 
 
 def looked_at(data: Path, kept: Path, jobs: int) -> int:

@@ -114,17 +114,45 @@ def defect(records: Sequence[Record], kind: str, name: str) -> dict[str, Any]:
 def clean(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Return, for each source, how many clean images draw an alarm, and which, and how many are refused."""
     out = []
-    for source in dict.fromkeys((r.kind, r.source) for r in records if r.defect == "clean"):
-        mine = [r for r in records if (r.kind, r.source) == source and r.defect == "clean"]
+    every = [r for r in records if r.defect == "clean"]
+    parts = {
+        " ".join(key): [r for r in every if (r.kind, r.source) == key]
+        for key in dict.fromkeys((r.kind, r.source) for r in every)
+    }
+    copies = [r for r in every if r.kind == "radiograph"]
+    parts |= {"**all copies**": copies} if copies else {}
+    for source, mine in parts.items():
         hits = sum(bool(r.alarms) for r in mine)
         out.append({
-            "source": " ".join(source), "images": len(mine), "patients": len({r.patient for r in mine}), "alarm": hits,
+            "source": source, "images": len(mine), "patients": len({(r.source, r.patient) for r in mine}), "alarm": hits,
             "alarm_95": wilson(hits, len(mine)), "codes": dict(Counter(c for r in mine for c in r.alarms).most_common()),
             "refused": dict(Counter(r.refused[0] for r in mine if r.refused)),
             "grades": dict(sorted(Counter(r.grade or "refused" for r in mine).items())),
             "not_evaluated": dict(Counter(c for r in mine for c in r.not_evaluated).most_common()),
         })  # fmt: skip
     return out
+
+
+def really_cut(records: Sequence[Record], masks: dict[tuple[str, str], dict[str, float]], near_mm: float = 3.0) -> str:
+    """Return a sentence about alarms of cut borders on clean images: where do the drawn lungs end.
+
+    Parameters
+    ----------
+    masks : dict
+        Source and image to the millimetres between the drawn lungs and each border.
+    """
+    told, true = 0, 0
+    for record in records:
+        if record.defect != "clean" or (record.source, record.image) not in masks:
+            continue
+        free = masks[record.source, record.image]
+        for side, mm in free.items():
+            said = record.alarms & set(ANSWERS["radiograph"][f"cut-{side}"]["codes"])
+            told, true = told + bool(said), true + bool(said and mm <= near_mm)
+    return (
+        f"Cut borders on clean images with drawn lungs ({len(masks)} images): {told} alarms; on {true} of these borders the drawn "
+        f"lungs end {near_mm:g} mm or less from it."
+    )
 
 
 def harmless(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -194,5 +222,5 @@ def markdown(made: dict[str, Any]) -> str:
             "",
             f"{row['name']} (no defect): {row['new alarms']} of {row['images']} draw an alarm that the clean one does not.",
         ]
-    lines += ["", f"Broken: {len(made['crashed'])}."]
+    lines += ["", *([made["really_cut"], ""] if made.get("really_cut") else []), f"Broken: {len(made['crashed'])}."]
     return "\n".join(lines) + "\n"
