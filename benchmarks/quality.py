@@ -34,11 +34,14 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=os.environ.get("PACS_AI_NODE_TEST_DATA"), help="folder of real images"
     )
-    parser.add_argument("--only", choices=("radiograph", "ct"))
+    parser.add_argument("--only", choices=("radiograph", "dicom", "ct"), help="dicom: radiographs of 10 to 16 bit")
     parser.add_argument("--side", choices=("figures", "tuned"), default="figures")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--limit", type=int, help="so many patients of each source at most")
     parser.add_argument("--draw", type=int, help="so many, drawn, of the defects that every radiograph can have")
+    parser.add_argument(
+        "--seconds", type=float, help="begin no image after so long; the order follows from names alone"
+    )
     parser.add_argument("--out", type=Path, default=Path("quality"))
     parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "pacs-ai-node-quality")
     parser.add_argument("--looked-at", action="store_true")
@@ -49,7 +52,7 @@ def main() -> None:
     if asked.looked_at:
         sys.exit(looked_at(asked.data, asked.kept, asked.jobs))
     subjects = chosen(asked.data, asked.only, tuned=asked.side == "tuned", limit=asked.limit)
-    records = run(subjects, asked.data, asked.kept, asked.jobs, asked.draw)
+    records = run(subjects, asked.data, asked.kept, asked.jobs, asked.draw, asked.seconds)
     made = quality_table.figures(records)
     if masks := drawn_margins(subjects, asked.data):
         made["really_cut"] = quality_table.really_cut(records, masks)
@@ -92,6 +95,8 @@ def _json(path: Path, document: object) -> None:
 def everything(data: Path, only: str | None) -> list[Subject]:
     """Return all subjects."""
     found: list[Subject] = [] if only == "ct" else list(quality_cases.radiographs(data))
+    if only == "dicom":
+        return [s for s in found if s.kind == "raw"]
     return found + ([] if only == "radiograph" else list(quality_cases_ct.series()))
 
 

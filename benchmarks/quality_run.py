@@ -77,10 +77,18 @@ class Record:
         return {code for code, g in self.codes.items() if g in "CD"}
 
 
-def run(subjects: Sequence[Subject], data: Path, kept: Path, jobs: int, draw: int | None = None) -> list[Record]:
+def run(
+    subjects: Sequence[Subject],
+    data: Path,
+    kept: Path,
+    jobs: int,
+    draw: int | None = None,
+    seconds: float | None = None,
+) -> list[Record]:
     """Return the records of all subjects, in their order; progress goes to the standard error.
 
-    With `draw` a radiograph gets so many of the defects that every radiograph can have, drawn by its name.
+    With `draw` a radiograph gets so many of the defects that every radiograph can have, drawn by its name. After `seconds`
+    no image is begun any more: those that were not looked at, of an order that follows from their names alone, are left out.
     """
     kept = kept if draw is None else kept / f"drawn-{draw}"
     done = {n: records for n, s in enumerate(subjects) if (records := _kept(kept, s)) is not None}
@@ -88,19 +96,24 @@ def run(subjects: Sequence[Subject], data: Path, kept: Path, jobs: int, draw: in
     print(f"{len(done)} of {len(subjects)} images are kept in {kept}", file=sys.stderr, flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        missing.sort(key=lambda n: subjects[n].rng("order").random())
         asked = {pool.submit(look, subjects[n], data, draw): n for n in missing}
-        for count, future in enumerate(as_completed(asked), 1):
-            n = asked[future]
-            done[n] = future.result()
-            text = json.dumps(
-                {"limits": digests(package(subjects[n].kind))[1], "records": [asdict(r) for r in done[n]]}
-            )
-            place = _place(kept, subjects[n])
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(text, encoding="utf-8")
-            if count % 20 == 0 or count == len(missing):
-                print(f"\r{count} of {len(missing)}", end="\n" * (count == len(missing)), file=sys.stderr, flush=True)
-    return [r for n in range(len(subjects)) for r in done[n]]
+        try:
+            for count, future in enumerate(as_completed(asked, seconds), 1):
+                n = asked[future]
+                done[n] = future.result()
+                _keep(_place(kept, subjects[n]), subjects[n], done[n])
+                if count % 20 == 0 or count == len(missing):
+                    print(f"{count} of {len(missing)}", file=sys.stderr, flush=True)
+        except TimeoutError:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return [r for n in sorted(done) for r in done[n]]
+
+
+def _keep(place: Path, subject: Subject, records: list[Record]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"limits": digests(package(subject.kind))[1], "records": [asdict(r) for r in records]})
+    place.write_text(text, encoding="utf-8")
 
 
 def package(kind: str) -> str:
