@@ -124,17 +124,18 @@ class Model:
         straight = np.ascontiguousarray(np.rot90(1 - small if inverted > 0.5 else small, -turn))
         if turn or inverted > 0.5:  # what was not learned on pictures that lie or look otherwise
             head, lungs = self._both(straight)
+        tilt = float(head[10]) * 10
         mirrored = _sigmoid(self._mirrored(straight, lungs, head[4] - head[0]))
         orientation[[turn, turn + 4]] = turns[turn] * (1 - mirrored), turns[turn] * mirrored
         lies = turn + 4 * (mirrored > 0.5)
         if mirrored > 0.5:
-            head[10], lungs = -head[10], lungs[::-1, :, ::-1]
+            tilt, lungs = -tilt, lungs[::-1, :, ::-1]
         rows, columns = put_upright(small, lies).shape
         margins, spreads = _margins(lungs, rows, columns)
         inside = _resized_pair(lungs, rows, columns)
         back = np.stack([_as_shown(p, lies) for p in inside])
         return Seen(
-            orientation, inverted, chest, float(head[10] * 10), float(np.exp(np.clip(head[11], -2, 4))), back[0], back[1],
+            orientation, inverted, chest, tilt, float(np.exp(np.clip(head[11], -2, 4))), back[0], back[1],
             _of_shown(margins, lies), _of_shown(spreads, lies),
         )  # fmt: skip
 

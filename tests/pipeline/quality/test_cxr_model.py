@@ -1,5 +1,7 @@
 """The learned network of `cxr_quality`: what it says of phantoms, and that its weights, card and recipe belong together."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,22 @@ def test_a_layer_of_another_shape_is_named() -> None:
     weights = {name: np.zeros(shape, np.float32) for name, shape in shapes().items()}
     with pytest.raises(ValueError, match=r"e3\.weight"):
         Network(weights | {"e3.weight": np.zeros((1, 1, 3, 3), np.float32)})
+
+
+def test_the_card_says_what_the_model_was_measured_to_do() -> None:
+    about = tomllib.loads((PACKAGE / "model.toml").read_text(encoding="utf-8"))
+    card = (PACKAGE / "CARD.md").read_text(encoding="utf-8")
+    assert about["sha256"] in card
+    figures = {(f["what"], f["source"]): (f["yes"], f["of"]) for f in about["figure"]}
+    rows = re.findall(r"^\| `([^`]+)` \| (\S+) \| (\d+) of (\d+) \|", card, re.MULTILINE)
+    assert len(rows) > 20
+    for what, source, yes, of in rows:
+        assert figures[what, source] == (int(yes), int(of)), (what, source)
+    values = {(v["what"], v["source"]): (v["mean"], v["sd"], v["of"]) for v in about["value"]}
+    rows = re.findall(r"^\| `([^`]+)` \| (\S+) \| (-?[\d.]+) ± ([\d.]+) \| (\d+) \|", card, re.MULTILINE)
+    assert len(rows) > 5
+    for what, source, mean, spread, of in rows:
+        assert values[what, source] == (float(mean), float(spread), int(of)), (what, source)
 
 
 def test_numpy_computes_what_torch_learned() -> None:

@@ -27,7 +27,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("folder", type=Path, help="holds what recipe.toml names, for example cxr/labels.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and model.toml")
     parser.add_argument("--phantoms", type=Path, help="what python -m phantom.pictures wrote")
-    parser.add_argument("--steps", type=int, help="steps per round, instead of those of recipe.toml")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="steps per round, instead of those of recipe.toml; for the sides ten times as many at most",
+    )
     parser.add_argument(
         "--start", type=Path, help="weights to go on from; masks are then proposed before the first round too"
     )
@@ -46,6 +50,8 @@ def main(arguments: list[str]) -> int:
     ready = prepare(given.folder, given.phantoms, rows, seed=given.seed, with_check=not given.hold_out_check)
     steps = [given.steps] * 3 if given.steps else rows["training"]["rounds"]
     start = None if given.start is None else Network(load_file(given.start))
+    if given.steps:
+        rows["sides"]["steps"] = min(rows["sides"]["steps"], 10 * given.steps)
     rounds = [Round(n, propose=bool(k) or start is not None) for k, n in enumerate(steps)]
     network = train(ready.pool, ready.trained, rounds, rows["training"], seed=given.seed, start=start, say=_say)
     model = Model(network)

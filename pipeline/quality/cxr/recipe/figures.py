@@ -46,7 +46,7 @@ class Count:
             return 0.0, 1.0
         z, n, p = 1.96, self.of, self.yes / self.of
         middle, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+        return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
 
 
 @dataclass(slots=True)
