@@ -87,6 +87,23 @@ def outlines(mask: Mask, z: int) -> list[Points]:
 
 def contours(plane: npt.NDArray[np.uint8]) -> list[Points]:
     """Return the outer contours of a non-empty plane [row, column], largest first, each closed, in image coordinates."""
+    if plane.all():  # as below; the whole of a radiograph would cost a second
+        h, w = plane.shape
+        return [
+            np.array(
+                [
+                    (0, 0.5),
+                    (0.5, 0),
+                    (w - 0.5, 0),
+                    (w, 0.5),
+                    (w, h - 0.5),
+                    (w - 0.5, h),
+                    (0.5, h),
+                    (0, h - 0.5),
+                    (0, 0.5),
+                ]
+            )
+        ]
     outside, _ = label(
         np.pad(plane == 0, 1, constant_values=True)
     )  # what the corner belongs to; the rest is mask or hole

@@ -1,5 +1,6 @@
 """Outlines: closed, long enough, and where the mask is."""
 
+import contourpy
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import binary_dilation, binary_erosion, binary_fill_holes, gaussian_filter, label
 
 from pipeline.result import Mask
-from sr_writer.outline import MAX_POINTS, MIN_POINTS, largest_slice, outline, spread_slices
+from sr_writer.outline import MAX_POINTS, MIN_POINTS, contours, largest_slice, outline, spread_slices
 
 pytestmark = pytest.mark.unit
 
@@ -94,3 +95,12 @@ def test_any_blob_is_outlined_closely(seed: int, size: int, smooth: float, share
     filled = binary_fill_holes(plane)
     assert not (inside & ~binary_dilation(filled, iterations=2)).any()
     assert not (binary_erosion(filled, iterations=2) & ~inside).any()
+
+
+def test_a_plane_that_is_full_has_the_outline_that_is_traced_of_it() -> None:
+    full = np.ones((7, 5), np.uint8)
+    lines = contourpy.contour_generator(z=np.pad(full, 1).astype(np.float32), name="serial").lines(0.5)
+    traced = {tuple(point) for point in np.asarray(lines[0]) - 0.5}
+    (told,) = contours(full)
+    assert {tuple(point) for point in told} <= traced
+    assert _area(told) == 7 * 5 - 0.5
