@@ -1,5 +1,6 @@
 """The fast lane: jobs about single radiographs and single CT series, which wait for no other image."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from node.store.rows import Job
 from pipeline import registry
 from tests.node.desk import RULES, Desk, changed
 from tests.node.probe_node import Probe
+from tests.node.test_rebuild import rebuilt
 from tests.node.test_revisions import renamed
 
 pytestmark = pytest.mark.unit
@@ -281,6 +283,26 @@ def test_a_failure_of_a_piece_rings_until_a_person_has_seen_it(lane: Desk, radio
     lane.work()
     assert lane.study(uid).revision == 2
     assert lane.alarms(uid) == {"analysis-failed"}, "a second image mends nothing"
+
+
+def test_a_rebuilt_index_judges_anew_only_what_the_old_one_had_not_seen(
+    lane: Desk, slices: list[Path], uid: str, radiographs: list[Path], tmp_path: Path
+) -> None:
+    lane.receive(radiographs)
+    lane.receive(slices[:22])
+    lane.finish()
+    lane.stop()
+    shutil.copy(lane.folder.database, tmp_path / "older")
+    lane.start()
+    lane.receive(slices[22:23])
+    for old in lane.folder.path.glob("node.sqlite3*"):
+        old.unlink()
+    shutil.copy(tmp_path / "older", lane.folder.database)
+    rebuilt(lane)
+    with_pipelines(lane)
+    lane.finish()
+    assert [j.state for j in lane.jobs(study_of(radiographs))] == ["done", "done"]
+    assert [(j.state, j.outcome) for j in fast(lane, uid)] == [("done", "result")] * 2
 
 
 def test_fast_jobs_go_first_and_each_worker_takes_its_own(
