@@ -16,9 +16,9 @@ from sr_writer import codes, quality_card
 from sr_writer.canvas import AMBER, BRIGHT, DARK, FAINT, GRADES, LINE, PANEL, SIZE, SOFT, Canvas, width_of, wrap
 from sr_writer.fonts import drawable, has_chinese
 from sr_writer.header import Authorship
-from sr_writer.narrative import bare, finding_label, number, paragraphs
+from sr_writer.narrative import bare, finding_label, number, paragraphs, remark_label
 from sr_writer.palette import segment_colours
-from sr_writer.quality import only_quality
+from sr_writer.quality import only_quality, remarks
 from sr_writer.radiograph import Values, fitted
 from sr_writer.radiograph import render as render_radiograph
 from sr_writer.sources import Sources
@@ -170,7 +170,13 @@ def _impression(canvas: Canvas, result: Result, by: Authorship) -> None:
 def _quality(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
     languages = drawable(by.options.languages)
     width = PANEL_WIDTH - 32
-    found = [wrap(f.reason.text[languages[0]], 13, width, 2) for f in result.quality.findings[:MAX_QUALITY]]
+    said = (
+        codes.text(
+            "labelled", languages[0], name=remark_label(r, languages[0]), value=r.found.reason.text[languages[0]]
+        )
+        for r in remarks(result)[:MAX_QUALITY]
+    )
+    found = [wrap(line, 13, width, 2) for line in said]
     height = 64 + sum(19 * len(lines) + 3 for lines in found)
     canvas.box(PANEL_X, y, PANEL_WIDTH, height, PANEL)
     grade = result.quality.grade
