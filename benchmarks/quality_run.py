@@ -26,7 +26,7 @@ from dicom_io.read import read_instance
 from pipeline import options, registry
 from pipeline.api import Pipeline
 from pipeline.errors import PipelineError
-from pipeline.quality.grade import Measured, grade, table
+from pipeline.quality.grade import table
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERYWHERE = ("tilt", "blur", "motion", "mirror", "inversion", "turn-90", "turn-270", "turn-180")
@@ -139,9 +139,11 @@ def _kept(kept: Path, subject: Subject) -> list[Record] | None:
 def _graded_anew(record: Record) -> Record:
     if record.refused or record.crashed:
         return record
-    measured = {name: Measured(value) for name, value in record.measures.items()}
-    fresh = grade(measured, limits(package(record.kind)), "series", "1.2")
-    return Record(**{**asdict(record), "grade": fresh.grade, "codes": {f.reason.code: f.grade for f in fresh.findings}})
+    codes: dict[str, str] = {}
+    for limit in limits(package(record.kind)):
+        if limit.measure in record.measures and limit.passed(record.measures[limit.measure]):
+            codes[limit.code] = max(codes.get(limit.code, "A"), limit.grade)
+    return Record(**{**asdict(record), "grade": max(codes.values(), default="A"), "codes": codes})
 
 
 def _tables(package: str) -> list[Path]:
