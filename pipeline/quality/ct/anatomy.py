@@ -28,9 +28,7 @@ class Chest:
     Parameters
     ----------
     body : ndarray of bool
-        Inside the skin, filled; everything that stands apart (arms, table) is not in it.
-    apart : ndarray of uint8
-        Parts beside it, numbered from 1.
+        Inside the skin, filled; what stands apart (table, arms) is not in it.
     lung : ndarray of uint8
         1 right, 2 left of the middle, air-holding lung only; 0 everywhere if there are no lungs.
     middle : ndarray of float
@@ -39,14 +37,16 @@ class Chest:
         Volume of `lung`.
     density_hu : float
         Median of lung away from its border; not a number without lungs.
+    smooth : ndarray of float32
+        The smoothed grid that all of this was found on.
     """
 
     body: Bool
-    apart: npt.NDArray[np.uint8]
     lung: npt.NDArray[np.uint8]
     middle: npt.NDArray[np.float64]
     lungs_cm3: float
     density_hu: float
+    smooth: Floats
 
     @property
     def levels(self) -> range:
@@ -58,33 +58,33 @@ class Chest:
 def look(view: View, p: dict[str, Any]) -> Chest:
     """Find body and lungs; `p` is the table ``chest`` of ``parameters.toml``."""
     smooth = ndimage.gaussian_filter(view.hu, p["smooth_mm"] / np.array(view.spacing), truncate=2.5)
-    body, apart = _body(smooth, view.padded, p)
+    body = _body(smooth, view.padded, p)
     middle = _middle(body)
     lung, density = _lungs(smooth, view, body, middle, p)
     volume = float(np.count_nonzero(lung)) * float(np.prod(view.spacing)) / 1000
-    return Chest(body, apart, lung, middle, volume, density)
+    return Chest(body, lung, middle, volume, density, smooth)
 
 
-def _body(smooth: Floats, padded: Bool | None, p: dict[str, Any]) -> tuple[Bool, npt.NDArray[np.uint8]]:
+def _body(smooth: Floats, padded: Bool | None, p: dict[str, Any]) -> Bool:
     """Fill the largest part slice by slice; a border opens it only where it is true air."""
     tissue = smooth > p["tissue"]
     labels, count = ndimage.label(ndimage.binary_erosion(tissue, _IN_PLANE))
     if not count:
-        return np.zeros(tissue.shape, bool), np.zeros(tissue.shape, np.uint8)
+        return np.zeros(tissue.shape, bool)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    order = np.argsort(sizes)[::-1]
-    core = labels == order[0]
+    core = labels == sizes.argmax()
     frame = np.zeros(tissue.shape, bool)
     frame[:, [0, -1], :] = frame[:, :, [0, -1]] = True
+    air = _open_air(smooth[frame], p)
     wall = ndimage.binary_dilation(core, _IN_PLANE) & tissue
     outer = np.zeros(tissue.shape, bool) if padded is None else padded
     if padded is not None:
         rim = ndimage.binary_dilation(outer, _IN_PLANE, iterations=2) & ~outer
         densest = ndimage.maximum_filter(np.where(outer, np.float32(-1024), smooth), (1, 3, 3))
-        wall |= rim & (densest > p["open_air"])
+        wall |= rim & (densest > air)
         frame |= rim
-    wall |= frame & (smooth > p["open_air"]) & ~outer
+    wall |= frame & (smooth > air) & ~outer
     open_labels, n = ndimage.label(~wall, _IN_PLANE)
     reached = np.zeros(n + 1, bool)
     reached[np.unique(np.asarray(open_labels)[frame & ~wall])] = True
@@ -93,10 +93,13 @@ def _body(smooth: Floats, padded: Bool | None, p: dict[str, Any]) -> tuple[Bool,
     # what is open air on its inner side is no body, even where the border itself is a little too dense for air
     inner = ndimage.binary_erosion(filled, _FULL, border_value=1)
     body: Bool = np.asarray(ndimage.binary_dilation(inner, _FULL) & filled, bool)
-    apart = np.zeros(tissue.shape, np.uint8)
-    for n, label in enumerate([o for o in order[1:7] if sizes[o] >= p["apart_voxels"]], 1):
-        apart[labels == label] = n
-    return body, apart
+    return body
+
+
+def _open_air(border: Floats, p: dict[str, Any]) -> float:
+    """Return what is denser than air at the image border, also where CT numbers are wrong by some tens."""
+    level = float(np.median(border))
+    return max(float(p["open_air"]), level + p["air_margin"]) if level < p["air_level"] else float(p["open_air"])
 
 
 def _middle(body: Bool) -> npt.NDArray[np.float64]:
@@ -141,6 +144,31 @@ def _lungs(
     inner = lung & deep
     density = float(np.median(view.hu[inner if inner.any() else lung]))
     return np.where(lung, side, np.uint8(0)), density
+
+
+def arms(smooth: Floats, chest: Chest, spacing: tuple[float, float, float], p: dict[str, Any]) -> tuple[float, int]:
+    """Return the share of levels in the middle of the lungs with an arm beside the body, and one such level.
+
+    An arm is a part of its own at one side, of an arm's cross-section, with bone in it.
+    """
+    levels = list(chest.levels)
+    levels = levels[int(0.3 * len(levels)) : int(0.7 * len(levels)) + 1]
+    seen = []
+    for z in levels:
+        labels, count = ndimage.label(ndimage.binary_opening(smooth[z] > p["tissue"], iterations=2))
+        if count < 2:
+            continue
+        area = np.bincount(labels.ravel(), minlength=count + 1) * spacing[1] * spacing[2] / 100
+        main = int(area[1:].argmax()) + 1
+        columns = np.flatnonzero((labels == main).any(axis=0))
+        bone = ndimage.maximum(smooth[z], labels, range(count + 1))
+        centre = ndimage.center_of_mass(labels > 0, labels, range(1, count + 1))
+        for n in range(1, count + 1):
+            aside = not columns[0] < centre[n - 1][1] < columns[-1]
+            if n != main and aside and p["arm_cm2"][0] < area[n] < p["arm_cm2"][1] and bone[n] > p["arm_bone"]:
+                seen.append(z)
+                break
+    return len(seen) / max(len(levels), 1), seen[len(seen) // 2] if seen else 0
 
 
 def _tubes(hollow: Bool, view: View, middle: npt.NDArray[np.float64], p: dict[str, Any]) -> Bool:

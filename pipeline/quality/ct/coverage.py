@@ -71,13 +71,7 @@ def _box(shown: npt.NDArray[np.bool_], level: int) -> Box:
 
 def _sides(view: View, chest: Chest, p: dict[str, Any]) -> Measured:
     """Measure where a lung lies at the side, the front or the back of the images: from chord to the arc that is lacking."""
-    edge = np.zeros(chest.lung.shape, bool)
-    edge[:, [0, -1], :] = edge[:, :, [0, -1]] = True
-    if view.padded is not None:
-        grown = view.padded.copy()
-        for _ in range(3):
-            grown |= _neighbours(grown)
-        edge |= grown
+    edge = _edge(view, chest)
     mm: dict[int, float] = {}
     where: dict[int, int] = {}
     for side in (RIGHT, LEFT):
@@ -91,6 +85,31 @@ def _sides(view: View, chest: Chest, p: dict[str, Any]) -> Measured:
         mm[side] = float(radius - np.sqrt(radius**2 - half**2)) if cut > p["side_least_mm"] else 0.0
         where[side] = int(chord.argmax())
     return _worse(view, chest, mm, where[max(mm, key=lambda s: mm[s])])
+
+
+def body_cut(view: View, chest: Chest, p: dict[str, Any]) -> dict[str, Measured]:
+    """Return ``body_cut_share``: of how many levels with lung the field of view cuts the body beside, in front or behind."""
+    levels = chest.levels
+    touching = (chest.body & _edge(view, chest))[levels.start : levels.stop]
+    along = np.maximum(
+        np.count_nonzero(touching.any(axis=2), axis=1) * view.spacing[1],
+        np.count_nonzero(touching.any(axis=1), axis=1) * view.spacing[2],
+    )
+    cut = along > p["body_least_mm"]
+    at = levels.start + int(along.argmax())
+    return {"body_cut_share": Measured(float(cut.mean()), "1", view.whole(view.plane(at)) if view.axial else None)}
+
+
+def _edge(view: View, chest: Chest) -> npt.NDArray[np.bool_]:
+    """Return the border of the field of view: that of the images, or of the reconstruction circle."""
+    edge = np.zeros(chest.lung.shape, bool)
+    edge[:, [0, -1], :] = edge[:, :, [0, -1]] = True
+    if view.padded is not None:
+        grown = view.padded.copy()
+        for _ in range(3):
+            grown |= _neighbours(grown)
+        edge |= grown
+    return edge
 
 
 def _neighbours(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

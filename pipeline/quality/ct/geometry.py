@@ -9,12 +9,13 @@ from pipeline.result import Place
 
 
 def geometry(stack: Stack, volume: Volume) -> dict[str, Measured]:
-    """Return ``thickness_mm``, ``missing_slices``, ``uneven_mm``, ``duplicates`` and ``tilt_deg``."""
+    """Return ``thickness_mm``, ``missing_slices``, ``uneven_mm``, ``duplicates``, ``pixel_mm`` and ``tilt_deg``."""
     return {
         "thickness_mm": Measured(round(max(stack.thickness_mm or 0.0, stack.spacing_mm), 2), "mm"),
         "missing_slices": _missing(stack),
         "uneven_mm": Measured(0.0 if stack.gaps else volume.affine_error_mm, "mm"),
         "duplicates": _duplicates(stack),
+        "pixel_mm": Measured(round(max(stack.pixel_spacing_mm), 3), "mm"),
         "tilt_deg": Measured(round(stack.tilt_deg, 2), "deg"),
     }
 

@@ -69,7 +69,8 @@ class CtQuality:
         result = Result(
             pipeline=NAME, version=VERSION, series_instance_uid=uid, geometry=geometry, device="cpu", quality=graded,
             regions=(Region("body", _body(seen), CHEST),), measurements=(), segments=(), findings=(),
-            notes=self._limits.note(header), summary=summary(graded), timings_s={"volume": times[1] - times[0], "quality": times[2] - times[1]},
+            notes=self._limits.note(header), summary=summary(graded),
+            timings_s={"volume": times[1] - times[0], "quality": times[2] - times[1]},
         )  # fmt: skip
         return Analysis(result, volume)
 

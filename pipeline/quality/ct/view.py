@@ -118,6 +118,10 @@ class View:
         z = sum(bounds[0]) // 2
         return Place(self.volume.images[min(z, len(self.volume.images) - 1)], bounds[1], bounds[2])
 
+    def around(self, z: int, rows: tuple[int, int], columns: tuple[int, int]) -> Place:
+        """Return a rectangle on source slice `z`."""
+        return Place(self.volume.images[z], rows, columns)
+
     def whole(self, z: int) -> Place:
         """Return the whole of source slice `z`."""
         return Place(self.volume.images[z], (0, self.stack.rows), (0, self.stack.columns))

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.uid import generate_uid
+from scipy import ndimage
 
 import phantom
 from dicom_io.model import Study
 from phantom import Phantom, datasets
-from phantom.dicom import save
+from phantom.dicom import INTERCEPT, save
 from pipeline.options import CtQualityOptions
 from pipeline.registry import load, subjects
 from pipeline.result import Quality
@@ -22,7 +23,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 @pytest.fixture(scope="module")
 def chest() -> Phantom:
-    return phantom.build(31, lesions="none", matrix=128, thickness_mm=5.0)
+    return phantom.build(31, lesions="none", matrix=240, thickness_mm=5.0, noise_hu=8.0)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def series(tmp_path: Path, chest: Phantom, read: Callable[[Path], Study]) -> Cal
             ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(
                 entropy_srcs=[str(tmp_path), str(n)]
             )
-            ds.PixelData = np.clip(np.rint(array[z]) - float(ds.RescaleIntercept), 0, 4095).astype("<u2").tobytes()
+            ds.PixelData = np.clip(np.rint(array[z]) - INTERCEPT, 0, 4095).astype("<u2").tobytes()
             ds.Rows, ds.Columns = array.shape[1:]
             for keyword, value in header.items():
                 setattr(ds, keyword, value)
@@ -92,28 +93,89 @@ def test_order_of_files_is_no_defect(graded: Callable[..., Quality], chest: Phan
 
 
 def test_thick_slices(graded: Callable[..., Quality]) -> None:
-    def thick(array: np.ndarray) -> np.ndarray:
-        return (array + np.roll(array, 1, axis=0)) / 2
-
-    assert "slices-too-thick" in alarms(graded(thick, SliceThickness="10"))
+    assert list(alarms(graded(SliceThickness="10"))) == ["slices-too-thick"]
 
 
 @pytest.mark.parametrize(("code", "end"), [("base-cut", 0), ("apex-cut", 1)])
 def test_end_of_the_lungs_lacking(graded: Callable[..., Quality], chest: Phantom, code: str, end: int) -> None:
-    """Of 20 mm, as far as a cross-section can tell."""
+    """Of 20 mm, as far as a cross-section can tell: the ends of a phantom are blunter than those of people."""
     bottom, top = height(chest)
-    kept = range(bottom + 4, len(chest.array)) if end == 0 else range(top - 3)
-    found = alarms(graded(slices=kept))
+    found = alarms(graded(slices=range(bottom + 4, len(chest.array)) if end == 0 else range(top - 3)))
     assert list(found) == [code]
-    assert 8 < (found[code] or 0) < 60  # the ends of a phantom are blunter than those of people
+    assert 8 < (found[code] or 0) < 60
 
 
 def test_sides_outside_the_field_of_view(graded: Callable[..., Quality], chest: Phantom) -> None:
     columns = np.flatnonzero(chest.lung.any(axis=(0, 1)))
-    cut = slice(int(columns[0]) + 4, int(columns[-1]) - 3)
+    cut = slice(int(columns[0]) + 7, int(columns[-1]) - 6)
     found = alarms(graded(lambda a: a[:, :, cut]))
     assert list(found) == ["side-cut"]
     assert 5 < (found["side-cut"] or 0) < 40
+
+
+def test_two_slices_with_each_others_pixels(graded: Callable[..., Quality]) -> None:
+    def exchanged(array: np.ndarray) -> np.ndarray:
+        array[[18, 26]] = array[[26, 18]]
+        return array
+
+    quality = graded(exchanged)
+    assert list(alarms(quality)) == ["slices-exchanged"]
+    (finding,) = (f for f in quality.findings if f.grade == "C")
+    assert any(f"{n}" in finding.reason.text["en"] for n in (19, 27))
+    assert finding.scope == "instance"
+
+
+def test_blur(graded: Callable[..., Quality], chest: Phantom) -> None:
+    wide = 2.0 / chest.grid.steps_mm[1]
+    assert "ct-blurred" in alarms(graded(lambda a: ndimage.gaussian_filter(a, (0, wide, wide))))
+
+
+def test_doubled_edges(graded: Callable[..., Quality]) -> None:
+    def moved(array: np.ndarray) -> np.ndarray:
+        array[20:38] = (array[20:38] + np.roll(array[20:38], 4, axis=2)) / 2
+        return array
+
+    assert "ct-moved" in alarms(graded(moved))
+
+
+def test_metal_and_its_place(graded: Callable[..., Quality]) -> None:
+    def rod(array: np.ndarray) -> np.ndarray:
+        array[10:40, 150:156, 110:116] = 3071
+        return array
+
+    quality = graded(rod)
+    assert list(alarms(quality)) == ["metal-large"]
+    (finding,) = (f for f in quality.findings if f.grade == "C")
+    assert finding.place is not None
+    assert (finding.place.rows, finding.place.columns) == ((150, 156), (110, 116))
+
+
+def test_noise_against_what_is_usual(graded: Callable[..., Quality]) -> None:
+    grain = np.random.default_rng(5)
+    assert list(alarms(graded(lambda a: a + grain.normal(0, 25, a.shape)))) == ["noise-far-above"]
+
+
+@pytest.mark.parametrize("hu", [60, -40])
+def test_wrong_intercept(graded: Callable[..., Quality], hu: int) -> None:
+    found = alarms(graded(RescaleIntercept=str(-1024 + hu)))
+    assert found["hu-offset"] == pytest.approx(hu, abs=8)
+
+
+def test_mirrored_patient_is_told_with_situs_inversus_left_open(graded: Callable[..., Quality]) -> None:
+    quality = graded(lambda a: a[:, :, ::-1])
+    assert list(alarms(quality)) == ["sides-exchanged"]
+    (finding,) = (f for f in quality.findings if f.grade == "C")
+    assert "situs inversus" in finding.reason.text["en"]
+
+
+def test_lungs_of_plain_air_are_no_living_lungs(graded: Callable[..., Quality], chest: Phantom) -> None:
+    assert "lungs-air" in alarms(graded(lambda a: np.where(chest.lung > 0, -995, a)))
+
+
+def test_what_could_not_be_judged_is_said(graded: Callable[..., Quality]) -> None:
+    quality = graded(lambda a: a[:, ::3, ::3], PixelSpacing=["4.8", "4.8"], ConvolutionKernel="")
+    assert {"sharpness-not-judged", "motion-not-judged", "kernel-unknown"} <= {r.code for r in quality.not_evaluated}
+    assert "pixels-coarse" in {f.reason.code for f in quality.findings}
 
 
 def test_no_chest(graded: Callable[..., Quality], chest: Phantom) -> None:
