@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from node.store import Database, Place, index, jobs, open_database, studies
-from node.store.rows import Arrived, AssociationOpened, Planned
+from node.store.changes import Arrived, AssociationOpened
+from node.store.rows import Planned
 from tests.stores import PROGRAMS, Server
 
 _BATCH = 200

@@ -26,19 +26,8 @@ from node.spool import journals, predecessor, read_journal
 from node.store import Database, DatabaseFault, corrections
 from node.store import index as store
 from node.store.alarms import Rung
-from node.store.rows import (
-    Arrived,
-    AssociationEnded,
-    AssociationOpened,
-    Change,
-    End,
-    Lost,
-    Removed,
-    Repeated,
-    Role,
-    Version,
-    VersionState,
-)
+from node.store.changes import Arrived, AssociationEnded, AssociationOpened, Change, End, Lost, Removed, Repeated
+from node.store.rows import Role, Version, VersionState
 from sr_writer.identity import authored_by
 
 _log = structlog.get_logger()

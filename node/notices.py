@@ -33,7 +33,7 @@ from dicom_io.scp_types import Notice, NoticeAnswer
 from node import route
 from node.failpoint import passing
 from node.spool import Spool, Stored, utc
-from node.store.rows import Noticed, NoticeKind
+from node.store.changes import Noticed, NoticeKind
 
 _log = structlog.get_logger()
 

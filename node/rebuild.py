@@ -30,8 +30,8 @@ from node.installation import DataFolder, folder_of
 from node.spool import MAX_VERSIONS, JournalWriter, journals, read_journal, utc
 from node.store import carry, corrections, open_database, place_of
 from node.store.anew import CarryError, anew
+from node.store.changes import Arrived
 from node.store.engine import Database
-from node.store.rows import Arrived
 
 Say = Callable[[str], None]
 

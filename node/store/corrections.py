@@ -9,10 +9,11 @@ from node import identity
 from node.reasons import REASONS
 from node.store import tables as t
 from node.store.alarms import Rung, ended, note
+from node.store.changes import Arrived, Removed, Repeated
 from node.store.deliveries import OF_STUDY, calm
 from node.store.engine import Database
 from node.store.events import tell
-from node.store.rows import Arrived, Removed, Repeated, Version, VersionState, as_a
+from node.store.rows import Version, VersionState, as_a
 from node.store.sql import insert
 
 _v, _i, _d, _j = t.version.c, t.instance.c, t.delivery.c, t.job.c

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import sqlalchemy as sa
 
 from node.store import tables as t
+from node.store.changes import Noticed
 from node.store.engine import Database
 from node.store.events import tell
-from node.store.rows import Held, Noticed, Read, Said, Seen, StepRow
+from node.store.rows import Held, Read, Said, Seen, StepRow
 from node.store.sql import insert, larger
 
 _FINAL = ("COMPLETED", "DISCONTINUED")

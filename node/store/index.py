@@ -11,10 +11,10 @@ from node.failpoint import passing
 from node.store import clocks, corrections, evidence, pieces, relays
 from node.store import tables as t
 from node.store.alarms import Rung
+from node.store.changes import Arrived, AssociationEnded, AssociationOpened, Change, Noticed, Removed, Repeated
 from node.store.deliveries import OF_STUDY, of_study, overtake
 from node.store.engine import Database, unfit
 from node.store.events import tell
-from node.store.rows import Arrived, AssociationEnded, AssociationOpened, Change, Noticed, Removed, Repeated
 from node.store.sql import insert
 
 _AT_ONCE = 500

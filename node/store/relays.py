@@ -7,8 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from node.store import tables as t
+from node.store.changes import Noticed, NoticeKind
 from node.store.engine import Database
-from node.store.rows import Noticed, NoticeKind, RelayState
+from node.store.rows import RelayState
 from node.store.sql import insert
 
 _r, _n = t.relay.c, t.notice.c

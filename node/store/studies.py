@@ -8,20 +8,10 @@ import sqlalchemy as sa
 from node.failpoint import passing
 from node.store import evidence, pieces
 from node.store import tables as t
+from node.store.changes import Arrived, AssociationEnded, Change, Noticed, Repeated
 from node.store.engine import Database
 from node.store.events import tell
-from node.store.rows import (
-    Arrived,
-    AssociationEnded,
-    Carrier,
-    Change,
-    Noticed,
-    Planned,
-    Repeated,
-    StoredInstance,
-    Study,
-    as_a,
-)
+from node.store.rows import Carrier, Planned, StoredInstance, Study, as_a
 
 _VALUES = 500
 """Values of one IN list; SQLite takes 32,766."""

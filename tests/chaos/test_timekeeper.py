@@ -7,7 +7,7 @@ import pytest
 
 from node import overdue
 from node.store import Database, alarms, clocks, index, open_database, studies
-from node.store.rows import Arrived
+from node.store.changes import Arrived
 from node.timekeeper import NotLeadingError, Timekeeper
 from tests.node.outbox import Outbox, place
 

@@ -19,7 +19,8 @@ from dicom_io.status import Outcome, judge
 from node.courier import Courier
 from node.proof import Prover
 from node.store import Database, deliveries, index, jobs, studies
-from node.store.rows import Arrived, Delivery, Job, Planned, Relation, StoredArtifact
+from node.store.changes import Arrived, Relation
+from node.store.rows import Delivery, Job, Planned, StoredArtifact
 from node.transport import Transport
 from tests.stores import STORES
 

@@ -20,18 +20,9 @@ from node.facts import Gatherer
 from node.installation import DataFolder
 from node.store import evidence, open_database, studies
 from node.store import node as node_store
+from node.store.changes import Arrived, AssociationEnded, AssociationOpened, Change, Noticed, Repeated
 from node.store.index import index
-from node.store.rows import (
-    Arrived,
-    AssociationEnded,
-    AssociationOpened,
-    Change,
-    Noticed,
-    Planned,
-    Process,
-    Repeated,
-    Study,
-)
+from node.store.rows import Planned, Process, Study
 
 pytestmark = pytest.mark.unit
 

@@ -17,7 +17,8 @@ from node.courier import Courier
 from node.loopback_pacs import LoopbackPacs
 from node.selection import Fate
 from node.store import Database, deliveries, index, jobs, open_database, operator, studies
-from node.store.rows import Arrived, Planned, StoredArtifact, Study
+from node.store.changes import Arrived
+from node.store.rows import Planned, StoredArtifact, Study
 from node.verdict import heard, judge_store, judge_study
 from node.whose import Whose
 

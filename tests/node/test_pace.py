@@ -13,20 +13,9 @@ from node import pace
 from node.assemble import Count
 from node.facts import compare
 from node.store import Database, evidence
+from node.store.changes import Arrived, AssociationEnded, AssociationOpened, Change, Noticed, Repeated
 from node.store.index import index
-from node.store.rows import (
-    Arrived,
-    AssociationEnded,
-    AssociationOpened,
-    Change,
-    Held,
-    Noticed,
-    Read,
-    Repeated,
-    Said,
-    Seen,
-    StepRow,
-)
+from node.store.rows import Held, Read, Said, Seen, StepRow
 from tests.more import ON_FILES_FIRST
 from tests.stores import STORES, sql
 

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from node.store import Database, clocks, index, obstacle, open_database, postgres, studies, tables
 from node.store.anew import anew
+from node.store.changes import Arrived
 from node.store.engine import examine, unfit
 from node.store.errors import StoreError
-from node.store.rows import Arrived
 from tests.stores import STORES, Server, sql
 
 pytestmark = pytest.mark.unit

@@ -16,8 +16,9 @@ from node.quality.charts import Control, control, moving_ranges, out_of_control
 from node.quality.page import page
 from node.quality.report import policy, report
 from node.store import Database, index, jobs, studies
+from node.store.changes import Arrived
 from node.store.quality import graded
-from node.store.rows import Arrived, Planned
+from node.store.rows import Planned
 from tests.cli.documents import valid
 from tests.stores import STORES
 
