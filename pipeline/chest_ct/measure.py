@@ -48,11 +48,12 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What limits the numbers of the whole series."""
+    """What limits the numbers of the whole series; `sides`: why left and right cannot be told apart."""
 
     slices_missing: bool
     contrast: bool
     no_normal_lung: bool
+    sides: Reason | None = None
 
 
 def count_sites(
@@ -141,13 +142,16 @@ def measurements(
         dense = row.opaque - row.ground_glass
         # an opacity can only be missed, not be smaller, where the outline or the coverage lacks lung
         opaque_worth: Worth = ("lower_bound", share[1]) if share[0] != "ok" and share[1] else volume
+        mean_worth = _density_worth(mine, now, p, part=part)
+        if now.sides is not None and site != "lungs":
+            volume = share = opaque_worth = mean_worth = ("not_computable", now.sides)
         out += [
             _one("lung_volume", site, row.voxels * cm3, "cm3", volume),
             _one("opacity_volume", site, row.opaque * cm3, "cm3", opaque_worth),
             _one("opacity_percent", site, row.opaque * percent, "%", share),
             _one("ground_glass_percent", site, row.ground_glass * percent, "%", share),
             _one("dense_percent", site, dense * percent, "%", share),
-            _one("mean_lung_density", site, row.hu, "[hnsf'U]", _density_worth(mine, now, p, part=part)),
+            _one("mean_lung_density", site, row.hu, "[hnsf'U]", mean_worth),
         ]
     return tuple(out)
 

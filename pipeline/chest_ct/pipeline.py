@@ -14,16 +14,15 @@ from dicom_io.model import Series, Study
 from dicom_io.stack import Stack, build_stack
 from dicom_io.volume import Volume, load_volume
 from pipeline.api import Analysis, Progress, Selection
-from pipeline.chest_ct import body, checks, doubt, lungs, measure, morphology, opacity, report, select
+from pipeline.chest_ct import body, checks, claims, doubt, lungs, measure, morphology, opacity, report, select
 from pipeline.chest_ct.body import Box
 from pipeline.chest_ct.grid import WorkingGrid
-from pipeline.chest_ct.parameters import QUALITY_FILE, data_digest, parameters
+from pipeline.chest_ct.parameters import data_digest, parameters
 from pipeline.device import pick
 from pipeline.errors import NotAnalysed, PipelineFailed
 from pipeline.options import ChestCtOptions
-from pipeline.quality.ct.geometry import geometry
-from pipeline.quality.ct.noise import noise
-from pipeline.quality.grade import Measured, grade, table
+from pipeline.quality.ct.measures import measure as measure_quality
+from pipeline.quality.grade import Measured, grade
 from pipeline.reasons import REASONS
 
 NAME = "chest_ct"
@@ -93,6 +92,9 @@ class ChestCt:
             stack = build_stack(series.instances)
             # a missing slice takes its volume with it; uneven slices would give every other one a wrong volume
             volume = load_volume(stack, allow_gaps=bool(stack.gaps))
+        with _timed(timings, "quality"):
+            tell("quality", 0.1)
+            shared = claims.allowed(measure_quality(stack, volume).measures)
         with _timed(timings, "work"), torch.inference_mode():
             try:
                 parts = self._work(stack, volume, tell)
@@ -100,11 +102,11 @@ class ChestCt:
                 raise NotAnalysed(REASONS(found.code, **found.values)) from found
             except torch.OutOfMemoryError as error:
                 raise PipelineFailed(REASONS("device-out-of-memory"), retryable=True) from error
-        with _timed(timings, "quality"):
-            tell("quality", 0.8)
-            limits = table("pipeline.chest_ct", QUALITY_FILE)
-            graded = grade(self._measures(stack, volume, parts), limits, "series", series.series_instance_uid)
         with _timed(timings, "measure"):
+            tell("measure", 0.8)
+            measures = {**shared, **self._measures(stack, parts)}
+            graded = grade(measures, claims.limits(), "series", series.series_instance_uid)
+            parts = replace(parts, now=replace(parts.now, sides=claims.sides(graded)))
             result = report.result(self, series, volume, parts, graded, f"{self._device}")
         return Analysis(replace(result, timings_s=timings), volume)
 
@@ -166,21 +168,16 @@ class ChestCt:
             at_rim = opacity.at_rim(numbered[inner], grid.nearest(dense.rim[near], within), voxel, p)
         return OnSource(box, lung, numbered, smooth_hu, at_rim)
 
-    def _measures(self, stack: Stack, volume: Volume, parts: "report.Parts") -> dict[str, Measured]:
-        """Everything that the grade rests on."""
-        levels = np.flatnonzero((parts.lung > 0).any(axis=(1, 2))) + parts.box[0].start
-        seen = range(int(levels[0]), int(levels[-1]) + 1, max(1, len(levels) // 6))
+    def _measures(self, stack: Stack, parts: "report.Parts") -> dict[str, Measured]:
+        """Return what this pipeline alone knows of the images."""
         p = parameters()["doubt"]
-        out = geometry(stack, volume)
-        out |= {
+        return {
             "cut_top": Measured(parts.edges.top * (parts.edges.top > p["cut_some"]), "1"),
             "cut_bottom": Measured(parts.edges.bottom * (parts.edges.bottom > p["cut_some"]), "1"),
             "cut_side": Measured(parts.edges.side, "1"),
             "sharp_kernel": Measured(float(select.sharp_kernel(stack.instances[0].header) is True)),
             "normal_hu": Measured(parts.normal_hu, "[hnsf'U]"),
         }
-        level = noise(volume.array, seen)
-        return out if level is None else out | {"noise_hu": Measured(level, "[hnsf'U]")}
 
 
 @contextmanager

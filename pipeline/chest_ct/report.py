@@ -79,7 +79,8 @@ def result(who: Named, series: Series, volume: Volume, parts: Parts, graded: Qua
     return Result(
         pipeline=who.name, version=who.version, series_instance_uid=series.series_instance_uid, geometry=geometry,
         device=device, quality=graded, regions=_regions(place, volume, third), measurements=numbers, segments=segments,
-        findings=findings, notes=_notes(parts, merged=merged), summary=_summary(numbers, findings, len(shown) + merged),
+        findings=findings, notes=_notes(parts, merged=merged),
+        summary=_summary(numbers, findings, len(shown) + merged, parts.now.sides),
     )  # fmt: skip
 
 
@@ -203,10 +204,13 @@ def _long_axis(place: _Place, points: npt.NDArray[np.float64]) -> float:
 def _notes(parts: Parts, *, merged: int) -> tuple[Reason, ...]:
     codes = ["opacity-is-density", "opacity-limits", "thirds-are-not-lobes"]
     codes += ["contrast-given"] * parts.now.contrast + ["too-many-findings"] * (merged > 0)
-    return tuple(REASONS(code) for code in codes)
+    first = () if parts.now.sides is None else (parts.now.sides,)
+    return (*first, *(REASONS(code) for code in codes))
 
 
-def _summary(numbers: tuple[Measurement, ...], findings: tuple[Finding, ...], count: int) -> dict[str, str]:
+def _summary(
+    numbers: tuple[Measurement, ...], findings: tuple[Finding, ...], count: int, doubt: Reason | None
+) -> dict[str, str]:
     said, site = texts()["summary"], texts()["site"]
     by = {(m.name, m.site): m for m in numbers}
     volume, share = by["lung_volume", "lungs"], by["opacity_percent", "lungs"]
@@ -215,7 +219,9 @@ def _summary(numbers: tuple[Measurement, ...], findings: tuple[Finding, ...], co
     for tag in LANGUAGES:
         row = "volumes" if volume.status == "ok" else "volumes_bound"
         reason = volume.reason.text[tag] if volume.reason else ""
-        parts = [said[row][tag].format(total=f"{volume.value or 0:.0f}", **each, reason=reason)]
+        sides = "" if doubt else said["sides"][tag].format(**each)
+        parts = [doubt.text[tag]] if doubt else []
+        parts.append(said[row][tag].format(total=f"{volume.value or 0:.0f}", sides=sides, reason=reason))
         if not findings:
             parts.append(said["none"][tag])
         else:

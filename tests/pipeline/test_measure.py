@@ -127,8 +127,7 @@ def test_grade_is_the_worst_finding() -> None:
         ("thick-slices", 5.0, 3.0, "B"),
     ]
     assert found.measures["thickness_mm"].value == 5.0
-    assert [f.reason.code for f in graded(noise_hu=50.0).findings] == ["noise-high"]
-    assert [f.reason.code for f in graded(noise_hu=95.0).findings] == ["noise-very-high"]
+    assert [f.reason.code for f in graded(normal_hu=-700.0).findings] == ["breath-shallow"]
 
 
 def test_noise_is_the_noise() -> None:
