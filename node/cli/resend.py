@@ -28,7 +28,8 @@ def command(
         found = study_named(db, study)
         if found is None:
             return unknown_study(settings, as_json=as_json)
-        queued = operator.resend(db, found.uid, time.time(), None if dest is None else [dest])
+        documents = [d.name for d in settings.destination if d.kind == "webhook"]
+        queued = operator.resend(db, found.uid, time.time(), None if dest is None else [dest], documents)
     if as_json:
         print_json({"schema": "pacs-ai-node/resend/1", "destinations": list(queued)})
     elif not quiet:

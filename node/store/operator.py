@@ -1,6 +1,6 @@
 """What an operator asks for: rows that the running node acts on."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +22,13 @@ _NOT_THERE = sa.or_(
 """What has not arrived, or is not proven."""
 
 
-def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str] | None = None) -> tuple[str, ...]:
+def resend(
+    db: Database,
+    study_uid: str,
+    now: float,
+    destinations: Sequence[str] | None = None,
+    documents: Collection[str] = (),
+) -> tuple[str, ...]:
     """Queue the standing results of a study again, every object of them.
 
     What an earlier revision, whose results these are, has not brought there yet ends: each goes once.
@@ -37,6 +43,8 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
         The time.
     destinations : Sequence[str] or None
         Where to, also to places that no rule named; None: wherever they were to go.
+    documents : Collection[str]
+        Destinations that are told of jobs that wrote nothing, too.
 
     Returns
     -------
@@ -60,7 +68,7 @@ def resend(db: Database, study_uid: str, now: float, destinations: Sequence[str]
             before = sa.select(_d.destination).where(same)
             if c.execute(written.limit(1)).first() is None:
                 # nothing was written, or the gate refused it: only who takes documents had something of it
-                had = set(c.execute(before.where(_d.what == "objects")).scalars())
+                had = set(c.execute(before.where(_d.what == "objects")).scalars()) & set(documents)
                 places = [place for place in sorted(had) if destinations is None or place in destinations]
             else:
                 places = (

@@ -33,7 +33,7 @@ def job(number: int = 1, **more: Any) -> dict[str, Any]:
         "outcome": "result", "reason": None, "series_instance_uid": "1.2.3", "series_considered": [], "quality": None,
         "measurements": [], "findings": [], "artifacts": [], "replaced": [], "timings_s": {}, "job": number, "state": "done",
         "revision": 1, "attempts": 1, "carried_from": None, "stage": None, "progress": None, "created": AT,
-        "started": AT, "ended": AT, "not_before": None,
+        "started": AT, "ended": AT, "not_before": None, "subject": "study",
     }  # fmt: skip
     return {**row, **more}
 

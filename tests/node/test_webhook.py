@@ -215,7 +215,7 @@ def test_a_webhook_hears_of_what_no_object_tells(desk: Desk, board: Board, slice
     Draft202012Validator(SCHEMA).validate(document)
     assert document["reason"]["code"] == "pipeline-not-installed"
     assert "quality" not in document
-    assert operator.resend(desk.db, uid, desk.now) == ("board",)
+    assert operator.resend(desk.db, uid, desk.now, documents=["board"]) == ("board",)
     assert operator.resend(desk.db, uid, desk.now, ["elsewhere"]) == ()
 
 
