@@ -18,8 +18,9 @@ from dicom_io.status import Outcome
 from node.reasons import REASONS
 from node.transport import Transport
 from pipeline.api import Pipeline
-from pipeline.result import Mask, Result
+from pipeline.result import Mask, Quality, QualityFinding, Result
 from sr_writer import gate, write
+from sr_writer.gate_claim import Claim
 from sr_writer.identity import AnalysisIdentity
 from sr_writer.numbering import in_viewing_order
 from sr_writer.options import WriterOptions
@@ -112,6 +113,7 @@ def author(
         raise ProbeError(f"{pipeline.name} does not take the test images")
     analysis = pipeline.run(chosen, None)
     result = in_viewing_order(analysis.result)
+    bad = graded(result)
     identity = AnalysisIdentity.of(
         installation_id=installation_id, study_instance_uid=study.study_instance_uid, instances=chosen.instances,
         pipeline=pipeline.name, version=pipeline.version, weights_digest=pipeline.weights_digest,
@@ -120,13 +122,14 @@ def author(
     found = [Found(test) for test in tests(wants)]
     items = [one.test.item for one in found]
     # no report refers to a label map: that shows another result, see `apart`
-    rest = Profile("probe", tuple(i for i in items if i.encoding != "labelmap"))
+    rest = Profile("probe", tuple(i for i in items if i.encoding != "labelmap" and i.object != "quality_kos"))
+    of_bad = Profile("bad grades", tuple(i for i in items if i.object == "quality_kos"))
     label_maps = Profile("label maps", tuple(i for i in items if i.encoding == "labelmap"))
-    results, maps, cards = (
+    results, maps, grades, cards = (
         [line.piece for line in profile.lines(result=yes)]
-        for profile, yes in ((rest, True), (label_maps, True), (rest, False))
+        for profile, yes in ((rest, True), (label_maps, True), (of_bad, True), (rest, False))
     )
-    pieces = {p.form: p for p in (*results, *maps, *cards)}
+    pieces = {p.form: p for p in (*results, *maps, *grades, *cards)}
     analyses = (
         write.write_result(
             result, analysis.volume, chosen, identity, writer, out / "result", now, pieces=results
@@ -134,16 +137,28 @@ def author(
         write.write_result(
             apart(result), analysis.volume, chosen, identity, writer, out / "label-maps", now, pieces=maps
         ),
+        write.write_result(bad, analysis.volume, chosen, identity, writer, out / "grades", now, pieces=grades),
         write.write_card(
             REASONS("display-test"), "not_analysed", study, identity, writer, out / "cards", now, pieces=cards
         ),
     )  # fmt: skip
-    if refusals := [r for written in analyses for r in gate.check(written, chosen.instances)]:
+    said = {"quality": bad.quality.as_json(), "measurements": (), "findings": (), "notes": (), "summary": {}}
+    claims = (None, None, Claim.of(bad, said), None)  # what is said of bad images needs a grade to be held against
+    judged = zip(analyses, claims, strict=True)
+    if refusals := [r for written, claim in judged for r in gate.check(written, chosen.instances, claim=claim)]:
         raise ProbeError(f"{refusals[0].artifact.name}: {refusals[0].reason.text['en']}")
     for one in found:
         key = pieces[one.test.item.form].key
         one.artifacts = [a for written in analyses for a in written if (a.kind, a.variant) == key]
     return found
+
+
+def graded(result: Result) -> Result:
+    """Return a result that is nothing but a bad grade: what is written of those alone is seen, too."""
+    bad = QualityFinding(REASONS("display-test-grade"), "series", (result.series_instance_uid,), grade="C")
+    return replace(
+        result, pipeline="ct_quality", quality=Quality("C", (bad,)), segments=(), findings=(), measurements=()
+    )
 
 
 def apart(result: Result) -> Result:

@@ -28,7 +28,7 @@ def graded(db: Database, pipelines: Collection[str], since: float) -> Iterator[G
     """Return what the jobs of `pipelines` have said since a time, in order; of what was looked at again, the last word."""
     last = (
         sa.select(sa.func.max(_j.id))
-        .where(_j.pipeline.in_(pipelines), _j.state == "done", _j.outcome.in_(("result", "not_analysed")))
+        .where(_j.pipeline.in_(pipelines), _j.state.in_(("done", "dead")))
         .group_by(_j.study_uid, _j.pipeline, _j.subject)
     )
     first = t.job.alias("first")  # of what is carried forward: when it was said

@@ -77,7 +77,13 @@ def test_a_site_sees_what_is_taken_and_what_to_look_for(tmp_path: Path) -> None:
     }  # fmt: skip
     assert {o["reason"]["code"] for o in document["objects"] if not o["taken"]} == {"context-refused"}
     assert set(document["profiles"]) == set(shipped())
-    assert {o["wanted"]: o["sent"] for o in document["gets"]} == {"seg": "seg", "sr": "csr", "sc": "sc", "card": "card"}
+    assert {o["wanted"]: o["sent"] for o in document["gets"]} == {
+        "seg": "seg",
+        "sr": "csr",
+        "sc": "sc",
+        "quality_kos": "quality_kos",
+        "card": "card",
+    }
     told = "\n".join(module._told(document, load(tmp_path / "node.toml", {})))
     assert "csr goes instead" in told
     assert "[ ] coloured regions" in told

@@ -53,6 +53,17 @@ CHEST_CT = {
     "24x38x3__image__IMG0003.dcm": ("series-not-hu", False),
     "24x38x3__multiframe__mf.dcm": ("series-not-hu", False),
 }
+# what says that it is a radiograph: its grade, or why it has none
+RADIOGRAPHS = {
+    "RG1_J2KI.dcm": "A",
+    "CR-MONO1-10-chest": "A",
+    "1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm": "B",
+    "Fake_MONOHR1.dcm": "C",
+    "normal1.dcm": "cxr-colour",
+    "pneumonia1.dcm": "cxr-colour",
+    "chrJapMulti.dcm": "cxr-small",
+    "chrKoreanMulti.dcm": "cxr-small",
+}
 
 
 def files(real_data: Path) -> list[Path]:
@@ -113,7 +124,13 @@ def test_process_has_an_outcome_for_each_file(run: Callable[..., dict[str, Any]]
             assert left["reason"]["code"] == QUARANTINED.get(path.name, "not-dicom"), path.name
             assert document["studies"] == []
             continue
-        ((job,),) = [study["jobs"] for study in document["studies"]]
+        ((job, *others),) = [study["jobs"] for study in document["studies"]]
+        assert [(j["pipeline"], j["outcome"]) for j in others] in ([], [("ct_quality", "not_analysed")]), path.name
+        if job["pipeline"] == "cxr_quality":
+            said = job["quality"]["grade"] if job["quality"] else job["reason"]["code"]
+            assert said == RADIOGRAPHS[path.name], path.name
+            assert job["artifacts"]
+            continue
         assert job["outcome"] == "not_analysed", path.name
         if job["pipeline"] is None:
             assert job["reason"]["code"] == "no-pipeline-for-study"

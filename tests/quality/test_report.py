@@ -82,9 +82,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Datab
 
 
 def said(
-    db: Database, n: int, at: float, measures: dict[str, float], grade: str | None, station: str = "DX1", image: int = 2
-) -> None:
-    """Let a radiograph be graded, or refused."""
+    db: Database, n: int, at: float, measures: dict[str, float], grade: str | None, station: str = "DX1", image: int = 2,
+    *, failed: bool = False,
+) -> None:  # fmt: skip
+    """Let a radiograph be graded, refused, or fail."""
     uid = f"2.25.9000{n:02d}"
     arrived = Arrived(
         "a",
@@ -119,9 +120,10 @@ def said(
         "quality": quality if grade else None,
         "reason": None if grade else reason,
     }
+    outcome = "result" if grade else "failed" if failed else "not_analysed"
     assert jobs.finish(
-        db, job, "w", at, state="done", outcome="result" if grade else "not_analysed",
-        reason=None if grade else reason, document=document,
+        db, job, "w", at, state="dead" if failed else "done", outcome=outcome, reason=None if grade else reason,
+        document=document,
     )  # fmt: skip
 
 
@@ -131,9 +133,11 @@ def test_of_what_was_graded_again_the_last_word_is_read_on_both_databases(back_e
     said(db, 1, JULY, {"sharpness": 1.0}, "A")
     said(db, 1, JULY + DAY, {"sharpness": 2.0}, "C", image=3)
     said(db, 2, JULY + 2 * DAY, {}, None)
+    said(db, 3, JULY + 3 * DAY, {}, None, failed=True)
     rows = list(graded(db, ("cxr_quality",), JULY))
     assert [(r.at, r.outcome, r.study_hash) for r in rows] == [
         (JULY + DAY, "result", f"{1:016x}"), (JULY + 2 * DAY, "not_analysed", f"{2:016x}"),
+        (JULY + 3 * DAY, "failed", f"{3:016x}"),
     ], back_end  # fmt: skip
     assert list(graded(db, ("ct_quality",), JULY)) == []
     db.close()
