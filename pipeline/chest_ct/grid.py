@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dicom_io.stack import Stack
 from dicom_io.volume import Volume
 
 Floats = npt.NDArray[np.float64]
@@ -181,6 +182,26 @@ class WorkingGrid:
             index.append(at[::-1] if self.flip[k] else at)
         return np.ascontiguousarray(array[np.ix_(*index)].transpose([self.axes.index(a) for a in range(3)]))
 
+    def nearest_source(
+        self, array: npt.NDArray[Any], where: tuple[slice, slice, slice], box: tuple[slice, slice, slice]
+    ) -> npt.NDArray[Any]:
+        """Take a source array, which stands at `where`, at the source voxels nearest to the working ones of `box`.
+
+        Beyond `where` the answer is 0.
+        """
+        array = array.transpose(self.axes)
+        index, known = [], []
+        for k in range(3):
+            middle = (np.arange(box[k].start, box[k].stop) + 0.5) * self.spacing
+            between = (self.centres[k][1:] + self.centres[k][:-1]) / 2
+            at = np.searchsorted(between, middle)
+            at = (self.source_shape[k] - 1 - at if self.flip[k] else at) - where[self.axes[k]].start
+            known.append((at >= 0) & (at < array.shape[k]))
+            index.append(np.clip(at, 0, array.shape[k] - 1))
+        out: npt.NDArray[Any] = array[np.ix_(*index)].copy()
+        out[~(known[0][:, None, None] & known[1][:, None] & known[2])] = 0
+        return out
+
     def to_lps(self, zyx: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Map working indices, shape (..., 3) in order [z, y, x], to LPS millimetres, shape (..., 3)."""
         index = np.asarray(zyx, dtype=np.float64)[..., ::-1]
@@ -197,3 +218,12 @@ def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)
+
+
+def heights(stack: Stack, box: tuple[slice, slice, slice]) -> Floats:
+    """Return LPS z of every voxel of a box of the source array, shaped to broadcast."""
+    z = stack.origins_mm[box[0], 2][:, None, None]
+    y = (np.arange(box[1].start, box[1].stop) * stack.column[2] * stack.pixel_spacing_mm[0])[None, :, None]
+    x = (np.arange(box[2].start, box[2].stop) * stack.row[2] * stack.pixel_spacing_mm[1])[None, None, :]
+    height: Floats = z + (y if y.any() else 0.0) + (x if x.any() else 0.0)
+    return height

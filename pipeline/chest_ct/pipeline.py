@@ -14,9 +14,22 @@ from dicom_io.model import Series, Study
 from dicom_io.stack import Stack, build_stack
 from dicom_io.volume import Volume, load_volume
 from pipeline.api import Analysis, Progress, Selection
-from pipeline.chest_ct import body, checks, claims, doubt, lungs, measure, morphology, opacity, report, select
+from pipeline.chest_ct import (
+    body,
+    checks,
+    claims,
+    doubt,
+    kind,
+    lungs,
+    measure,
+    morphology,
+    opacity,
+    report,
+    select,
+    traits,
+)
 from pipeline.chest_ct.body import Box
-from pipeline.chest_ct.grid import WorkingGrid
+from pipeline.chest_ct.grid import WorkingGrid, heights
 from pipeline.chest_ct.parameters import data_digest, parameters
 from pipeline.device import pick
 from pipeline.errors import NotAnalysed, PipelineFailed
@@ -139,8 +152,34 @@ class ChestCt:
         )
         return report.Parts(
             masks.box, masks.lung, masks.opacity, masks.smooth_hu, masks.at_rim, doubts, edges, now, dense.normal_hu,
-            stack,
+            stack, self._traits(grid, found, dense, masks, stack, volume),
         )  # fmt: skip
+
+    def _traits(
+        self,
+        grid: WorkingGrid,
+        found: lungs.Lungs,
+        dense: opacity.Opacities,
+        masks: OnSource,
+        stack: Stack,
+        volume: Volume,
+    ) -> tuple[traits.Traits, ...]:
+        """Say what every opacity is like."""
+        if not masks.opacity.any():
+            return ()
+        p = parameters()
+        zones = traits.zones(found.label, grid.spacing, p["traits"])
+        opaque = (dense.level > 0).cpu().numpy() & (found.label > 0)
+        numbered = traits.on_working(masks.opacity, masks.box, opaque, found.box, grid)
+        third = measure.thirds(masks.lung, heights(stack, masks.box))
+        peel = grid.nearest(zones.peel, found.box)
+        voxel = float(abs(np.linalg.det(volume.affine[:3, :3])))
+        forms = traits.forms(numbered, dense.sharp, found.label > 0, zones.costal, grid.spacing, p["traits"])
+        found_traits = traits.describe(
+            masks.opacity, masks.lung, third, peel, volume.array[masks.box], masks.smooth_hu, forms,
+            voxel_mm3=voxel, dense_hu=p["opacity"]["dense"],
+        )  # fmt: skip
+        return kind.judge(found_traits, p["kind"])
 
     def _on_source(
         self, grid: WorkingGrid, found: lungs.Lungs, dense: opacity.Opacities, volume: Volume, p: dict[str, Any]

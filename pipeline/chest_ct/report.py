@@ -15,6 +15,7 @@ from dicom_io.volume import Volume
 from pipeline.chest_ct import morphology
 from pipeline.chest_ct.body import Box
 from pipeline.chest_ct.doubt import Cuts, Doubt
+from pipeline.chest_ct.grid import heights
 from pipeline.chest_ct.lungs import LEFT, RIGHT
 from pipeline.chest_ct.measure import (
     SIDE_NAMES,
@@ -27,6 +28,7 @@ from pipeline.chest_ct.measure import (
     thirds,
 )
 from pipeline.chest_ct.parameters import parameters, texts
+from pipeline.chest_ct.traits import Traits
 from pipeline.reasons import REASONS
 from pipeline.result import Code, Finding, Geometry, Mask, Measurement, Quality, Region, Result, Segment
 
@@ -63,6 +65,7 @@ class Parts:
     now: Circumstances
     normal_hu: float
     stack: Stack
+    traits: tuple[Traits, ...] = ()
 
 
 def result(who: Named, series: Series, volume: Volume, parts: Parts, graded: Quality, device: str) -> Result:
@@ -110,12 +113,7 @@ class _Place:
 
     def height(self) -> npt.NDArray[np.float64]:
         """Return LPS z of every voxel of the box, shaped to broadcast."""
-        stack, box = self.parts.stack, self.parts.box
-        z = stack.origins_mm[box[0], 2][:, None, None]
-        y = (np.arange(box[1].start, box[1].stop) * stack.column[2] * stack.pixel_spacing_mm[0])[None, :, None]
-        x = (np.arange(box[2].start, box[2].stop) * stack.row[2] * stack.pixel_spacing_mm[1])[None, None, :]
-        height: npt.NDArray[np.float64] = z + (y if y.any() else 0.0) + (x if x.any() else 0.0)
-        return height
+        return heights(self.parts.stack, self.parts.box)
 
 
 def _regions(place: _Place, volume: Volume, third: npt.NDArray[np.uint8]) -> tuple[Region, ...]:

@@ -219,6 +219,13 @@ def test_working_grid_keeps_patient_coordinates(columns: np.ndarray) -> None:
         nearest = grid.nearest(work.numpy()[inner], inner)
         assert nearest.shape == tuple(back.shape)
         assert np.abs(nearest - back.numpy()).max() <= 0.8
+        part = tuple(slice(3, n - 2) for n in shape)
+        source = grid.nearest_source(volume.array[part], part, inner)
+        known = source != 0
+        assert np.abs(source - grid.to_lps(index)[..., axis][inner])[known].max() <= 1.26, "half a slice"
+        assert known.mean() > 0.5
+        whole = tuple(slice(0, n) for n in shape)
+        assert (grid.nearest_source(np.ones(shape), whole, inner) == 1).all()
 
 
 def test_missing_slices_stay_where_they_are() -> None:

@@ -1,0 +1,53 @@
+"""What an opacity may be called by its form and density: opacity, mass, effusion, or undetermined.
+
+A word about the picture, not about the patient: a round solid solitary opacity is called a mass whether it grows or
+heals. Every row is an engineering default (tag E of the card); what fits none is undetermined.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isnan
+from typing import Any
+
+from pipeline.chest_ct.traits import Kind, Traits
+
+
+def judge(all_of: Sequence[Traits], p: dict[str, Any]) -> tuple[Traits, ...]:
+    """Return the same opacities with `kind` and its evidence.
+
+    Parameters
+    ----------
+    all_of : sequence of Traits
+        Every opacity of the series: whether one is alone decides too.
+    p : dict
+        Table ``kind``.
+    """
+    out = []
+    for one in all_of:
+        kind, evidence = _kind(one, all_of, p)
+        out.append(replace(one, kind=kind, evidence=evidence))
+    return tuple(out)
+
+
+def _kind(one: Traits, all_of: Sequence[Traits], p: dict[str, Any]) -> tuple[Kind, tuple[str, ...]]:
+    """Return what the first row that holds says."""
+    solid, inner = one.ground_glass <= p["solid_glass"], not isnan(one.inner_hu)
+    low, high = p["water"]
+    water = inner and low <= one.inner_hu <= high and one.inner_spread <= p["water_spread"]
+    others = sum(o.volume_cm3 for o in all_of if o is not one)
+    compact = one.roundness >= p["round"] and one.filled >= p["filled"]
+    rows: list[tuple[bool, Kind, tuple[str, ...]]] = [
+        (
+            solid and water and one.contact_cm2 >= p["water_contact"],
+            "effusion",
+            ("water-density", "even-density", "wide-contact"),
+        ),
+        (one.ground_glass >= p["glass"], "opacity", ("ground-glass",)),
+        (inner and one.inner_spread >= p["uneven"], "opacity", ("uneven-density",)),
+        (one.filled < p["branched"], "opacity", ("irregular",)),
+        (not compact, "undetermined", ("dense", "not-round")),
+        (not solid, "undetermined", ("round", "partly-ground-glass")),
+        (others > p["alone"] * one.volume_cm3, "undetermined", ("round", "dense", "several")),
+        (one.extent_mm < p["mass"], "undetermined", ("round", "dense", "small")),
+    ]
+    return next(((name, evidence) for holds, name, evidence in rows if holds), ("mass", ("round", "dense", "single")))
