@@ -24,6 +24,8 @@ from sr_writer.gate_sources import Shadow, Slice, Sources
 
 BOTH, OPACITY = "51440002", "112001"
 THIRDS = tuple(concept(f"{name}_third").value for name in ("upper", "middle", "lower"))
+LOWEST_HU, HIGHEST_HU = -1100, 600
+"""Densities beyond count as these."""
 _EDGE = 1e-6
 """Voxel centres that lie this share of the height beside the border of a third may count to either side of it."""
 
@@ -76,7 +78,9 @@ class Recount:
         made = cls(ds, frames, raw)
         for other in before:
             if other.frames.fingerprint == frames.fingerprint:
-                made.__dict__.update({k: other.__dict__[k] for k in ("counted", "_height") if k in other.__dict__})
+                made.__dict__.update(
+                    {k: other.__dict__[k] for k in ("counted", "densities", "_height") if k in other.__dict__}
+                )
         return made
 
     @classmethod
@@ -161,6 +165,30 @@ class Recount:
         whole = union(parts)
         opaque = self._opaque.get(self.flat[0]) if self.flat else None
         return Count(whole.voxels, 0.0 if opaque is None else float(whole.sums(opaque.plane()).sum()))
+
+    @cached_property
+    def densities(self) -> Mapping[str, npt.NDArray[np.int64]]:
+        """Side to how many voxels of that lung have each whole HU, from `LOWEST_HU` on; empty if values cannot be read."""
+        out = {side: np.zeros(HIGHEST_HU - LOWEST_HU, np.int64) for side in self.lungs}
+        sides = {number: side for side, number in self.lungs.items()}
+        for (number, image), runs in self.frames.runs.items():
+            if number not in sides:
+                continue
+            values = self._values(self.raw.slices[image])
+            if values is None:
+                return {}
+            inside = np.floor(values[runs.plane() != 0])
+            at = np.clip(inside, LOWEST_HU, HIGHEST_HU - 1).astype(np.int64) - LOWEST_HU
+            out[sides[number]] += np.bincount(at, minlength=HIGHEST_HU - LOWEST_HU)
+        return out
+
+    def density(self, site: Site) -> npt.NDArray[np.int64] | None:
+        """Return `densities` of one lung or both; None of any other region."""
+        anatomy, side, modifier = site
+        if anatomy != LUNG or modifier or self.flat is not None or set(self.lungs) != {LEFT, RIGHT}:
+            return None
+        parts = [counts for of, counts in self.densities.items() if side in (of, BOTH)]
+        return sum(parts[1:], parts[0]) if parts else None
 
     @staticmethod
     def _values(place: Slice) -> npt.NDArray[np.float32] | None:

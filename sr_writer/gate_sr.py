@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
-from sr_writer import gate_quality
+from sr_writer import gate_lung, gate_quality
 from sr_writer.gate_claim import Claim, Numbers, Site
 from sr_writer.gate_count import Recount
 from sr_writer.gate_frames import Runs
@@ -229,6 +229,7 @@ def _region(thing: _Thing, recount: Recount) -> Iterator[Reason]:
     counts = recount.site(thing.site)
     if counts:
         yield from check_region(thing.group, recount, counts)
+        yield from gate_lung.check(thing.group, recount, thing.site)
 
 
 def _segment_named(thing: _Thing, recounts: Mapping[str, Recount]) -> Iterator[Reason]:

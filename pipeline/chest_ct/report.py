@@ -12,7 +12,7 @@ from dicom_io.model import Series
 from dicom_io.reason import LANGUAGES, Reason
 from dicom_io.stack import Stack
 from dicom_io.volume import Volume
-from pipeline.chest_ct import morphology
+from pipeline.chest_ct import density, morphology, severity
 from pipeline.chest_ct.body import Box
 from pipeline.chest_ct.doubt import Cuts, Doubt
 from pipeline.chest_ct.grid import heights
@@ -77,6 +77,7 @@ def result(who: Named, series: Series, volume: Volume, parts: Parts, graded: Qua
     hu = volume.array[parts.box]
     counted = count_sites(parts.lung, third, parts.opacity, hu, parts.smooth_hu, p["opacity"]["dense"])
     numbers = measurements(counted, parts.doubts, parts.now, geometry.voxel_volume_mm3, p["doubt"])
+    numbers = (*numbers, *_derived(numbers, hu, parts, graded))
     findings, shown, merged = _findings(place, hu, p["opacity"])
     segments = _segments(place, shown)
     return Result(
@@ -85,6 +86,17 @@ def result(who: Named, series: Series, volume: Volume, parts: Parts, graded: Qua
         findings=findings, notes=_notes(parts, merged=merged),
         summary=_summary(numbers, findings, len(shown) + merged, parts.now.sides),
     )  # fmt: skip
+
+
+def _derived(
+    numbers: tuple[Measurement, ...], hu: npt.NDArray[np.float32], parts: Parts, graded: Quality
+) -> tuple[Measurement, ...]:
+    """Return what rests on the first numbers: densities of the whole lungs, and scores."""
+    p = parameters()
+    known = {(m.name, m.site): m for m in numbers}
+    made = density.Acquisition.of(parts.stack, parts.normal_hu, graded, p["density"])
+    densities = density.measurements(parts.lung, hu, known, parts.now, made, p)
+    return (*densities, *severity.measurements({site: known["opacity_percent", site] for site in SIDE_NAMES.values()}))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -171,13 +171,13 @@ def _header_fits(rule: Mapping[str, Any], header: Dataset) -> bool:
         return not set(rule["any_part"]).isdisjoint(part.upper() for part in elements.texts(header, keyword))
     if "matches" in rule:
         return re.search(rule["matches"], text, re.IGNORECASE) is not None
-    number = _years(header) if keyword == "PatientAge" else elements.number(header, keyword)
+    number = years(header) if keyword == "PatientAge" else elements.number(header, keyword)
     if number is None:
         return False
     return bool(number < rule["below"] if "below" in rule else number > rule["above"])
 
 
-def _years(header: Dataset) -> float | None:
+def years(header: Dataset) -> float | None:
     """Return the age in years, or None if it is not stated; ``000Y`` is what de-identification leaves behind."""
     stated = re.fullmatch(r"(\d{1,3})([YMWD])", elements.text(header, "PatientAge").upper())
     if stated and int(stated[1]):
