@@ -82,6 +82,9 @@ def greet(place: Destination) -> float:
     return ping(service_of(place), {"id": told, "schema": SCHEMA, "event": "ping"}, told)
 
 
+_USUAL = Timeouts()
+
+
 class Calls:
     """Tries deliveries to one webhook; what `node.attempt.Attempts` is to a place that takes objects.
 
@@ -95,7 +98,7 @@ class Calls:
         How long it may take.
     """
 
-    def __init__(self, db: Database, destination: Destination, timeouts: Timeouts = Timeouts()) -> None:  # noqa: B008 - frozen
+    def __init__(self, db: Database, destination: Destination, timeouts: Timeouts = _USUAL) -> None:
         self._db, self._service, self._timeouts = db, service_of(destination), timeouts
 
     def attempt(self, delivery: Delivery, chance: float) -> Verdict:

@@ -1,5 +1,6 @@
 """Whether CT numbers are what they should be: air, soft tissue, vessels, metal."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def metal(view: View, chest: Chest, p: dict[str, Any]) -> dict[str, Measured]:
     return {"metal_cm3": Measured(total, "cm3", place)}
 
 
-def _inside(view: View, chest: Chest) -> Any:  # noqa: ANN401 - a function of three indices
+def _inside(view: View, chest: Chest) -> Callable[[int, int, int], bool]:
     """Return whether a source voxel lies in the body."""
 
     def test(z: int, y: int, x: int) -> bool:

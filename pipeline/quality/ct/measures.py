@@ -14,7 +14,7 @@ from pipeline.quality.ct.coverage import body_cut, coverage
 from pipeline.quality.ct.geometry import geometry
 from pipeline.quality.ct.order import order
 from pipeline.quality.ct.parameters import parameters
-from pipeline.quality.ct.situs import situs
+from pipeline.quality.ct.situs import situs, windpipe
 from pipeline.quality.ct.view import View
 from pipeline.quality.grade import Measured
 from pipeline.reasons import REASONS
@@ -72,6 +72,7 @@ def _of_the_lungs(view: View, chest: Chest, p: dict[str, Any]) -> dict[str, Meas
         **body_cut(view, chest, p["coverage"]),
         **density.contrast(view, chest, p["density"]),
         **situs(view, chest, p["situs"]),
+        **windpipe(view, chest, p["situs"]),
         "lung_hu": Measured(chest.density_hu, density.HU),
         "arms_share": Measured(share, "1", view.whole(view.plane(level)) if view.axial else None),
     }

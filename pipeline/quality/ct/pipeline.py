@@ -23,7 +23,7 @@ VERSION = "0.1.0"
 CHEST = Code("51185008", "SCT", "Chest")
 
 
-def build(options: CtQualityOptions, device: str = "auto") -> "CtQuality":  # noqa: ARG001 - every pipeline is built so
+def build(options: CtQualityOptions, _device: str = "auto") -> "CtQuality":
     """Return the pipeline, ready to work; it always runs on the processor."""
     return CtQuality(options)
 

@@ -1,4 +1,4 @@
-"""On which side heart and liver lie, by the patient directions that the headers state.
+"""On which side heart and liver lie and at which end the windpipe enters, by the patient directions that the headers state.
 
 Two signs, told apart because disease moves one and seldom both: the heart bulges to the left between the lungs, and below
 them the liver fills more of the right than stomach and spleen fill of the left.
@@ -13,6 +13,23 @@ from pipeline.quality.ct.anatomy import Chest
 from pipeline.quality.ct.density import mediastinum
 from pipeline.quality.ct.view import View
 from pipeline.quality.grade import Measured
+
+
+def windpipe(view: View, chest: Chest, p: dict[str, Any]) -> dict[str, Measured]:
+    """Return ``windpipe_end``; `p` is the table ``situs``.
+
+    In how many levels of the upper end of the lungs the windpipe is seen, less in how many of the lower end, as shares: near 1
+    as usual, where the stomach holds air less, below 0 if what should be the upper end is the lower one.
+    """
+    levels = chest.levels
+    air = chest.body & (chest.smooth < p["windpipe_hu"]) & (chest.lung == 0)
+    aside = np.abs(np.arange(air.shape[2])[None] - chest.middle[:, None]) * view.spacing[2]
+    near = air & (aside < p["windpipe_aside_mm"])[:, None, :]
+    seen = near.sum(axis=(1, 2)) * view.spacing[1] * view.spacing[2] > p["windpipe_mm2"]
+    count = max(1, round(p["windpipe_levels"] * len(levels)))
+    upper, lower = seen[levels[-1] + 1 - count : levels[-1] + 1], seen[levels[0] : levels[0] + count]
+    place = view.whole(view.plane(levels[-1] - count // 2)) if view.axial else None
+    return {"windpipe_end": Measured(float(upper.mean() - lower.mean()), "1", place)}
 
 
 def situs(view: View, chest: Chest, p: dict[str, Any]) -> dict[str, Measured]:

@@ -4,6 +4,7 @@ The canvas is a square of `SIDE` pixels. The image stands in its middle with its
 pixels remain on each side: there the network says where lungs go on that the image no longer shows.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,14 @@ class Answer:
     lungs: Floats
 
 
+def check(weights: Mapping[str, Floats], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError, naming the first, if a layer is not there in its shape."""
+    for name, shape in shapes.items():
+        found = weights.get(name)
+        if found is None or found.shape != shape or found.dtype != np.float32:
+            raise ValueError(f"weights of another network: {name} is not float32 {shape}")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
     """The weights, ready to run.
@@ -77,10 +86,7 @@ class Network:
         ValueError
             Naming the first that is not.
         """
-        for name, shape in shapes().items():
-            found = self.weights.get(name)
-            if found is None or found.shape != shape or found.dtype != np.float32:
-                raise ValueError(f"weights of another network: {name} is not float32 {shape}")
+        check(self.weights, shapes())
 
     def run(self, canvas: Floats) -> Answer:
         """Look at one canvas.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.quality.cxr.network import Floats, convolved
+from pipeline.quality.cxr.network import Floats, check, convolved
 
 CROP = 40
 """Rows and columns that the box is scaled to."""
@@ -39,10 +39,7 @@ class Sides:
         ValueError
             Naming the first that is not.
         """
-        for name, shape in shapes().items():
-            found = self.weights.get(name)
-            if found is None or found.shape != shape or found.dtype != np.float32:
-                raise ValueError(f"weights of another network: {name} is not float32 {shape}")
+        check(self.weights, shapes())
 
     def mirrored(self, picture: Floats, lungs: NDArray[np.bool_]) -> float:
         """Return the logarithm of the odds that an upright picture is mirrored; exactly the negative for its mirror image.

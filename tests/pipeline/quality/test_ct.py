@@ -169,6 +169,20 @@ def test_mirrored_patient_is_told_with_situs_inversus_left_open(graded: Callable
     assert "situs inversus" in finding.reason.text["en"]
 
 
+def test_patient_upside_down_by_the_positions_of_the_slices(series: Callable[..., Study]) -> None:
+    study = series()
+    for image in study.instances:
+        x, y, z = image.header.ImagePositionPatient
+        image.header.ImagePositionPatient = [x, y, -z]
+    pipeline = load("ct_quality", CtQualityOptions())
+    selection = pipeline.select(study)
+    assert selection.chosen is not None
+    quality = pipeline.run(selection.chosen).result.quality
+    assert list(alarms(quality)) == ["ends-exchanged"]
+    (finding,) = (f for f in quality.findings if f.grade == "C")
+    assert finding.place is not None
+
+
 def test_lungs_of_plain_air_are_no_living_lungs(graded: Callable[..., Quality], chest: Phantom) -> None:
     assert "lungs-air" in alarms(graded(lambda a: np.where(chest.lung > 0, -995, a)))
 

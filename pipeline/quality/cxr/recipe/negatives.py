@@ -127,9 +127,10 @@ def _finished(depth: Array, rng: np.random.Generator) -> Array:
 
 def _text(rng: np.random.Generator) -> Array:
     """Draw a page or a screen: lines of characters, boxes, curves."""
-    page = Image.new("L", (LONG, LONG), int(rng.choice([0, 20, 235, 255])))
+    ground = int(rng.choice([0, 20, 235, 255]))
+    page = Image.new("L", (LONG, LONG), ground)
     pen = ImageDraw.Draw(page)
-    ink = int(rng.choice([255, 200])) if page.getpixel((0, 0)) < 100 else 0  # type: ignore[operator]
+    ink = int(rng.choice([255, 200])) if ground < 100 else 0
     for top in range(4, LONG - 12, int(rng.integers(11, 24))):
         words = "".join(rng.choice(list("abcdefgh klmnop rstuv 0123456789 ABCDE"), int(rng.integers(3, 36))))
         pen.text((float(rng.integers(2, 60)), float(top)), words, fill=ink)

@@ -69,7 +69,8 @@ def continued(network: Network, canvases: torch.Tensor) -> TorchNetwork:
             layer.bias.copy_(weights[f"{name}.bias"])
 
         def measured(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-            def measure(norm: Any, values: tuple[torch.Tensor, ...]) -> None:  # noqa: ANN401 - torch types its buffers loosely
+            def measure(layer: nn.Module, values: tuple[torch.Tensor, ...]) -> None:
+                norm: Any = layer  # torch types its buffers loosely
                 norm.running_mean.copy_(values[0].mean(dim=(0, 2, 3)))
                 norm.running_var.copy_(values[0].var(dim=(0, 2, 3)))
                 norm.weight.copy_((norm.running_var + norm.eps).sqrt())

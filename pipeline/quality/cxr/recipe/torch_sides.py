@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional
 
 from pipeline.quality.cxr.model import shrunk
 from pipeline.quality.cxr.network import Floats
@@ -72,9 +72,11 @@ def train_sides(
         optimiser = torch.optim.AdamW(net.parameters(), settings["rate"], weight_decay=settings["decay"])
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings["rate"], total_steps=steps)
         for _ in range(steps):
-            value = F.softplus(-net(_moved(pictures[torch.randint(len(pictures), (settings["batch"],))]))).mean()
+            value = functional.softplus(
+                -net(_moved(pictures[torch.randint(len(pictures), (settings["batch"],))]))
+            ).mean()
             optimiser.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(value)
             optimiser.step()
             schedule.step()
         say(f"sides, member {m}: {len(pictures)} pictures, last loss {float(value.detach()):.3f}")
@@ -90,8 +92,8 @@ def _moved(pictures: torch.Tensor) -> torch.Tensor:
     theta[:, 0, 0], theta[:, 0, 1] = wide * turn.cos(), -high * turn.sin()
     theta[:, 1, 0], theta[:, 1, 1] = wide * turn.sin(), high * turn.cos()
     theta[:, :, 2] = (torch.rand(n, 2) - 0.5) * 0.12
-    grid = F.affine_grid(theta, [n, 1, CROP, CROP], align_corners=False)
-    out = F.grid_sample(pictures, grid, align_corners=False, padding_mode="border").clamp(0, 1)
+    grid = functional.affine_grid(theta, [n, 1, CROP, CROP], align_corners=False)
+    out = functional.grid_sample(pictures, grid, align_corners=False, padding_mode="border").clamp(0, 1)
     out = out ** torch.exp((torch.rand(n, 1, 1, 1) - 0.5) * 1.6)
     out = out + torch.randn(out.shape) * torch.rand(n, 1, 1, 1) * 0.05
     return (out - out.mean((2, 3), keepdim=True)) / (out.std((2, 3), keepdim=True) + 1e-3)

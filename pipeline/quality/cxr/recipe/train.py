@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional
 
 from pipeline.quality.cxr.network import Network
 from pipeline.quality.cxr.recipe.data import Source
@@ -30,11 +30,11 @@ def loss(head: torch.Tensor, lungs: torch.Tensor, views: Views) -> tuple[torch.T
     certain = chest > 0
     eight = head[certain, :8]
     lies = views.orientation[certain]
-    turn = F.cross_entropy(torch.logaddexp(eight[:, :4], eight[:, 4:]), lies % 4, label_smoothing=0.02)
+    turn = functional.cross_entropy(torch.logaddexp(eight[:, :4], eight[:, 4:]), lies % 4, label_smoothing=0.02)
     known = lies % 4 == 0
-    mirror = F.binary_cross_entropy_with_logits((eight[:, 4] - eight[:, 0])[known], (lies[known] >= 4).float())
-    inverted = F.binary_cross_entropy_with_logits(head[certain, 8], views.inverted[certain])
-    kind = F.binary_cross_entropy_with_logits(head[views.judged, 9], views.chest[views.judged])
+    mirror = functional.binary_cross_entropy_with_logits((eight[:, 4] - eight[:, 0])[known], (lies[known] >= 4).float())
+    inverted = functional.binary_cross_entropy_with_logits(head[certain, 8], views.inverted[certain])
+    kind = functional.binary_cross_entropy_with_logits(head[views.judged, 9], views.chest[views.judged])
     straight = certain & (views.orientation % 4 == 0)
     truth = (
         torch.where(views.orientation[straight] == 0, 1.0, -1.0) * views.tilt[straight]
@@ -44,7 +44,7 @@ def loss(head: torch.Tensor, lungs: torch.Tensor, views: Views) -> tuple[torch.T
     tilt = (error * torch.exp(-spread) + spread).mean() + 0.1 * error.mean()
     weight = views.known.expand_as(lungs)
     total = weight.sum().clamp(min=1)
-    every = F.binary_cross_entropy_with_logits(lungs, views.lungs, reduction="none")
+    every = functional.binary_cross_entropy_with_logits(lungs, views.lungs, reduction="none")
     probability = torch.sigmoid(lungs)
     overlap = 2 * (probability * views.lungs * weight).sum() + 1
     dice = 1 - overlap / (((probability + views.lungs) * weight).sum() + 1)
@@ -69,7 +69,7 @@ def ends(probability: torch.Tensor, views: Views) -> torch.Tensor:
     for axis in (1, 2):
         one, other = (v.topk(4, dim=3 - axis).values.mean(dim=3 - axis) for v in (found, truth))
         sure = known.mean(dim=3 - axis) > 0.8
-        value = F.binary_cross_entropy(one.clamp(1e-4, 1 - 1e-4), other.clamp(0, 1), reduction="none")
+        value = functional.binary_cross_entropy(one.clamp(1e-4, 1 - 1e-4), other.clamp(0, 1), reduction="none")
         out.append((value * sure).sum() / sure.sum().clamp(min=1))
     return 2 * (out[0] + out[1])
 
@@ -135,7 +135,7 @@ def train(
                 head, lungs = net(views.canvas.to(memory_format=torch.channels_last))
             value, parts = loss(head.float(), lungs.float(), views)
             optimiser.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(value)
             nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             optimiser.step()
             schedule.step()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional
 
 from pipeline.quality.cxr.network import INNER, SIDE
 from pipeline.quality.cxr.recipe.data import BASE, Bools, Bytes, onto_base
@@ -162,7 +162,7 @@ def take(source: Pool, which: NDArray[np.int64], rng: np.random.Generator) -> Vi
     # a canvas without any picture of lungs is no picture of a chest
     whole = (source.lungs[index][:, :, ::4, ::4] > 127).sum(dim=(1, 2, 3)) * 8.0
     scale2 = torch.from_numpy(np.abs(np.linalg.det(matrices[:, :, :2]))).float()
-    shown = F.interpolate(valid, scale_factor=0.5)
+    shown = functional.interpolate(valid, scale_factor=0.5)
     share = (lungs * shown).mean(dim=(1, 2, 3)) * SIDE**2 * scale2 / whole.clamp(min=1)
     has = whole > 1
     is_chest = torch.from_numpy(chest) & ~(has & (share < 0.1))
@@ -220,11 +220,11 @@ def _grid(matrices: Array, side: int) -> torch.Tensor:
     """Return where each pixel of a canvas of `side` pixels lies on the source's canvas, as `grid_sample` wants it."""
     theta = torch.from_numpy(matrices.astype(np.float32))
     theta = torch.cat([theta[:, :, :2] * (SIDE / BASE), theta[:, :, 2:] / (BASE / 2)], dim=2)
-    return F.affine_grid(theta, [len(theta), 1, side, side], align_corners=False)
+    return functional.affine_grid(theta, [len(theta), 1, side, side], align_corners=False)
 
 
 def _warped(pictures: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    return F.grid_sample(pictures.float() / 255, grid, align_corners=False)
+    return functional.grid_sample(pictures.float() / 255, grid, align_corners=False)
 
 
 def _greys(picture: torch.Tensor, inside: torch.Tensor, valid: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -235,9 +235,9 @@ def _greys(picture: torch.Tensor, inside: torch.Tensor, valid: torch.Tensor, rng
         drawn = np.where(rng.random(n) < often, rng.uniform(low, high, n), otherwise)
         return torch.from_numpy(drawn).float()[:, None, None, None]
 
-    soft = F.avg_pool2d(picture, 3, 1, 1, count_include_pad=False)
-    wide = F.interpolate(
-        F.avg_pool2d(F.avg_pool2d(picture, 8), 3, 1, 1, count_include_pad=False),
+    soft = functional.avg_pool2d(picture, 3, 1, 1, count_include_pad=False)
+    wide = functional.interpolate(
+        functional.avg_pool2d(functional.avg_pool2d(picture, 8), 3, 1, 1, count_include_pad=False),
         size=picture.shape[2:],
         mode="bilinear",
     )
