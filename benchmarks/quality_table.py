@@ -14,6 +14,13 @@ from benchmarks.quality_cases import DEFECTS
 from benchmarks.quality_run import Record
 
 ANSWERS = tomllib.loads((Path(__file__).parent / "quality_answers.toml").read_text(encoding="utf-8"))
+NOT_CLEAN = {
+    row["file"]
+    for row in tomllib.loads((Path(__file__).parent / "quality_not_clean.toml").read_text(encoding="utf-8"))[
+        "radiograph"
+    ]
+}
+"""Files of radiographs that a person, who knew of no alarm, found cut or tilted as they came."""
 FLOOR = 0.90
 FEW = 20
 HARMLESS = {row["name"] for row in DEFECTS["ct"]["defect"] if row.get("harmless")}
@@ -123,10 +130,12 @@ def clean(records: Sequence[Record]) -> list[dict[str, Any]]:
     parts |= {"**all copies**": copies} if copies else {}
     for source, mine in parts.items():
         hits = sum(bool(r.alarms) for r in mine)
+        found_clean = [r for r in mine if r.kind == "radiograph" and f"cxr/{r.source}/{r.image}.jpg" not in NOT_CLEAN]
         out.append({
             "source": source, "images": len(mine), "patients": len({(r.source, r.patient) for r in mine}), "alarm": hits,
             "alarm_95": wilson(hits, len(mine)), "codes": dict(Counter(c for r in mine for c in r.alarms).most_common()),
             "refused": dict(Counter(r.refused[0] for r in mine if r.refused)),
+            "found_clean": [sum(bool(r.alarms) for r in found_clean), len(found_clean)],
             "grades": dict(sorted(Counter(r.grade or "refused" for r in mine).items())),
             "not_evaluated": dict(Counter(c for r in mine for c in r.not_evaluated).most_common()),
         })  # fmt: skip
@@ -210,13 +219,17 @@ def markdown(made: dict[str, Any]) -> str:
     lines += [
         "**Clean images**",
         "",
-        "| source | images (patients) | any alarm (95 %) | by | grades | refused |",
-        "|---|---|---|---|---|---|",
+        "| source | images (patients) | any alarm (95 %) | of those that a person found clean | by | grades | refused |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in made["clean"]:
         listed = [", ".join(f"{k} {v}" for k, v in row[what].items()) for what in ("codes", "grades", "refused")]
         share = _share(row["alarm"] / row["images"], *row["alarm_95"])
-        lines.append(f"| {row['source']} | {row['images']} ({row['patients']}) | {share} | {' | '.join(listed)} |")
+        told, seen = row["found_clean"]
+        beside = _share(told / seen, *wilson(told, seen)) if seen else ""
+        lines.append(
+            f"| {row['source']} | {row['images']} ({row['patients']}) | {share} | {beside} | {' | '.join(listed)} |"
+        )
     for row in made["harmless"]:
         lines += [
             "",

@@ -230,3 +230,13 @@ def test_every_defect_of_the_file_is_made_and_has_an_answer() -> None:
     slices = {row["name"] for row in DEFECTS["ct"]["defect"]}
     assert slices - quality_table.HARMLESS == set(quality_table.ANSWERS["ct"])
     assert slices - {"non-chest"} == set(quality_degrade_ct.DEFECTS)
+
+
+def test_images_that_were_not_clean_as_they_came_stand_apart() -> None:
+    file = min(quality_table.NOT_CLEAN)
+    _, source, name = file.removesuffix(".jpg").split("/")
+    told = {"left-side-cut": "C"}
+    bad = dataclasses.replace(_record("clean", name, told, 0.0), source=source)
+    good = [dataclasses.replace(_record("clean", f"{n}", told if n == 0 else {}, 0.0), source=source) for n in range(4)]
+    (row, _) = quality_table.clean([bad, *good])
+    assert (row["alarm"], row["images"], row["found_clean"]) == (2, 5, [1, 4])
