@@ -21,7 +21,7 @@ FRAME = (SIDE - INNER) // 2
 """What remains beside it."""
 WIDTHS = (12, 24, 48, 96)
 """Channels at a half, a quarter, an eighth and a sixteenth of the canvas."""
-POOL = 3
+POOL = 4
 """The head sees the deepest features as means over so many cells in each direction."""
 HIDDEN = 64
 OUTPUTS = 12

@@ -57,6 +57,8 @@ def prepare(folder: Path, phantoms: Path | None, settings: dict[str, Any], *, se
     )
     pictures = [r.shown for r in trained + made_up] + other
     chest = np.arange(len(pictures)) < len(trained) + len(made_up)
-    made = pool(pictures, [r.lungs for r in trained + made_up] + [None] * len(other), chest)
+    # a phantom's masks are shadows, which go on behind the diaphragm; drawn ones end at it
+    masks = [r.lungs for r in trained] + [None] * (len(made_up) + len(other))
+    made = pool(pictures, masks, chest)
     unseen = {"drawn": negatives.drawn(80, np.random.default_rng([seed, 2]))}
     return Prepared(sides["train"], sides["check"], sides["figures"], made, trained, unseen)

@@ -24,8 +24,18 @@ class Round:
     propose: bool
 
 
-def loss(head: torch.Tensor, lungs: torch.Tensor, views: Views) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return the loss of a batch and its parts."""
+OWN_DEG = 2.5
+"""How far radiographs are tilted as they come: the spread that `loss` expects of `own`."""
+
+
+def loss(
+    head: torch.Tensor, lungs: torch.Tensor, views: Views, own: torch.Tensor
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return the loss of a batch and its parts.
+
+    `own`, in degrees, is how far each picture was tilted before anything was done to it. Nobody has measured that, so it is
+    found while training: the same for all views of a picture, and 0 but for `OWN_DEG`.
+    """
     chest = views.chest * views.judged
     certain = chest > 0
     eight = head[certain, :8]
@@ -37,7 +47,7 @@ def loss(head: torch.Tensor, lungs: torch.Tensor, views: Views) -> tuple[torch.T
     kind = functional.binary_cross_entropy_with_logits(head[views.judged, 9], views.chest[views.judged])
     straight = certain & (views.orientation % 4 == 0)
     truth = (
-        torch.where(views.orientation[straight] == 0, 1.0, -1.0) * views.tilt[straight]
+        torch.where(views.orientation[straight] == 0, 1.0, -1.0) * (views.tilt + own)[straight]
     )  # of a mirror image: the other way
     error = (head[straight, 10] * 10 - truth).abs()
     spread = head[straight, 11].clamp(-2, 4)
@@ -54,6 +64,7 @@ def loss(head: torch.Tensor, lungs: torch.Tensor, views: Views) -> tuple[torch.T
         "inverted": inverted,
         "kind": kind,
         "tilt": 0.6 * tilt,
+        "own": 0.1 * (own[straight] / OWN_DEG).square().mean(),
         "ends": ends(probability, views),
         "mask": 3 * (every * weight).sum() / total,
         "dice": dice,
@@ -113,12 +124,18 @@ def train(
     steady = TorchNetwork()
     steady.load_state_dict(net.state_dict())
     steps = sum(r.steps for r in rounds)
+    own = nn.Parameter(torch.zeros(len(pool.boxes)))
     groups = [[p for p in net.parameters() if p.ndim > 1], [p for p in net.parameters() if p.ndim == 1]]
     optimiser = torch.optim.AdamW(
-        [{"params": groups[0], "weight_decay": settings["decay"]}, {"params": groups[1], "weight_decay": 0.0}],
+        [
+            {"params": groups[0], "weight_decay": settings["decay"]},
+            {"params": groups[1], "weight_decay": 0.0},
+            {"params": [own], "weight_decay": 0.0},
+        ],
         lr=settings["rate"],
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings["rate"], total_steps=steps, pct_start=0.1)
+    rates = [settings["rate"], settings["rate"], settings["rate_of_own_tilts"]]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, pct_start=0.1)
     mine = np.arange(len(sources))
     phantoms = np.flatnonzero(pool.chest[len(sources) :]) + len(sources)
     others = np.flatnonzero(~pool.chest)
@@ -133,7 +150,7 @@ def train(
             net.train()
             with torch.autocast("cpu", torch.bfloat16):
                 head, lungs = net(views.canvas.to(memory_format=torch.channels_last))
-            value, parts = loss(head.float(), lungs.float(), views)
+            value, parts = loss(head.float(), lungs.float(), views, own[torch.from_numpy(which)])
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(value)
             nn.utils.clip_grad_norm_(net.parameters(), 5.0)
@@ -142,7 +159,9 @@ def train(
             done += 1
             _follow(steady, net, min(settings["average"], done / (done + 20)))
             if done % 50 == 0 or done == steps:
-                say(f"step {done} of {steps}, {time.monotonic() - started:.0f} s: {parts}")
+                say(
+                    f"step {done} of {steps}, {time.monotonic() - started:.0f} s: {parts}, own tilts {float(own.detach()[mine].std()):.2f}"
+                )
     return Network(folded(steady.state_dict()))
 
 
