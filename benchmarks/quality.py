@@ -53,8 +53,9 @@ def main() -> None:
         sys.exit(looked_at(asked.data, asked.kept, asked.jobs))
     subjects = chosen(asked.data, asked.only, tuned=asked.side == "tuned", limit=asked.limit)
     records = run(subjects, asked.data, asked.kept, asked.jobs, asked.draw, asked.seconds)
-    made = quality_table.figures(records)
-    if masks := drawn_margins(subjects, asked.data):
+    masks = drawn_margins(subjects, asked.data)
+    made = quality_table.figures(records, masks)
+    if masks:
         made["really_cut"] = quality_table.really_cut(records, masks)
     command = f"python -m benchmarks.quality {' '.join(_said(sys.argv[1:]))}".strip()
     text = f"    {command}\n\nCommit {commit()}.\n\n{quality_table.markdown(made)}"

@@ -14,12 +14,14 @@ from benchmarks.quality_cases import DEFECTS
 from benchmarks.quality_run import Record
 
 ANSWERS = tomllib.loads((Path(__file__).parent / "quality_answers.toml").read_text(encoding="utf-8"))
-NOT_CLEAN = {
-    row["file"]
-    for row in tomllib.loads((Path(__file__).parent / "quality_not_clean.toml").read_text(encoding="utf-8"))[
-        "radiograph"
-    ]
-}
+OWN_TILT: dict[str, float] = tomllib.loads(
+    (Path(__file__).parent / "quality_own_tilt.toml").read_text(encoding="utf-8")
+)["degrees"]
+"""How far patients lean as they came, by file; measured by hand."""
+UPRIGHT_DEG = 5.0
+TILTED_DEG = 7.5
+SEEN = tomllib.loads((Path(__file__).parent / "quality_not_clean.toml").read_text(encoding="utf-8"))["radiograph"]
+NOT_CLEAN = {row["file"] for row in SEEN} | {file for file, deg in OWN_TILT.items() if abs(deg) > UPRIGHT_DEG}
 """Files of radiographs that a person, who knew of no alarm, found cut or tilted as they came."""
 FLOOR = 0.90
 FEW = 20
@@ -70,9 +72,20 @@ def answered(record: Record, codes: Sequence[str], *, alarm: bool) -> bool:
     return bool((record.alarms if alarm else set(record.codes)) & set(codes))
 
 
-def figures(records: Sequence[Record]) -> dict[str, Any]:
-    """Return all figures: ``groups`` with their defects, and ``clean``."""
-    groups = []
+def file(record: Record) -> str:
+    """Return the file of a radiograph, below the data folder."""
+    return f"cxr/{record.source}/{record.image}.jpg"
+
+
+Free = dict[tuple[str, str], dict[str, float]]
+"""Source and image to the millimetres between the drawn lungs and each border."""
+NEAR_MM = 3.0
+
+
+def figures(records: Sequence[Record], masks: Free | None = None) -> dict[str, Any]:
+    """Return all figures: ``groups`` with their defects, and ``clean``; `masks` say which clean images are none."""
+    groups: list[dict[str, Any]] = []
+    extra: dict[str, Any] = {}
     for kind, title, member in GROUPS:
         mine = [r for r in records if member(r)]
         if mine:
@@ -80,7 +93,18 @@ def figures(records: Sequence[Record]) -> dict[str, Any]:
                 dict.fromkeys(r.defect for r in mine if not r.defect.startswith("clean") and r.defect not in HARMLESS)
             )
             groups.append({"title": title, "defects": [defect(mine, kind, n) for n in names]})
-    return {"groups": groups, "clean": clean(records), "harmless": harmless(records), "crashed": crashed(records)}
+    if tilted := [
+        r for r in records if r.defect == "tilt" and abs(OWN_TILT.get(file(r), 0) + float(r.detail)) >= TILTED_DEG
+    ]:
+        hits = sum(answered(r, ANSWERS["radiograph"]["tilt"]["codes"], alarm=True) for r in tilted)
+        extra["really_tilted"] = [hits, len(tilted)]
+    return {
+        "groups": groups,
+        **extra,
+        "clean": clean(records, masks or {}),
+        "harmless": harmless(records),
+        "crashed": crashed(records),
+    }
 
 
 def defect(records: Sequence[Record], kind: str, name: str) -> dict[str, Any]:
@@ -118,8 +142,12 @@ def defect(records: Sequence[Record], kind: str, name: str) -> dict[str, Any]:
     return out
 
 
-def clean(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Return, for each source, how many clean images draw an alarm, and which, and how many are refused."""
+def clean(records: Sequence[Record], masks: Free) -> list[dict[str, Any]]:
+    """Return, for each source, how many clean images draw an alarm, and which, and how many are refused.
+
+    ``found_clean`` counts those alone on which a person found no border cut, no drawn lung within `NEAR_MM` of a border, and
+    a spine within `UPRIGHT_DEG` of upright.
+    """
     out = []
     every = [r for r in records if r.defect == "clean"]
     parts = {
@@ -130,7 +158,9 @@ def clean(records: Sequence[Record]) -> list[dict[str, Any]]:
     parts |= {"**all copies**": copies} if copies else {}
     for source, mine in parts.items():
         hits = sum(bool(r.alarms) for r in mine)
-        found_clean = [r for r in mine if r.kind == "radiograph" and f"cxr/{r.source}/{r.image}.jpg" not in NOT_CLEAN]
+        found_clean = [
+            r for r in mine if r.kind == "radiograph" and file(r) not in NOT_CLEAN and free_mm(r, masks) > NEAR_MM
+        ]
         out.append({
             "source": source, "images": len(mine), "patients": len({(r.source, r.patient) for r in mine}), "alarm": hits,
             "alarm_95": wilson(hits, len(mine)), "codes": dict(Counter(c for r in mine for c in r.alarms).most_common()),
@@ -142,14 +172,13 @@ def clean(records: Sequence[Record]) -> list[dict[str, Any]]:
     return out
 
 
-def really_cut(records: Sequence[Record], masks: dict[tuple[str, str], dict[str, float]], near_mm: float = 3.0) -> str:
-    """Return a sentence about alarms of cut borders on clean images: where do the drawn lungs end.
+def free_mm(record: Record, masks: Free) -> float:
+    """Return the least distance between the drawn lungs and a border; infinite where none are drawn."""
+    return min(masks.get((record.source, record.image), {"": np.inf}).values())
 
-    Parameters
-    ----------
-    masks : dict
-        Source and image to the millimetres between the drawn lungs and each border.
-    """
+
+def really_cut(records: Sequence[Record], masks: Free, near_mm: float = NEAR_MM) -> str:
+    """Return a sentence about alarms of cut borders on clean images: where do the drawn lungs end."""
     told, true = 0, 0
     for record in records:
         if record.defect != "clean" or (record.source, record.image) not in masks:
@@ -234,6 +263,12 @@ def markdown(made: dict[str, Any]) -> str:
         lines += [
             "",
             f"{row['name']} (no defect): {row['new alarms']} of {row['images']} draw an alarm that the clean one does not.",
+        ]
+    if "really_tilted" in made:
+        hits, of = made["really_tilted"]
+        lines += [
+            "",
+            f"Tilted by {TILTED_DEG:g} degrees or more when what the patient leaned before is counted: {hits} of {of} recognised.",
         ]
     lines += ["", *([made["really_cut"], ""] if made.get("really_cut") else []), f"Broken: {len(made['crashed'])}."]
     return "\n".join(lines) + "\n"

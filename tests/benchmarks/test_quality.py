@@ -233,10 +233,25 @@ def test_every_defect_of_the_file_is_made_and_has_an_answer() -> None:
 
 
 def test_images_that_were_not_clean_as_they_came_stand_apart() -> None:
-    file = min(quality_table.NOT_CLEAN)
-    _, source, name = file.removesuffix(".jpg").split("/")
     told = {"left-side-cut": "C"}
-    bad = dataclasses.replace(_record("clean", name, told, 0.0), source=source)
-    good = [dataclasses.replace(_record("clean", f"{n}", told if n == 0 else {}, 0.0), source=source) for n in range(4)]
-    (row, _) = quality_table.clean([bad, *good])
-    assert (row["alarm"], row["images"], row["found_clean"]) == (2, 5, [1, 4])
+
+    def record(name: str, **said: str) -> Record:
+        return dataclasses.replace(_record("clean", name, said, 0.0), source="ieee8023")
+
+    seen_cut = next(row["file"] for row in quality_table.SEEN if "ieee8023" in row["file"])
+    leaning = next(f for f, deg in quality_table.OWN_TILT.items() if "ieee8023" in f and abs(deg) > 5)
+    apart = [record(Path(f).stem, **told) for f in (seen_cut, leaning)] + [record("drawn", **told)]
+    good = [record(f"{n}", **(told if n == 0 else {})) for n in range(4)]
+    masks = {("ieee8023", "drawn"): {"left": 2.0, "top": 40.0}, ("ieee8023", "0"): {"left": 9.0, "top": 40.0}}
+    (row, _) = quality_table.clean([*apart, *good], masks)
+    assert (row["alarm"], row["images"], row["found_clean"]) == (4, 7, [1, 4])
+
+
+def test_a_tilt_that_undoes_that_of_the_patient_is_none() -> None:
+    leaning = next(f for f, deg in quality_table.OWN_TILT.items() if deg > 5)
+    _, source, name = leaning.removesuffix(".jpg").split("/")
+    tilts = [
+        dataclasses.replace(_record("tilt", name, said, 0.0), source=source, detail=detail)
+        for detail, said in (("+10", {"image-tilted": "C"}), ("-10", {}))
+    ]
+    assert quality_table.figures(tilts)["really_tilted"] == [1, 1]

@@ -143,7 +143,13 @@ def coverage(field: Field, p: Mapping[str, Any], *, in_doubt: bool) -> dict[str,
 
 def _cut(field: Field, share: float, rows: tuple[int, int], columns: tuple[int, int]) -> Measured:
     mm = -share * field.longer_mm
-    return Measured(mm, "mm", field.look.place(rows, columns), words={"value": f"{max(mm, 0):.0f}"})
+    return Measured(mm, "mm", field.look.place(rows, columns), words=_beyond(mm))
+
+
+def _beyond(mm: float) -> dict[str, str]:
+    """Return how far beyond a border, or before it, something ends, in words."""
+    where, where_zh = ("beyond", "超出") if mm > 0 else ("before", "距")
+    return {"value": f"{abs(mm):.0f}", "where": where, "where_zh": where_zh}
 
 
 def _lowest(lung: Flags) -> int:
