@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks import quality_cases, quality_cases_ct, quality_sheet, quality_table
 from benchmarks.quality_cases import Subject
 from benchmarks.quality_degrade import margins
-from benchmarks.quality_run import ROOT, Record, run
+from benchmarks.quality_run import ROOT, Record, look_clean, run
 
 LOOKED_AT = Path(__file__).parent / "quality_looked_at.toml"
 
@@ -50,7 +50,7 @@ def main() -> None:
     if asked.data is None:
         parser.error("name the folder of images: --data, or PACS_AI_NODE_TEST_DATA")
     if asked.looked_at:
-        sys.exit(looked_at(asked.data, asked.kept, asked.jobs))
+        sys.exit(looked_at(asked.data, asked.jobs))
     subjects = chosen(asked.data, asked.only, tuned=asked.side == "tuned", limit=asked.limit)
     records = run(subjects, asked.data, asked.kept, asked.jobs, asked.draw, asked.seconds)
     masks = drawn_margins(subjects, asked.data)
@@ -127,10 +127,10 @@ def drawn_margins(subjects: list[Subject], data: Path) -> dict[tuple[str, str], 
     return out
 
 
-def looked_at(data: Path, kept: Path, jobs: int) -> int:
+def looked_at(data: Path, jobs: int) -> int:
     """Check that a person has looked at every clean image with an alarm, and agrees; return the exit code."""
     subjects = [s for s in everything(data, None) if s.kind in {"radiograph", "ct"} and s.source != "phantom"]
-    clean = [r for r in run(subjects, data, kept, jobs) if r.defect == "clean"]
+    clean = look_clean(subjects, data, jobs)
     listed = tomllib.loads(LOOKED_AT.read_text(encoding="utf-8")) if LOOKED_AT.is_file() else {}
     rows = {row.get("file") or row.get("series"): row for kind in ("radiograph", "ct") for row in listed.get(kind, [])}
     faults = list(_faults(subjects, clean, rows))

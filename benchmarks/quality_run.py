@@ -186,6 +186,18 @@ def look(subject: Subject, data: Path, draw: int | None = None) -> list[Record]:
         return list(_looked(subject, data, Path(name), drawn(subject, draw)))
 
 
+def look_clean(subjects: Sequence[Subject], data: Path, jobs: int) -> list[Record]:
+    """Have the clean image of each subject judged, and nothing else of it."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_clean, subjects, [data] * len(subjects)))
+
+
+def _clean(subject: Subject, data: Path) -> Record:
+    with tempfile.TemporaryDirectory() as name:
+        return next(r for r in _looked(subject, data, Path(name), frozenset()) if r.defect == "clean")
+
+
 def drawn(subject: Subject, draw: int | None) -> frozenset[str]:
     """Return the defects that are left out for one radiograph: all but `draw` of those that every radiograph can have."""
     if draw is None or subject.kind != "radiograph":
