@@ -7,5 +7,6 @@ same patient. Truth is that geometry unblurred; the images add a point spread, a
 from phantom.build import Breakage, Parameters, Phantom, build
 from phantom.dicom import datasets, write
 from phantom.enhanced import enhanced, write_enhanced
+from phantom.placed import Placed
 
-__all__ = ["Breakage", "Parameters", "Phantom", "build", "datasets", "enhanced", "write", "write_enhanced"]
+__all__ = ["Breakage", "Parameters", "Phantom", "Placed", "build", "datasets", "enhanced", "write", "write_enhanced"]

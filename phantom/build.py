@@ -1,10 +1,11 @@
 """Build a phantom: parameters in, image and truth out."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from math import ceil, radians, tan
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,9 @@ from phantom import trees
 from phantom.anatomy import TABLE, Anatomy, Side, lung_points
 from phantom.grid import Grid, Plane, directions
 from phantom.lesions import Truth, measure
+from phantom.placed import Placed
 from phantom.planting import Choice, plant
-from phantom.render import Scene, expose
+from phantom.render import Kernel, Scene, expose
 
 IMAGE = TABLE["image"]
 DEFAULT_THICKNESS = 2.5
@@ -48,7 +50,7 @@ class Parameters:
     """Everything that a phantom follows from; see `build`."""
 
     seed: int
-    lesions: Choice = "standard"
+    lesions: Choice | tuple[Placed, ...] = "standard"
     plane: Plane = "axial"
     thickness_mm: float = DEFAULT_THICKNESS
     spacing_mm: float = DEFAULT_THICKNESS
@@ -64,6 +66,17 @@ class Parameters:
     accession: str = ""
     charset: str = ""
     breakage: Breakage = field(default_factory=Breakage)
+    kernel: Kernel = "soft"
+
+    def document(self) -> dict[str, Any]:
+        """Return what tells this phantom from others, as plain values; a soft kernel is not mentioned.
+
+        UIDs follow from it: what was added later must not change those of older phantoms.
+        """
+        values = asdict(self)
+        if self.kernel == "soft":
+            del values["kernel"]
+        return values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,14 +120,14 @@ class Phantom:
         return {
             "schema": "pacs-ai-node/phantom/1",
             "seed": self.parameters.seed,
-            "parameters": asdict(self.parameters),
+            "parameters": self.parameters.document(),
             "lung_volume_cm3": volumes,
             "objects": [asdict(o) for o in self.objects],
         }
 
 
 @lru_cache(maxsize=4)
-def _scene(seed: int, lesions: Choice) -> tuple[Scene, tuple[Truth, ...]]:
+def _scene(seed: int, lesions: Choice | tuple[Placed, ...]) -> tuple[Scene, tuple[Truth, ...]]:
     rng = np.random.default_rng([seed, 1])
     anatomy = Anatomy.draw(rng)
     vessels = trees.vessels(anatomy, np.random.default_rng([seed, 3]))
@@ -135,7 +148,7 @@ def _extent(anatomy: Anatomy) -> NDArray[np.float64]:
 def build(
     seed: int,
     *,
-    lesions: Choice = "standard",
+    lesions: Choice | Sequence[Placed] = "standard",
     plane: Plane = "axial",
     thickness_mm: float | None = None,
     spacing_mm: float | None = None,
@@ -143,6 +156,7 @@ def build(
     matrix: int | tuple[int, int] = 256,
     pixel_spacing_mm: float | tuple[float, float] | None = None,
     noise_hu: float = 20.0,
+    kernel: Kernel = "soft",
     tilt_deg: float = 0.0,
     feet_first: bool = False,
     patient_name: str = "Phantom^Chest",
@@ -160,8 +174,8 @@ def build(
     ----------
     seed : int
         Patient, lesions and noise follow from it; acquisition parameters change none of the first two.
-    lesions : {"standard", "clear", "none"}
-        See `phantom.planting.plant`.
+    lesions : {"standard", "clear", "none"} or sequence of Placed
+        See `phantom.planting.plant`; or exactly the lesions asked for.
     plane : {"axial", "coronal", "sagittal", "oblique"}
         Direction of the slices.
     thickness_mm, spacing_mm : float, optional
@@ -174,7 +188,9 @@ def build(
     pixel_spacing_mm : float or (between rows, between columns), optional
         By default the field of view holds the whole body.
     noise_hu : float
-        Standard deviation of the noise in soft tissue.
+        Standard deviation of the noise in soft tissue, whatever the kernel.
+    kernel : {"soft", "sharp"}
+        Reconstruction kernel: the sharp one has finer noise and edges that overshoot.
     tilt_deg : float
         Gantry tilt: the slices lean, the table still moves along the body.
     feet_first : bool
@@ -203,7 +219,10 @@ def build(
         or (thickness_mm is not None and thickness_mm <= 0)
     ):
         raise ValueError("a phantom needs at least 16 rows and columns, one slice, and a positive thickness")
-    scene, objects = _scene(seed, lesions)
+    if kernel not in get_args(Kernel):
+        raise ValueError(f"kernel {kernel!r} is none of {', '.join(get_args(Kernel))}")
+    chosen = lesions if isinstance(lesions, str) else tuple(lesions)
+    scene, objects = _scene(seed, chosen)
     row, column = directions(plane, feet_first=feet_first)
     normal = np.cross(row, column)
     if tilt_deg:
@@ -239,9 +258,9 @@ def build(
     grid = Grid(affine, (count, rows, columns))
     breakage = Breakage(tuple(gaps), tuple(duplicates), mixed_frame_of_reference, shuffle)
     parameters = Parameters(
-        seed, lesions, plane, thickness_mm, spacing_mm, count, rows, columns, pixel_spacing_mm, noise_hu, tilt_deg, feet_first,
+        seed, chosen, plane, thickness_mm, spacing_mm, count, rows, columns, pixel_spacing_mm, noise_hu, tilt_deg, feet_first,
         patient_name, f"PHANTOM-{seed}" if patient_id is None else patient_id, f"A{seed:06d}" if accession is None else accession,
-        ("ISO_IR 100" if patient_name.isascii() else "ISO_IR 192") if charset is None else charset, breakage,
+        ("ISO_IR 100" if patient_name.isascii() else "ISO_IR 192") if charset is None else charset, breakage, kernel,
     )  # fmt: skip
     array = np.empty(grid.shape, np.int16)
     lung, lesion = np.empty(grid.shape, np.uint8), np.empty(grid.shape, np.uint8)
@@ -251,7 +270,7 @@ def build(
         stop = min(start + size, count)
         seeds = [[seed, 4, i] for i in range(start, stop)]
         array[start:stop], lung[start:stop], lesion[start:stop] = expose(
-            scene, grid, start, stop, thickness_mm, noise_hu, seeds
+            scene, grid, start, stop, thickness_mm, noise_hu, seeds, kernel
         )
 
     with ThreadPoolExecutor(2) as pool:

@@ -21,7 +21,8 @@ IMPLEMENTATION_UID = UID("2.25.206345148371840593019447716903218865411")
 
 def uid(parameters: Any, *names: object) -> str:  # noqa: ANN401 - a dataclass
     """Return a UID under 2.25 that follows from the parameters and `names` alone."""
-    text = json.dumps([asdict(parameters), *names], sort_keys=True, ensure_ascii=True)
+    values = parameters.document() if isinstance(parameters, Parameters) else asdict(parameters)
+    text = json.dumps([values, *names], sort_keys=True, ensure_ascii=True)
     return f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], 'big')}"
 
 
@@ -58,7 +59,7 @@ def _common(parameters: Parameters) -> Dataset:
     ds.Manufacturer = "pacs-ai-node project"
     ds.ReferringPhysicianName = ""
     ds.StudyDescription = "Chest phantom"
-    ds.SeriesDescription = f"Chest {parameters.plane} {parameters.thickness_mm:g} mm soft"
+    ds.SeriesDescription = f"Chest {parameters.plane} {parameters.thickness_mm:g} mm {parameters.kernel}"
     ds.ManufacturerModelName = "chest phantom"
     ds.PatientName = person(parameters.patient_name, parameters.charset)
     ds.PatientID = parameters.patient_id
@@ -72,7 +73,7 @@ def _common(parameters: Parameters) -> Dataset:
     ds.SoftwareVersions = "1"
     ds.ProtocolName = "Chest routine"
     ds.GantryDetectorTilt = number(parameters.tilt_deg)
-    ds.ConvolutionKernel = "SOFT"
+    ds.ConvolutionKernel = "SOFT" if parameters.kernel == "soft" else "LUNG"
     ds.PatientPosition = "FFS" if parameters.feet_first else "HFS"
     ds.StudyInstanceUID = uid(parameters, "study")
     ds.SeriesInstanceUID = uid(parameters, "series")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from phantom.anatomy import TABLE, Anatomy, Effusion, Side, lung_points
 from phantom.grid import sample
 from phantom.lesions import Kind, Lesion
+from phantom.placed import Placed, place
 from phantom.shapes import Coordinates
 
 Choice = Literal["none", "standard", "clear"]
@@ -128,15 +129,17 @@ class _Chest:
 
 
 def plant(
-    rng: np.random.Generator, anatomy: Anatomy, vessels: Points, choice: Choice
+    rng: np.random.Generator, anatomy: Anatomy, vessels: Points, choice: Choice | tuple[Placed, ...]
 ) -> tuple[Anatomy, tuple[Lesion, ...]]:
     """Return the anatomy with its effusion, if any, and the lesions.
 
     `vessels` (n, 3) are points of the wide vessels, which no lesion comes near.
     ``standard``: four ground glass (one at the chest wall), one inner and one lobar consolidation, three nodules, an
     effusion opposite the lobar consolidation. ``clear``: four ground glass and two consolidations, all at least 10 mm
-    off the lung's border, and three nodules.
+    off the lung's border, and three nodules. Lesions asked for one by one: these and no other, wherever vessels run.
     """
+    if isinstance(choice, tuple):
+        return anatomy, place(rng, anatomy, choice)
     if choice not in get_args(Choice):
         raise ValueError(f"lesions {choice!r} is none of {', '.join(get_args(Choice))}")
     if choice == "none":

@@ -1,6 +1,7 @@
 """From shapes to Hounsfield units: one slab of sub-slices at a time."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from phantom.lesions import Lesion
 from phantom.shapes import Array, blend, ellipse, ellipsoid, occupancy, step
 
 SIDES: tuple[Side, Side] = (-1, 1)
+Kernel = Literal["soft", "sharp"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -233,13 +235,31 @@ def kernel(sigma: float) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(), np.float32)
 
 
+def point_spread(name: Kernel, pixel_mm: float) -> NDArray[np.float32]:
+    """Return the in-plane point spread along one axis; that of the sharp kernel has a negative ring around its peak."""
+    p = TABLE["image"]
+    if name == "soft":
+        return kernel(p["psf_sigma"] / pixel_mm)
+    wide = kernel(p["sharp_ring"] / pixel_mm)
+    narrow = kernel(p["sharp_sigma"] / pixel_mm)
+    narrow = np.pad(narrow, (len(wide) - len(narrow)) // 2)
+    return np.asarray((1 + p["sharp_gain"]) * narrow - p["sharp_gain"] * wide, np.float32)
+
+
 def expose(
-    scene: Scene, grid: Grid, start: int, stop: int, thickness_mm: float, noise_hu: float, seeds: list[list[int]]
+    scene: Scene,
+    grid: Grid,
+    start: int,
+    stop: int,
+    thickness_mm: float,
+    noise_hu: float,
+    seeds: list[list[int]],
+    kernel_name: Kernel = "soft",
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8]]:
     """Return slices `start`..`stop` of `grid` as a scanner would show them (HU), with lung and lesion labels.
 
     Sub-slices are averaged over the slice profile, noise is added, and the in-plane point spread blurs both, so that
-    the noise is correlated as a soft kernel leaves it.
+    the noise is correlated as the kernel leaves it.
     """
     spacing, row, column = grid.steps_mm
     fine = min(5, 1 + 2 * int(np.ceil((max(spacing, thickness_mm) / 1.7 - 1) / 2)) if spacing > 1.7 else 1)
@@ -253,7 +273,7 @@ def expose(
     first = middle.start - len(weights) // 2
     for k, weight in enumerate(weights):
         out += np.float32(weight) * hu[first + k : first + k + fine * (stop - start - 1) + 1 : fine]
-    blur_y, blur_x = kernel(sigma / row), kernel(sigma / column)
+    blur_y, blur_x = point_spread(kernel_name, row), point_spread(kernel_name, column)
     gain = float(np.sqrt((blur_y.astype(float) ** 2).sum() * (blur_x.astype(float) ** 2).sum()))
     for i, seed in enumerate(seeds):
         noise = np.random.default_rng(seed).standard_normal(grid.shape[1:], np.float32)
