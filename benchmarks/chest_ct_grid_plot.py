@@ -15,15 +15,16 @@ SCALE = 2  # drawn larger and scaled down: smooth lines
 INK, FAINT, RULE = "#222222", "#dddddd", "#9aa0a6"
 GOOD, FLAGGED, DECLARED, SILENT = "#1b7837", "#e08214", "#6a7fb5", "#c51b1b"
 LEGEND = (
-    (GOOD, "inside 20 %"),
-    (FLAGGED, "outside, flagged"),
-    (DECLARED, "outside, declared"),
-    (SILENT, "outside, SILENT"),
+    (GOOD, GOOD, "inside 20 %"),
+    (GOOD, FLAGGED, "inside, yet flagged"),
+    (FLAGGED, FLAGGED, "outside, flagged"),
+    (DECLARED, DECLARED, "outside, declared"),
+    (SILENT, SILENT, "outside, SILENT"),
 )
 
 
 def draw(rows: Sequence[Row], judged: dict[str, Any], path: Path) -> None:
-    """Write the picture (PNG, a palette of 32 colours)."""
+    """Write the picture (PNG)."""
     densities = sorted({row.hu for row in rows})
     bands: list[tuple[str, Callable[[Row], bool], str]] = [
         ("volume error, inner", lambda row: not row.contact, "error"),
@@ -35,8 +36,8 @@ def draw(rows: Sequence[Row], judged: dict[str, Any], path: Path) -> None:
     image = Image.new("RGB", (size[0] * SCALE, size[1] * SCALE), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(11 * SCALE)
     at = LEFT
-    for colour, words in LEGEND:
-        pen.ellipse([v * SCALE for v in (at, 12, at + 9, 21)], fill=colour)
+    for colour, ring, words in LEGEND:
+        pen.ellipse([v * SCALE for v in (at, 12, at + 9, 21)], fill=colour, outline=ring, width=2 * SCALE)
         pen.text(((at + 14) * SCALE, 9 * SCALE), words, INK, font)
         at += 150
     for column, hu in enumerate(densities):
@@ -53,7 +54,7 @@ def draw(rows: Sequence[Row], judged: dict[str, Any], path: Path) -> None:
         INK,
         font,
     )
-    image.resize(size, Image.Resampling.LANCZOS).quantize(32).save(path, optimize=True)
+    image.resize(size, Image.Resampling.LANCZOS).save(path, optimize=True)
 
 
 def _panel(
@@ -85,7 +86,7 @@ def _panel(
     middle = [(mm, statistics.median(getattr(r, what) for r in rows if r.diameter_mm == mm)) for mm in sizes]
     pen.line([(x(mm), y(value)) for mm, value in middle], RULE, SCALE)
     for mm in sizes:
-        pen.text((x(mm) - 5 * SCALE, (corner[1] + HIGH) * SCALE), f"{mm:g}", INK, font)
+        pen.text((x(mm) - 5 * SCALE, (corner[1] + HIGH + 3) * SCALE), f"{mm:g}", INK, font)
         group = [row for row in rows if row.diameter_mm == mm]
         for n, row in enumerate(group):
             centre, reach = x(mm) + (n - (len(group) - 1) / 2) * 7 * SCALE, 4 * SCALE

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from phantom.anatomy import TABLE, Anatomy, Side, lung_points
 from phantom.grid import sample
-from phantom.lesions import Lesion
+from phantom.lesions import Kind, Lesion
 from phantom.shapes import Coordinates
 
 LIMITS = TABLE["placed"]
@@ -97,10 +97,11 @@ def _shaped(rng: np.random.Generator, one: Placed, centre: NDArray[np.float64]) 
         turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     if one.shape == "ragged":
         ways = rng.normal(size=(3, 3))
-        length = one.diameter_mm * rng.uniform(*LIMITS["wavelength"], (3, 1))
+        low, high = LIMITS["wavelength"]
+        length = one.diameter_mm * rng.uniform(low, high, (3, 1))
         ways *= 2 * pi / length / np.linalg.norm(ways, axis=1, keepdims=True)
         waves = np.hstack([ways, rng.uniform(0, 2 * pi, (3, 1))])
-    kind = "ground_glass" if one.hu < LIMITS["ground_glass"] else "consolidation"
+    kind: Kind = "ground_glass" if one.hu < LIMITS["ground_glass"] else "consolidation"
     lesion = Lesion(kind, one.side, centre, radii, turn, waves, float(one.hu))
     return lesion if one.shape != "ragged" else replace(lesion, radii=radii * _scale(lesion, None, one.volume_mm3))
 
@@ -127,7 +128,8 @@ def _to_wall(
     point: NDArray[np.float64], rng: np.random.Generator, anatomy: Anatomy, one: Placed
 ) -> NDArray[np.float64]:
     """Move a point straight away from the axis of the chest until it lies as far from the costal surface as the seed says."""
-    depth = one.diameter_mm / 2 * rng.uniform(*LIMITS["contact_depth"])
+    low, high = LIMITS["contact_depth"]
+    depth = one.diameter_mm / 2 * rng.uniform(low, high)
     outward = point * [1, 1, 0]
     outward = outward / max(float(np.linalg.norm(outward)), 1e-6)
     near, far = 0.0, 200.0

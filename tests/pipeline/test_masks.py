@@ -12,6 +12,7 @@ from phantom import Phantom, datasets
 from phantom.dicom import save
 from pipeline.result import Measurement, Result
 from tests.more import more
+from tests.pipeline import recut
 
 pytestmark = pytest.mark.unit
 
@@ -172,6 +173,21 @@ def test_the_same_series_gives_the_same_masks(case: Callable, analyse: Callable)
     one, again = case(*CASES[3][:1], **CASES[3][1]), case(*CASES[3][:1], **CASES[3][1], accession="another")
     assert np.array_equal(one.lungs, again.lungs)
     assert one.analysis.result.measurements == again.analysis.result.measurements
+
+
+def test_the_same_voxels_cut_sagittally_from_the_left_and_shuffled_give_the_same_numbers(
+    case: Callable, analyse: Callable, read: Callable, tmp_path: Path
+) -> None:
+    one = case(*CASES[1][:1], **CASES[1][1])
+    array, affine = recut.turned(one.analysis.volume.array, one.analysis.volume.affine, (2, 0, 1), (True, True, False))
+    order = np.random.default_rng(1).permutation(len(array))
+    again = analyse(read(recut.series(tmp_path, next(datasets(one.phantom)), array, affine, order=order))).result
+    for before, after in zip(one.analysis.result.findings, again.findings, strict=True):
+        assert after.site == before.site
+        assert after.measurements[0].value == pytest.approx(before.measurements[0].value, rel=0.01)
+    for site in ("lungs", "left_lung", "right_lung"):
+        value = measured(one.analysis.result, "opacity_percent", site).value
+        assert measured(again, "opacity_percent", site).value == pytest.approx(value, rel=0.01)
 
 
 def test_summary_speaks_both_languages(case: Callable) -> None:
