@@ -202,8 +202,9 @@ def _dataclasses_in(hint: Any) -> Iterator[Any]:  # noqa: ANN401 - a type hint h
 
 
 def _cross_check(settings: Settings, source: str) -> None:
-    from pipeline.registry import available  # noqa: PLC0415 - the registry reads data files
+    from pipeline.registry import available, install  # noqa: PLC0415 - the registry reads data files
 
+    install(settings.models_folder)
     destinations = [d.name for d in settings.destination]
     for name in destinations:
         if destinations.count(name) > 1:

@@ -327,6 +327,14 @@ class Pipelines:
 
 
 @dataclass(frozen=True, slots=True)
+class Models:
+    """``[models]``: where the models stand that the site has installed; empty: ``models`` in `data_dir`."""
+
+    __pydantic_config__: ClassVar = _STRICT
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration."""
 
@@ -341,7 +349,13 @@ class Settings:
     database: Database = field(default_factory=Database)
     log: Log = field(default_factory=Log)
     pipeline: Pipelines = field(default_factory=Pipelines)
+    models: Models = field(default_factory=Models)
     writer: WriterOptions = field(default_factory=WriterOptions)
     destination: tuple[Destination, ...] = ()
     ris: tuple[RIS, ...] = ()
     rule: tuple[Rule, ...] = ()
+
+    @property
+    def models_folder(self) -> Path:
+        """Where the models stand that the site has installed."""
+        return self.models.folder or self.node.data_dir / "models"

@@ -38,6 +38,7 @@ from node.store.rows import Process
 from node.timekeeper import Timekeeper
 from node.web import missing
 from node.web.auth import Clients, TokenError
+from pipeline import registry
 
 _log = structlog.get_logger()
 _spawn = multiprocessing.get_context("spawn")  # never forked: a forked orphan would keep lock and port
@@ -313,6 +314,7 @@ class Supervisor:
 def _enter(entry: str, level: int, settings: Settings, *arguments: object) -> None:
     """Be a child: `entry` is ``module:function``, imported here so that the supervisor stays small."""
     log.configure(settings.log.format, level)
+    registry.install(settings.models_folder)
     module, _, function = entry.partition(":")
     getattr(importlib.import_module(module), function)(settings, *arguments)
 

@@ -1,14 +1,20 @@
-"""Which pipelines there are; torch is imported only when one is loaded."""
+"""Which pipelines there are: those that come with this program, and the models that a site has installed.
+
+torch is imported only when one is loaded.
+"""
 
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from dicom_io.model import Series, Study
 from pipeline.api import Pipeline, Selection
 from pipeline.errors import PipelineFailed
+from pipeline.models.check import RADIOGRAPHS
+from pipeline.models.shelf import Broken, Installed, Shelf
 from pipeline.reasons import REASONS
 
 
@@ -57,26 +63,63 @@ _PIPELINES: Mapping[str, _Entry] = MappingProxyType(
     }
 )
 
+_installed: dict[str, Installed | Broken] = {}
+"""Models of the site, by name; filled once, when the settings are known."""
+
+
+def install(folder: Path) -> None:
+    """Take the models that stand in `folder` into the list, in the place of those before; a broken one stays and says why."""
+    _installed.clear()
+    for found in Shelf(folder):
+        name = found.name if isinstance(found, Broken) else found.model.name
+        if name not in _PIPELINES:
+            _installed[name] = found
+
+
+def built_in() -> frozenset[str]:
+    """Names of the pipelines that come with this program."""
+    return frozenset(_PIPELINES)
+
 
 def available() -> tuple[str, ...]:
-    """Names of all pipelines, installed here or not."""
-    return tuple(_PIPELINES)
+    """Names of all pipelines, installed here or not; those of the site last."""
+    return (*_PIPELINES, *_installed)
+
+
+def _entry(name: str | None) -> _Entry | None:
+    """Return what is known of a pipeline; None if there is none of this name."""
+    found = _installed.get(name or "")
+    if found is None:
+        return _PIPELINES.get(name or "")
+    if isinstance(found, Broken):
+        return _Entry(frozenset(), "", "")
+    kinds = frozenset(found.model.modalities)
+    return _Entry(kinds, "", "", subject="instance" if kinds <= RADIOGRAPHS else "study")
 
 
 def modalities(name: str) -> frozenset[str]:
-    """Modalities that the pipeline `name` looks at."""
-    return _PIPELINES[name].modalities
+    """Modalities that the pipeline `name` looks at.
+
+    Raises
+    ------
+    KeyError
+        If there is none of this name.
+    """
+    entry = _entry(name)
+    if entry is None:
+        raise KeyError(name)
+    return entry.modalities
 
 
 def queue(name: str | None) -> str:
     """Return where the jobs of the pipeline `name` queue: ``gpu`` if it runs nowhere else."""
-    entry = _PIPELINES.get(name or "")
+    entry = _entry(name)
     return "cpu" if entry is None else entry.queue
 
 
 def subject(name: str | None) -> Subject:
     """Return what a job of the pipeline `name` is about."""
-    entry = _PIPELINES.get(name or "")
+    entry = _entry(name)
     return "study" if entry is None else entry.subject
 
 
@@ -112,6 +155,11 @@ def limits(name: str) -> tuple[str, str]:
 
 def selector(name: str) -> Selector:
     """Return what chooses series for the pipeline `name`, without loading torch."""
+    found = _installed.get(name)
+    if found is not None:
+        from pipeline.models.select import Chooser, Unusable  # noqa: PLC0415 - receivers need no geometry
+
+        return Unusable(found.error) if isinstance(found, Broken) else Chooser(found.model)
     module: Any = importlib.import_module(_PIPELINES[name].select)
     chosen: Selector = module
     return chosen
@@ -123,15 +171,18 @@ def load(name: str, options: object, device: str = "auto") -> Pipeline:
     Raises
     ------
     PipelineFailed
-        With the code ``pipeline-not-installed`` if a library that it needs is missing.
+        With the code ``pipeline-not-installed`` if a library that it needs is missing, and for what is wrong with a model.
     """
+    found = _installed.get(name)
+    if isinstance(found, Broken):
+        raise found.error
     try:
-        for library in _PIPELINES[name].needs:
+        for library in ("torch",) if found is not None else _PIPELINES[name].needs:
             importlib.import_module(library)
     except ImportError as error:
         raise PipelineFailed(REASONS("pipeline-not-installed", pipeline=name)) from error
-    module: Any = importlib.import_module(_PIPELINES[name].work)
-    pipeline: Pipeline = module.build(options, device)
+    module: Any = importlib.import_module("pipeline.models.pipeline" if found is not None else _PIPELINES[name].work)
+    pipeline: Pipeline = module.build(options if found is None else found, device)
     return pipeline
 
 
@@ -141,7 +192,7 @@ def shelf(options: object, device: str) -> Callable[[str], Pipeline]:
 
     def get(name: str) -> Pipeline:
         if name not in kept:
-            kept[name] = load(name, getattr(options, name), device)
+            kept[name] = load(name, getattr(options, name, None), device)
         return kept[name]
 
     return get

@@ -233,7 +233,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """One segment of the segmentation object; `number` counts from 1 without gaps."""
+    """One segment of the segmentation object; `number` counts from 1 without gaps.
+
+    `colour` is sRGB, 0 to 255; None: the palette's.
+    """
 
     number: int
     label: Mapping[str, str]
@@ -243,6 +246,7 @@ class Segment:
     kind: Code
     laterality: Code | None
     mask: Mask
+    colour: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +412,8 @@ class Result:
         Language tag to one or two sentences for the radiologist.
     timings_s : Mapping[str, float]
         Seconds per stage.
+    window : tuple[float, float] or None
+        Values of a volume that pictures show black and white; None: the lung window.
     """
 
     pipeline: str
@@ -423,6 +429,7 @@ class Result:
     notes: tuple[Reason, ...] = ()
     summary: Mapping[str, str] = field(default_factory=dict)
     timings_s: Mapping[str, float] = field(default_factory=dict)
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if [s.number for s in self.segments] != list(range(1, len(self.segments) + 1)):

@@ -91,7 +91,7 @@ def _place(ds: Dataset, image: Instance, result: Result, sources: Sources) -> No
 
 def draw(z: int, result: Result, values: Values, image: Instance, by: Authorship) -> npt.NDArray[np.uint8]:
     """Return slice `z` with its outlines, shape (rows, columns, 3): findings in their colours with their names."""
-    picture = Image.fromarray(grey(z, values, image)).convert("RGB")
+    picture = Image.fromarray(grey(z, values, image, result.window)).convert("RGB")
     pen = ImageDraw.Draw(picture)
     rows, columns = result.geometry.shape[1:]
     width = max(1, round(max(rows, columns) / 512))
@@ -136,15 +136,17 @@ def _beside(points: Points, width: float, columns: int) -> tuple[float, float]:
     return float(x) + _MARGIN_PX, float(y)
 
 
-def grey(z: int, values: Values, image: Instance) -> npt.NDArray[np.uint8]:
-    """Return a plane as it is shown: CT in the lung window, a radiograph as it asks to be, else in the window of its header.
+def grey(z: int, values: Values, image: Instance, window: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
+    """Return a plane as it is shown: in `window`, else CT in the lung window, a radiograph as it asks to be, others as their header says.
 
     Without a window there, all values but the lowest and highest hundredth.
     """
     if isinstance(values, Radiograph):
         return np.asarray(values.shown * 255, np.uint8)
     plane = values.array[z]
-    if image.modality == "CT":
+    if window is not None:
+        low, high = window
+    elif image.modality == "CT":
         low, high = WINDOW_HU
     else:
         centre, width = (elements.number(image.header, k) for k in ("WindowCenter", "WindowWidth"))

@@ -7,11 +7,13 @@ Colour = tuple[int, int, int]
 
 
 def segment_colours(result: Result) -> dict[int, Colour]:
-    """Return sRGB per segment number: findings in turn, everything else by side."""
+    """Return sRGB per segment number: its own, else findings in turn, everything else by side."""
     shown = [f.segment_number for f in result.findings if f.segment_number is not None]
     colours: dict[int, Colour] = {}
     for segment in result.segments:
-        if segment.number in shown:
+        if segment.colour is not None:
+            colours[segment.number] = segment.colour
+        elif segment.number in shown:
             colours[segment.number] = FINDING_COLOURS[shown.index(segment.number) % len(FINDING_COLOURS)]
         else:
             colours[segment.number] = site_colour(segment.site)

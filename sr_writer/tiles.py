@@ -173,7 +173,8 @@ def key_views(result: Result) -> list[View]:
 def render(view: View, volume: Volume, result: Result, size: int, caption: str) -> Image.Image:
     """Return a square tile of `size` pixels: the plane cropped to the body, outlines, orientation letters and a caption."""
     hu = np.asarray(view.plane(volume.array), np.float32)
-    grey = np.clip((hu - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]) * 255, 0, 255).astype(np.uint8)
+    low, high = result.window or WINDOW_HU
+    grey = np.clip((hu - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     big = size * _SCALE
     ((top, bottom), (left, right)), at, zoom = fit(view, volume, result, big)
     height, width = max(1, round((bottom - top) * zoom[1])), max(1, round((right - left) * zoom[0]))
