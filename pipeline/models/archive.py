@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from pipeline.models.errors import refused
+from pipeline.models.errors import ModelRefused, refused
 from pipeline.models.limits import limits
 
 _CHUNK = 1 << 20
@@ -136,7 +136,9 @@ def _zip(source: Path, into: Path) -> None:
             infos = archive.infolist()
             for info in infos:
                 _entry(archive, info, into, quota)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except ModelRefused:
+        raise
+    except Exception as error:  # zipfile and the decoders below it raise what a broken file makes them raise
         raise refused(source.name, f"cannot be unpacked ({type(error).__name__})") from error
     _lift(into)
 

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pipeline.errors import PipelineFailed
 from pipeline.models import bundle, description, toml
 from pipeline.models.archive import digest, safe_name, take
 from pipeline.models.description import FILE, SCHEMA, Model
-from pipeline.models.errors import ModelRefused, refused, wrong
+from pipeline.models.errors import refused, wrong
 from pipeline.reasons import REASONS
 
 _FORMATS = {".onnx": "onnx", ".ts": "torchscript"}
@@ -26,17 +25,38 @@ _MOST = 1000
 """Folders that are looked at."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Installed:
-    """One model as it stands in its folder."""
+    """One model as it stands in its folder.
+
+    Parameters
+    ----------
+    model : Model
+        Its description.
+    folder : Path
+        Where it stands.
+    digest : str
+        Of the description as it was read, which has the digests of all other files.
+    """
 
     model: Model
     folder: Path
+    digest: str
 
-    @cached_property
-    def digest(self) -> str:
-        """Digest of the description, which has the digests of all other files."""
-        return digest(self.folder / FILE)
+    @classmethod
+    def at(cls, folder: Path) -> "Installed":
+        """Read the description in `folder`.
+
+        Raises
+        ------
+        ModelRefused
+            If it is wrong.
+        """
+        before = digest(folder / FILE)
+        model = description.read(folder / FILE)
+        if digest(folder / FILE) != before:
+            raise wrong("", "was changed while it was read")
+        return cls(model, folder, before)
 
     def read(self, name: str) -> bytes:
         """Return one of its files, whose digest was found right in the very bytes that are returned.
@@ -114,10 +134,10 @@ class Shelf:
         folder = self.folder / name
         if "/" in name or name.startswith(".") or not (folder / FILE).is_file():
             raise PipelineFailed(REASONS("model-not-there", model=name, folder=self.folder))
-        model = description.read(folder / FILE)
-        if model.name != name:
+        found = Installed.at(folder)
+        if found.model.name != name:
             raise wrong("name", f"is not that of its folder, {name}")
-        return Installed(model, folder)
+        return found
 
     def add(
         self,
@@ -234,10 +254,10 @@ def _ready(brought: Path, model: Model, folder: Path) -> Installed:
         _sync(target)
     (folder / FILE).write_text(toml.dump(model.as_table()), encoding="utf-8")
     _sync(folder / FILE)
-    written = description.read(folder / FILE)
-    if written != model:
-        raise ModelRefused(REASONS("model-refused", where=FILE, why="cannot be written down as it was read"))
-    return Installed(model, folder)
+    written = Installed.at(folder)
+    if written.model != model:
+        raise refused(FILE, "cannot be written down as it was read")
+    return written
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ T = TypeVar("T")
 _SIGMA = 0.125
 """Of the Gaussian, as a share of the window."""
 _LEAST = 1e-3
-"""No sample of a window counts less than this share of its middle."""
+"""On no axis does a sample of a window count less than this share of its middle."""
 _CPU = torch.device("cpu")
 
 
@@ -194,5 +194,6 @@ def _importance(tile: Sequence[int]) -> torch.Tensor:
     out = torch.ones(())
     for n in tile:
         at = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
-        out = out[..., None] * torch.exp(-0.5 * (at / (_SIGMA * n)) ** 2)
-    return torch.clamp(out / out.max(), min=_LEAST)
+        line = torch.exp(-0.5 * (at / (_SIGMA * n)) ** 2)
+        out = out[..., None] * torch.clamp(line / line.max(), min=_LEAST)  # of each axis: corners count least of all
+    return out
