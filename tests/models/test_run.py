@@ -299,6 +299,10 @@ def test_a_classification_is_calibrated_as_described(calibration: dict[str, Any]
     for bad in (torch.tensor([[float("nan")]]), torch.zeros((1, 3))):
         with pytest.raises(PipelineFailed):
             heads.classes(of, {"0": bad})
+
+
+def test_a_score_that_is_no_share_is_an_error() -> None:
+    of = model(task="classification")
     raw = replace(of, output=replace(of.output, activation="none"))
     with pytest.raises(PipelineFailed, match="0 to 1"):
         heads.classes(raw, {"0": torch.tensor([[9.0]])})
