@@ -149,15 +149,16 @@ class Grid:
             Where `values` stands in the image; everything beside it is 0.
         """
         where: list[slice] = [slice(0)] * 3
-        for k, axis in enumerate(self.axes):
-            weight = axis.back[:, box[k]]
+        order = sorted(range(3), key=lambda k: self.axes[k].source)
+        field = field.permute(order).contiguous()
+        for source in (2, 1, 0):  # what lies apart in memory last: there whole planes are copied
+            k = order[source]
+            weight = self.axes[k].back[:, box[k]]
             rows = np.flatnonzero(weight.any(axis=1))
             first, last = (int(rows[0]), int(rows[-1]) + 1) if rows.size else (0, 0)
-            where[axis.source] = slice(first, last)
-            matrix = torch.from_numpy(weight[first:last]).to(field.device)
-            field = torch.tensordot(matrix, field, dims=([1], [k])).movedim(0, k)
-        inverse = [[axis.source for axis in self.axes].index(k) for k in range(3)]
-        return field.permute(inverse).contiguous(), (where[0], where[1], where[2])
+            where[source] = slice(first, last)
+            field = _along(weight[first:last], field, source)
+        return field.contiguous(), (where[0], where[1], where[2])
 
     def around(self, field: torch.Tensor, least: float) -> Box | None:
         """Return the box of what is at least `least`, with all that touches it on the way back; None if nothing is."""
@@ -234,6 +235,24 @@ def _grid(
                 samples[k], spacing[k] = max(1, int(np.ceil(extent[k] / wish - 1e-3))), wish
     axes = [Axis(*row) for row in zip(order, flips, counts, steps, samples, spacing, offset, strict=True)]
     return Grid((axes[0], axes[1], axes[2]))
+
+
+def _along(weight: npt.NDArray[np.float32], field: torch.Tensor, axis: int) -> torch.Tensor:
+    """Apply weights [out, in] to one axis: a product of matrices, or two looks a sample where no more is between two."""
+    taps = np.count_nonzero(weight, axis=1).max(initial=0)
+    if taps > 2 or weight.shape[1] < 2:
+        matrix = torch.from_numpy(weight).to(field.device)
+        return torch.tensordot(matrix, field, dims=([1], [axis])).movedim(0, axis)
+    first = np.minimum((weight != 0).argmax(axis=1), weight.shape[1] - 2)
+    rows = np.arange(len(weight))
+    shape = [-1 if k == axis else 1 for k in range(field.dim())]
+    out = None
+    for at in (first, first + 1):
+        share = torch.from_numpy(weight[rows, at]).to(field.device).reshape(shape)
+        part = field.index_select(axis, torch.from_numpy(at).to(field.device)).mul_(share)
+        out = part if out is None else out.add_(part)
+    assert out is not None  # noqa: S101 - there are two
+    return out
 
 
 def _normalised(weight: Floats) -> npt.NDArray[np.float32]:

@@ -80,11 +80,14 @@ def areas(model: Model, given: torch.Tensor, grid: Grid, shape: Shape, voxel: fl
     )
     shown: list[Shown] = []
     for label, mask, likely in chosen:
+        if not label.finding and not label.least:  # nothing asks for its parts
+            shown.append(Shown(label, mask, min(1.0, float(likely[mask.box != 0].max()))))
+            continue
         parts = list(_parts(mask, likely, label.least / voxel if voxel else 0.0))
         if label.finding:
             shown += [Shown(label, part, score) for part, score in parts]
         elif parts:
-            together = mask if not label.least else _together(mask.shape, [part for part, _ in parts])
+            together = _together(mask.shape, [part for part, _ in parts])
             shown.append(Shown(label, together, max(score for _, score in parts)))
     return _most(model, shown)
 
@@ -132,8 +135,8 @@ def _highest(
         values, where = grid.give(field[channel][box], box)
         here = values.cpu().numpy()
         higher = here > best[where]
-        best[where][higher] = here[higher]
-        winner[where][higher] = channel
+        np.copyto(best[where], here, where=higher)
+        np.copyto(winner[where], channel, where=higher)
     for label in model.label:
         mask = Mask.of(winner == label.index)
         if mask.voxels:
