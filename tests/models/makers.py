@@ -61,6 +61,18 @@ class Bright(torch.nn.Module):
         return (x - 0.35) * 400.0
 
 
+class Boxes(torch.nn.Module):
+    """Two boxes of one thing that nearly cover each other, and one far from them, in samples."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        n = (x.dim() - 2) * 2
+        first = torch.tensor([4.0, 6.0, 8.0, 14.0, 20.0, 16.0])
+        if n == 4:
+            first = torch.tensor([10.0, 20.0, 50.0, 80.0])
+        boxes = torch.stack([first, first + 0.5, first * 1.5])
+        return {"boxes": boxes, "scores": torch.tensor([0.75, 0.7, 0.6]), "labels": torch.tensor([1, 1, 2])}
+
+
 class Mean(torch.nn.Module):
     """Two logits an image: how bright it is, and the opposite."""
 

@@ -196,6 +196,35 @@ def test_a_radiograph_gets_classes_or_masks_and_no_volume(call: Call, tmp_path: 
         assert {m["name"] for m in job["measurements"]} <= {"area", "area_at_detector"}
 
 
+@pytest.mark.parametrize("kind", ["volume", "image"])
+def test_boxes_are_findings_without_a_size(call: Call, chest: Path, tmp_path: Path, kind: str) -> None:
+    labels = [{**makers.LABEL, "index": n, "name": f"thing_{n}", "finding": True} for n in (1, 2)]
+    more: dict[str, Any] = {"task": "detection", "label": labels, "output": {"form": "boxes"}}
+    if kind == "image":
+        chest = (
+            radiograph.write(radiograph.expose(radiograph.Exposure(3, rows=128, columns=128)), tmp_path / "dx")
+            / "dicom"
+        )
+        more |= {"modalities": ["DX"], "input": {"kind": "image", "orientation": "FL", "normalise": []}}
+    call("models", "add", str(makers.torchscript(tmp_path / "in", makers.Boxes(), **more)))
+    document = call("process", str(chest), "--out", str(tmp_path / "out"), "--pipeline", "tissue_threshold")
+    (job,) = document["studies"][0]["jobs"]
+    assert job["outcome"] == "result", job["reason"]
+    assert [[m["name"] for m in f["measurements"]] for f in job["findings"]] == [["model_score"]] * 2
+    assert {round(m["value"]) for f in job["findings"] for m in f["measurements"]} == {75, 60}
+    assert "model-boxes" in {note["code"] for note in job["notes"]}
+    if kind == "volume":  # x, y, z of the network run to right, front and head
+        numbers = [f["segment_number"] for f in job["findings"] if f["tracking_id"].startswith("thing 1")]
+        seg = dcmread(objects(tmp_path / "out", job)["seg"])
+        frames = [
+            f.SegmentIdentificationSequence[0].ReferencedSegmentNumber for f in seg.PerFrameFunctionalGroupsSequence
+        ]
+        planes = seg.pixel_array[[n == numbers[0] for n in frames]]
+        assert (len(planes), int(planes[0].sum())) == (16 - 8, (14 - 4) * (20 - 6))
+        rows, columns = np.nonzero(planes[0])
+        assert (rows.min(), columns.max()) == (64 - 20, 63 - 4)
+
+
 def test_a_model_that_does_not_run_is_not_added(call: Call, tmp_path: Path) -> None:
     folder = makers.torchscript(tmp_path / "in", output={"channels": 2})
     document = call("models", "add", str(folder), code=1)
