@@ -15,7 +15,7 @@ COPY phantom phantom
 COPY pipeline pipeline
 COPY sr_writer sr_writer
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir -c constraints.txt --index-url "$TORCH_INDEX" torch; fi \
-    && pip install --no-cache-dir -c constraints.txt '.[ai,cluster,web]'
+    && pip install --no-cache-dir -c constraints.txt '.[ai,onnx,cluster,web]'
 
 USER pacs-ai-node
 WORKDIR /var/lib/pacs-ai-node

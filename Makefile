@@ -24,7 +24,7 @@ help:
 
 $(BIN)/pacs-ai-node: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ai,cluster,web,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ai,onnx,cluster,web,dev]'
 	@touch $@
 
 demo: $(BIN)/pacs-ai-node

@@ -18,6 +18,10 @@ _ENDINGS = {"monai": (".pt", ".pth", ".safetensors"), "torchscript": (".ts", ".p
 _TAKEN = frozenset({"body", "lungs", "image quality"})
 """Sites that mean something of their own in a result."""
 
+_CODE = re.compile(r"[A-Za-z0-9.-]{1,16}")
+_NAMED = 48
+"""Characters: a number follows in labels of segments, which have 64 (PS3.5 table 6.2-1, LO)."""
+
 Problem = tuple[str, str]
 """Key, and what is wrong with it."""
 
@@ -65,6 +69,9 @@ def _texts(model: Model) -> Iterator[Problem]:
             yield key, f"no text in {', '.join(missing)}"
         if any(len(text) > 2000 or not text.replace("\n", " ").isprintable() for text in texts.values()):
             yield key, "a text is longer than 2000 characters, or holds some that cannot be printed"
+        short = key == "card.title" or key.endswith(".text")
+        if short and any(len(text) > _NAMED or not _one_line(text) for text in texts.values()):
+            yield key, f"is a name: one line of up to {_NAMED} characters without a backslash"
 
 
 def _modalities(model: Model) -> Iterator[Problem]:
@@ -134,11 +141,20 @@ def _labels(model: Model) -> Iterator[Problem]:
         yield from _codes(label, n)
 
 
+def _one_line(text: str) -> bool:
+    """Whether a text is one value of one line: a backslash ends a value in DICOM (PS3.5 section 6.1.2.3)."""
+    return text.isprintable() and "\\" not in text
+
+
 def _codes(label: Label, n: int) -> Iterator[Problem]:
     for key in ("type", "category", "anatomy"):
         value, scheme, meaning = getattr(label, key)
-        if not value or len(value) > 16 or not scheme or len(scheme) > 16 or not meaning or len(meaning) > 64:
-            yield f"label.{n}.{key}", "needs a value and a scheme of up to 16 characters, and a meaning of up to 64"
+        plain = _CODE.fullmatch(value) and _CODE.fullmatch(scheme) and meaning.strip() and _one_line(meaning)
+        if not plain or len(meaning) > 64:
+            yield (
+                f"label.{n}.{key}",
+                "needs a value and a scheme of up to 16 letters, digits, . and -, and a meaning of up to 64 characters",
+            )
         if scheme.startswith("99"):
             yield (
                 f"label.{n}.{key}",

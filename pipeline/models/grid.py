@@ -119,17 +119,17 @@ class Grid:
         source = _tensor(array)
         by_source = {axis.source: axis for axis in self.axes}
         row, column = (self._matrix(by_source[k], device) for k in (1, 2))
-        planes = []
+        sizes = [by_source[k].samples for k in (1, 2)]
+        rest = torch.empty((source.shape[0], *sizes), device=device)
         for z in range(source.shape[0]):
             plane = source[z].to(device=device, dtype=torch.float32) - outside
             plane = plane if row is None else row @ plane
-            planes.append(plane if column is None else plane @ column.T)
-        rest = torch.stack(planes)
+            rest[z] = plane if column is None else plane @ column.T
         slow = self._matrix(by_source[0], device)
         rest = rest if slow is None else torch.tensordot(slow, rest, dims=([1], [0]))
         turned = [k for k, axis in enumerate(self.axes) if axis.flip and axis.same]
         rest = rest.permute([axis.source for axis in self.axes])
-        return (rest.flip(turned) if turned else rest).contiguous() + outside
+        return (rest.flip(turned) if turned else rest).contiguous().add_(outside)
 
     def give(self, field: torch.Tensor, box: Box) -> tuple[torch.Tensor, Box]:
         """Interpolate a field at the image's samples.
@@ -242,7 +242,8 @@ def _along(weight: npt.NDArray[np.float32], field: torch.Tensor, axis: int) -> t
     taps = np.count_nonzero(weight, axis=1).max(initial=0)
     if taps > 2 or weight.shape[1] < 2:
         matrix = torch.from_numpy(weight).to(field.device)
-        return torch.tensordot(matrix, field, dims=([1], [axis])).movedim(0, axis)
+        product: torch.Tensor = torch.tensordot(matrix, field, dims=([1], [axis]))
+        return product.movedim(0, axis)
     first = np.minimum((weight != 0).argmax(axis=1), weight.shape[1] - 2)
     rows = np.arange(len(weight))
     shape = [-1 if k == axis else 1 for k in range(field.dim())]

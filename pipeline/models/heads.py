@@ -41,15 +41,18 @@ class Shown:
 
 
 def probabilities(model: Model, given: torch.Tensor) -> torch.Tensor:
-    """Return what the network gives as probabilities, channels first; calibrated where the description says how."""
+    """Turn what the network gives into probabilities, channels first, in its place; calibrated where the description says how."""
     said, kind = model.calibration, model.output.activation
     if said.method == "temperature":
-        given = given / said.temperature
+        given /= said.temperature
     if said.method == "platt":
-        return torch.sigmoid(said.slope * given + said.offset)
+        return given.mul_(said.slope).add_(said.offset).sigmoid_()
     if kind == "sigmoid":
-        return torch.sigmoid(given)
-    return torch.softmax(given, dim=0) if kind == "softmax" else given
+        return given.sigmoid_()
+    if kind == "softmax":
+        for part in given.unbind(dim=1) if given.dim() > 1 else (given,):  # a second copy of one plane alone
+            part.copy_(torch.softmax(part, dim=0))
+    return given
 
 
 def calibrated(said: Calibration) -> bool:
@@ -109,7 +112,8 @@ def boxes(model: Model, outputs: Outputs, grid: Grid, shape: Shape) -> tuple[Sho
         raise _unexpected(model, torch.zeros(0) if corners is None else corners, ("n", 2 * axes))
     corners, scores = corners.reshape(-1, 2 * axes).float().cpu(), scores.flatten().float().cpu()
     labels = torch.full(scores.shape, model.label[0].index) if kinds is None else kinds.flatten().long().cpu()
-    if not len(corners) == len(scores) == len(labels) or not bool(torch.isfinite(corners).all()):
+    finite = bool(torch.isfinite(corners).all() and torch.isfinite(scores).all())
+    if not len(corners) == len(scores) == len(labels) or not finite:
         raise _unexpected(model, corners, (len(scores), 2 * axes))
     shown: list[Shown] = []
     for label in model.label:
@@ -127,7 +131,7 @@ def _highest(
 ) -> Iterator[tuple[Label, Mask, npt.NDArray[np.float32]]]:
     """Yield what each label has where no other channel is higher, compared on the image's own samples."""
     best = np.zeros(shape, np.float32)
-    winner = np.zeros(shape, np.int16)
+    winner = np.zeros(shape, np.uint8 if field.shape[0] <= 256 else np.int16)
     for channel in range(field.shape[0]):
         box = grid.around(field[channel], _FAINT)
         if box is None:

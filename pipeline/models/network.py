@@ -6,15 +6,13 @@ known operators.
 """
 
 import io
-import re
-import zipfile
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 
 from pipeline.errors import PipelineFailed
-from pipeline.models import bundle, onnx_file
+from pipeline.models import bundle, onnx_file, torch_file
 from pipeline.models.description import Network
 from pipeline.models.errors import refused
 from pipeline.models.limits import limits
@@ -24,9 +22,6 @@ from pipeline.reasons import REASONS
 Outputs = dict[str, torch.Tensor]
 _NESTED = ("state_dict", "model_state_dict", "model")
 _PREFIX = "module."
-_OPERATORS = frozenset({"aten", "prim", "prims", "quantized", "torchvision"})
-_OPERATOR = re.compile(rb"\bops\.([A-Za-z_][\w]*)\.")
-_FORBIDDEN = re.compile(rb"\b(from_file|torch\.save|torch\.load|torch\.classes)\b")
 
 
 class Runner(Protocol):
@@ -92,7 +87,11 @@ class OnnxRunner:
 
     def __call__(self, batch: torch.Tensor) -> Outputs:
         """Compute on the processor."""
-        found = self._session.run(None, {self._input: batch.cpu().numpy()})
+        try:
+            found = self._session.run(None, {self._input: batch.cpu().numpy()})
+        except Exception as error:  # its errors share no class but this one
+            short = "allocat" in str(error)
+            raise MemoryError if short else RuntimeError(type(error).__name__) from error
         out = {name: torch.from_numpy(array) for name, array in zip(self._outputs, found, strict=True)}
         return out | {str(n): out[name] for n, name in enumerate(self._outputs)}
 
@@ -186,9 +185,9 @@ def _tensors(data: bytes, name: str) -> dict[str, torch.Tensor]:
             return load_safetensors(data)
         except (SafetensorError, ValueError, KeyError) as error:
             raise refused(name, "is no safetensors file") from error
-    _bounded_zip(data, name)
+    looked_at = torch_file.archive(data, name) if torch_file.is_archive(data) else io.BytesIO(data)
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        found = torch.load(looked_at, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler raises what the file makes it raise
         raise refused(name, "holds something other than tensors, or is no file of torch") from error
     for key in _NESTED:
@@ -201,37 +200,11 @@ def _tensors(data: bytes, name: str) -> dict[str, torch.Tensor]:
 
 def _script(data: bytes, name: str) -> torch.nn.Module:
     """Load TorchScript whose code was read for what touches files or calls operators of other libraries."""
-    with _bounded_zip(data, name) or _no_zip(name) as archive:
-        for info in archive.infolist():
-            if "/code/" not in info.filename or not info.filename.endswith(".py"):
-                continue
-            code = archive.read(info)
-            if (found := _FORBIDDEN.search(code)) is not None:
-                raise refused(name, f"its program uses {found[0].decode()}, which reaches beyond tensors")
-            foreign = {m.decode() for m in _OPERATOR.findall(code)} - _OPERATORS
-            if foreign:
-                raise refused(name, f"its program uses operators of another library ({min(foreign)})")
+    if not torch_file.is_archive(data):
+        raise refused(name, "is no TorchScript file")
+    looked_at = torch_file.archive(data, name)
     try:
-        module: torch.nn.Module = torch.jit.load(  # type: ignore[no-untyped-call]
-            io.BytesIO(data), map_location="cpu"
-        )
+        module: torch.nn.Module = torch.jit.load(looked_at, map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as error:
         raise refused(name, f"is no TorchScript that can be loaded ({type(error).__name__})") from error
     return module
-
-
-def _no_zip(name: str) -> zipfile.ZipFile:
-    raise refused(name, "is no TorchScript file")
-
-
-def _bounded_zip(data: bytes, name: str) -> zipfile.ZipFile | None:
-    """Return the zip file that torch's files are, if it unpacks to a size near its own; None if it is none."""
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        return None
-    bounds = limits()["weights"]
-    archive = zipfile.ZipFile(io.BytesIO(data))
-    unpacked = sum(info.file_size for info in archive.infolist())
-    if unpacked > bounds["unpacked_ratio"] * len(data) + bounds["unpacked_spare"]:
-        archive.close()
-        raise refused(name, "unpacks to far more than it holds")
-    return archive

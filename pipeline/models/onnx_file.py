@@ -24,7 +24,7 @@ _FIELDS = {
     "model": _MODEL, "graph": _GRAPH, "function": _FUNCTION, "node": _NODE, "attribute": _ATTRIBUTE, "sparse": _SPARSE,
     "tensor": {},
 }  # fmt: skip
-_NODE_DOMAIN, _LOCATION, _EXTERNAL_DATA, _EXTERNAL = 7, 14, 13, 1
+_NODE_DOMAIN, _LOCATION, _EXTERNAL_DATA = 7, 14, 13
 
 Value = int | memoryview
 
@@ -52,7 +52,7 @@ def _message(data: memoryview, kind: str, name: str, depth: int) -> set[int]:
     seen = set()
     for number, value in _fields(data):
         seen.add(number)
-        if kind == "tensor" and ((number == _LOCATION and value == _EXTERNAL) or number == _EXTERNAL_DATA):
+        if kind == "tensor" and ((number == _LOCATION and value != 0) or number == _EXTERNAL_DATA):
             raise refused(name, "keeps tensors in other files; save it with all its data inside")
         if kind == "node" and number == _NODE_DOMAIN and bytes(_block(value)) not in _DOMAINS:
             raise refused(name, "uses operators of another library")
@@ -73,6 +73,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
+        if key >> 32:
+            raise ValueError("a key of more than 32 bits")  # others read its lower bits, and another field
         number, wire = key >> 3, key & 7
         if wire == 0:
             value, at = _varint(data, at)

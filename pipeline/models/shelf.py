@@ -21,6 +21,8 @@ from pipeline.models.errors import refused, wrong
 from pipeline.reasons import REASONS
 
 _FORMATS = {".onnx": "onnx", ".ts": "torchscript"}
+_ADDED = "model.sha256"
+"""Holds the digest of the description: one that was edited by hand is another model than the one that was tried."""
 _MOST = 1000
 """Folders that are looked at."""
 
@@ -87,7 +89,7 @@ class Installed:
             if path.is_symlink() or not path.is_file() or digest(path) != said:
                 raise self._changed(name)
         there = {p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if not p.is_dir()}
-        if more := sorted(there - {FILE, *self.model.files}):
+        if more := sorted(there - {FILE, _ADDED, *self.model.files}):
             raise self._changed(more[0])
 
     def _changed(self, name: str) -> PipelineFailed:
@@ -137,6 +139,9 @@ class Shelf:
         found = Installed.at(folder)
         if found.model.name != name:
             raise wrong("name", f"is not that of its folder, {name}")
+        added = folder / _ADDED
+        if added.is_symlink() or not added.is_file() or added.read_bytes() != f"{found.digest}\n".encode():
+            raise PipelineFailed(REASONS("model-changed", model=name, file=FILE))
         return found
 
     def add(
@@ -257,6 +262,8 @@ def _ready(brought: Path, model: Model, folder: Path) -> Installed:
     written = Installed.at(folder)
     if written.model != model:
         raise refused(FILE, "cannot be written down as it was read")
+    (folder / _ADDED).write_text(f"{written.digest}\n", encoding="ascii")
+    _sync(folder / _ADDED)
     return written
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch.nn import functional
 
-from pipeline.errors import PipelineFailed
+from pipeline.errors import PipelineError, PipelineFailed
 from pipeline.models.description import Model
 from pipeline.models.network import Outputs, Runner
 from pipeline.reasons import REASONS
@@ -131,9 +131,12 @@ def _first_that_fits(
             return run(runner if plan.device == runner.device else runner.to(plan.device), plan), plan
         except (torch.OutOfMemoryError, MemoryError):
             pass
-        except RuntimeError as error:
+        except PipelineError:
+            raise
+        except Exception as error:  # a network of the site raises what it likes
             if "not enough memory" not in str(error):
-                raise PipelineFailed(REASONS("model-failed", model=model.name, error=type(error).__name__)) from error
+                what = type(error.__cause__ or error).__name__
+                raise PipelineFailed(REASONS("model-failed", model=model.name, error=what)) from error
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     raise PipelineFailed(REASONS("device-out-of-memory"), retryable=True)
@@ -145,11 +148,11 @@ def _blended(
     shape = tuple(image.shape[1:])
     padded = _padded(image, plan.tile, outside)
     total = torch.zeros((model.output.channels, *padded.shape[1:]), device=plan.gather)
-    weights = torch.zeros(padded.shape[1:], device=plan.gather)
-    places = list(
-        product(*(_starts(n, t, model.input.overlap) for n, t in zip(padded.shape[1:], plan.tile, strict=True)))
-    )
-    importance = _importance(plan.tile).to(plan.gather) if len(places) > 1 else torch.ones((), device=plan.gather)
+    sides = list(zip(padded.shape[1:], plan.tile, strict=True))
+    starts = [_starts(n, t, model.input.overlap) for n, t in sides]
+    places = list(product(*starts))
+    lines = [_line(t) if len(places) > 1 else torch.ones(t) for t in plan.tile]
+    importance = _outer(lines).to(plan.gather)
     for first in range(0, len(places), plan.batch):
         some = [
             tuple(slice(a, a + t) for a, t in zip(at, plan.tile, strict=True))
@@ -159,10 +162,14 @@ def _blended(
         found = _map_of(model, runner(batch), batch).to(plan.gather, torch.float32)
         for box, out in zip(some, found, strict=True):
             total[(slice(None), *box)] += out * importance
-            weights[box] += importance
         told((first + len(some)) / len(places))
     inside = tuple(slice(0, n) for n in shape)
-    return (total / weights)[(slice(None), *inside)]
+    for k, (line, begins, (n, t)) in enumerate(zip(lines, starts, sides, strict=True)):
+        weight = torch.zeros(n)  # windows stand in a grid: what they add up to is a product of the axes too
+        for begin in begins:
+            weight[begin : begin + t] += line
+        total /= weight.to(plan.gather).reshape([-1 if axis == k + 1 else 1 for axis in range(total.dim())])
+    return total[(slice(None), *inside)]
 
 
 def _map_of(model: Model, outputs: Outputs, batch: torch.Tensor) -> torch.Tensor:
@@ -190,10 +197,15 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
     return [round(k * (length - tile) / max(1, count - 1)) for k in range(count)]
 
 
-def _importance(tile: Sequence[int]) -> torch.Tensor:
+def _line(count: int) -> torch.Tensor:
+    """Return how much the samples of a window count along one axis."""
+    at = torch.arange(count, dtype=torch.float32) - (count - 1) / 2
+    line = torch.exp(-0.5 * (at / (_SIGMA * count)) ** 2)
+    return torch.clamp(line / line.max(), min=_LEAST)  # of each axis: corners count least of all
+
+
+def _outer(lines: Sequence[torch.Tensor]) -> torch.Tensor:
     out = torch.ones(())
-    for n in tile:
-        at = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
-        line = torch.exp(-0.5 * (at / (_SIGMA * n)) ** 2)
-        out = out[..., None] * torch.clamp(line / line.max(), min=_LEAST)  # of each axis: corners count least of all
+    for line in lines:
+        out = out[..., None] * line
     return out

@@ -28,6 +28,7 @@ def hospital(tmp_path: Path, orthanc_program: str, monkeypatch: pytest.MonkeyPat
         made.stop()
 
 
+@pytest.mark.long
 def test_a_model_of_the_site_answers_the_pacs(hospital: pacs.Hospital, tmp_path: Path) -> None:
     made = phantom.build(5, thickness_mm=5.0, slices=24, matrix=64, lesions="none")
     chest = phantom.write(made, tmp_path / "chest")

@@ -63,6 +63,12 @@ def chest(made: phantom.Phantom, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return phantom.write(made, tmp_path_factory.mktemp("chest")) / "dicom"
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    exposure = radiograph.Exposure(3, rows=128, columns=128)
+    return radiograph.write(radiograph.expose(exposure), tmp_path_factory.mktemp("dx")) / "dicom"
+
+
 def objects(out: Path, job: dict[str, Any]) -> dict[str, Path]:
     return {row["kind"]: out / row["path"] for row in job["artifacts"]}
 
@@ -169,9 +175,7 @@ def test_mr_is_shown_in_a_window_of_its_own_and_other_modalities_are_not_taken(
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_a_radiograph_gets_classes_or_masks_and_no_volume(call: Call, tmp_path: Path, task: str) -> None:
-    exposure = radiograph.Exposure(3, rows=128, columns=128)
-    source = radiograph.write(radiograph.expose(exposure), tmp_path / "dx") / "dicom"
+def test_a_radiograph_gets_classes_or_masks_and_no_volume(call: Call, source: Path, tmp_path: Path, task: str) -> None:
     picture = {"kind": "image", "orientation": "FL", "values": "shown", "normalise": [], "outside": 0.0}
     common = {"modalities": ["DX", "CR"], "task": task}
     if task == "classification":
@@ -197,14 +201,11 @@ def test_a_radiograph_gets_classes_or_masks_and_no_volume(call: Call, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["volume", "image"])
-def test_boxes_are_findings_without_a_size(call: Call, chest: Path, tmp_path: Path, kind: str) -> None:
+def test_boxes_are_findings_without_a_size(call: Call, chest: Path, source: Path, tmp_path: Path, kind: str) -> None:
     labels = [{**makers.LABEL, "index": n, "name": f"thing_{n}", "finding": True} for n in (1, 2)]
     more: dict[str, Any] = {"task": "detection", "label": labels, "output": {"form": "boxes"}}
     if kind == "image":
-        chest = (
-            radiograph.write(radiograph.expose(radiograph.Exposure(3, rows=128, columns=128)), tmp_path / "dx")
-            / "dicom"
-        )
+        chest = source
         more |= {"modalities": ["DX"], "input": {"kind": "image", "orientation": "FL", "normalise": []}}
     call("models", "add", str(makers.torchscript(tmp_path / "in", makers.Boxes(), **more)))
     document = call("process", str(chest), "--out", str(tmp_path / "out"), "--pipeline", "tissue_threshold")
