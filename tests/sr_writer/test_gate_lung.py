@@ -60,6 +60,13 @@ CHANGES = {
 }  # fmt: skip
 
 
+def test_code_values_fit() -> None:
+    """A longer one would be a Long Code Value, which no reader of ours expects (SH, PS3.5 section 6.2)."""
+    made = [codes.concept(name) for name in codes.CONCEPTS]
+    assert [c for c in made if len(c.value) > 16 or len(c.meaning) > 64] == []
+    assert len({c.value for c in made}) == len(made)
+
+
 def test_true_numbers_pass_and_each_that_does_not_follow_is_refused(helpers: Any, case: Any, tmp_path: Path) -> None:
     true = true_numbers(case)
     added = tuple(Measurement(name, site, value, unit(name)) for (name, site), value in true.items())
