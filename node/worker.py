@@ -217,11 +217,11 @@ class Worker:
     def _earlier(self, job: Job) -> list[tuple[StoredArtifact, ...]]:
         """Return what stands of earlier revisions, the latest first, back to the last segmentation."""
         found: list[tuple[StoredArtifact, ...]] = []
-        before = jobs.predecessor(self._db, job)
+        before = jobs.predecessor(self._db, job, besides=self._webhooks)
         while before is not None:
             found.append(jobs.artifacts(self._db, before))
             seen = any(a.kind == "seg" for a in found[-1])
-            before = None if seen else jobs.predecessor(self._db, job, before=before)
+            before = None if seen else jobs.predecessor(self._db, job, before=before, besides=self._webhooks)
         return found
 
     def _profiles(self, job: Job) -> tuple[Profile, ...]:

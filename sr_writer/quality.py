@@ -83,7 +83,11 @@ def figures(found: QualityFinding, language: str, *, plain: bool = False) -> str
     value = quantity(found.value, found.unit, language, plain=plain)
     if found.limit is None:
         return text("measured", language, value=value)
-    return text("measured_limit", language, value=value, limit=quantity(found.limit, found.unit, language, plain=plain))
+    limit = quantity(found.limit, found.unit, language, plain=plain)
+    if found.limit <= 0 < found.value - found.limit and (found.unit == "mm" or found.limit == 0):
+        means = "none_expected" if found.unit != "mm" else "at_the_border" if found.limit == 0 else "before_the_border"
+        limit = text("limit_means", language, limit=limit, means=text(means, language))
+    return text("measured_limit", language, value=value, limit=limit)
 
 
 def quantity(value: float, unit: str, language: str, *, plain: bool = False) -> str:

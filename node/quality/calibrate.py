@@ -15,8 +15,9 @@ import structlog
 from dicom_io.device import Device
 from dicom_io.discover import discover
 from dicom_io.elements import text
-from dicom_io.errors import DicomIOError
-from dicom_io.model import Instance, Study, group
+from dicom_io.errors import DicomIOError, UnreadableError
+from dicom_io.model import Study, group
+from dicom_io.read import read_instance
 from node.quality.learn import Bound, Image, Learned, learn, policy
 from pipeline import registry
 from pipeline.api import Pipeline
@@ -78,38 +79,60 @@ def calibrate(
         Called with what is being done, how many are done, and how many there are (0: unknown).
     """
     refused: Counter[str] = Counter()
+    images = []
     with tempfile.TemporaryDirectory(prefix="pacs-ai-node-calibrate-") as scratch:
-        instances = _read(paths, Path(scratch), refused, tell)
-        pieces = list(_pieces(group(instances)))
-        images = []
-        for number, (name, uid, piece) in enumerate(pieces):
-            tell(f"measured by {name}", number, len(pieces))
-            measured = _measured(load(name), uid, piece, refused)
-            if measured is not None:
-                images.append(measured)
-        tell("measured", len(pieces), len(pieces))
-    said = "\n".join(sorted(f"{i.sop_instance_uid} {i.digest}" for i in instances))
+        files = _found(paths, Path(scratch), refused, tell)
+        studies: dict[str, list[_File]] = {}
+        for file in files:
+            studies.setdefault(file.study, []).append(file)
+        for number, uid in enumerate(sorted(studies)):
+            for name, subject, piece in _pieces(studies[uid], refused):
+                tell(f"measured by {name}", number, len(studies))
+                measured = _measured(load(name), subject, piece, refused)
+                if measured is not None:
+                    images.append(measured)
+        tell("measured", len(studies), len(studies))
+    said = "\n".join(sorted(f"{f.instance} {f.digest}" for f in files))
     return Calibration(
         learn(images, least), len(images), len({i.study for i in images}), len({i.patient for i in images}),
-        len(instances), dict(sorted(refused.items())), f"sha256:{hashlib.sha256(said.encode()).hexdigest()}",
+        len(files), dict(sorted(refused.items())), f"sha256:{hashlib.sha256(said.encode()).hexdigest()}",
     )  # fmt: skip
 
 
-def _read(
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What is kept of a file until its study's turn: headers of a site's images would fill the memory."""
+
+    path: Path
+    study: str
+    instance: str
+    digest: str
+
+
+def _found(
     paths: Sequence[Path], scratch: Path, refused: Counter[str], tell: Callable[[str, int, int], None]
-) -> list[Instance]:
-    kept: dict[str, Instance] = {}
+) -> list[_File]:
+    kept: dict[str, _File] = {}
     for count, found in enumerate(discover(paths, scratch), start=1):
         tell("files read", count, 0)
-        if found.instance is not None:
-            kept.setdefault(found.instance.sop_instance_uid, found.instance)
+        one = found.instance
+        if one is not None:
+            file = _File(one.path, one.study_instance_uid, one.sop_instance_uid, one.digest)
+            kept.setdefault(file.instance, file)
         elif found.reason is not None and not found.skipped:
             refused[found.reason.code] += 1
     return list(kept.values())
 
 
-def _pieces(studies: Sequence[Study]) -> Iterator[tuple[str, str, Study]]:
-    for study in sorted(studies, key=lambda s: s.study_instance_uid):
+def _pieces(files: Sequence[_File], refused: Counter[str]) -> Iterator[tuple[str, str, Study]]:
+    """Yield what pipelines take of the files of one study, with their names."""
+    instances = []
+    for file in files:
+        try:
+            instances.append(read_instance(file.path))
+        except UnreadableError as error:  # it was readable a moment ago
+            refused[error.reason.code] += 1
+    for study in group(instances):
         for name in registry.graded():
             for uid, piece in registry.subjects(name, study):
                 yield name, uid, piece

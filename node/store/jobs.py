@@ -1,6 +1,6 @@
 """Jobs: the row is the truth. Claimed by compare-and-set, finished only by their owner."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -209,10 +209,11 @@ def replaced(db: Database, of: Job) -> tuple[tuple[StoredArtifact, tuple[str, ..
     return tuple(found.items())
 
 
-def predecessor(db: Database, of: Job, *, before: Job | None = None) -> Job | None:
+def predecessor(db: Database, of: Job, *, before: Job | None = None, besides: Collection[str] = ()) -> Job | None:
     """Return the same pipeline's job in an earlier revision, earlier than `before`, whose result or card left the node.
 
-    Of a piece of a study any earlier job counts: one revision can have several.
+    Of a piece of a study any earlier job counts: one revision can have several. Destinations `besides` hold no objects:
+    what they were told of can be found nowhere.
 
     One that was made for another patient, before the source corrected whose study it is, is nobody's predecessor: the
     new report would lead its reader into a stranger's record.
@@ -225,7 +226,7 @@ def predecessor(db: Database, of: Job, *, before: Job | None = None) -> Job | No
         t.artifact.c.kind.in_(("sr", "csr")), t.artifact.c.replaced.is_(None),
     )  # fmt: skip
     arrived = sa.or_(d.state.in_(("sending", "delivered", "confirmed")), report)
-    left = sa.exists().where(d.job_id == _j.id, arrived)
+    left = sa.exists().where(d.job_id == _j.id, d.destination.not_in(tuple(besides)), arrived)
     none_planned = ~sa.exists().where(d.job_id == _j.id)
     after = before or of
     earlier = _j.revision < after.revision if of.subject == "study" else _j.id < after.id

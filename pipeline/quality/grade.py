@@ -9,6 +9,7 @@ A table is a list of rows::
     code = "noise-high"      # texts in ../reasons.toml
     unit = "[hnsf'U]"        # UCUM; empty: nothing that a person wants to read as a number
     grade = "B"              # best grade that images with it can have
+    about = "noise"          # optional: of several findings about one thing the worst is told, the last row of equal ones
 
 A row without `above` and `below` is a finding wherever the measure is there and not 0.
 """
@@ -62,6 +63,7 @@ class Limit:
     beyond: Literal["above", "below"]
     bound: float
     until: float
+    about: str = ""
 
     def passed(self, value: float) -> bool:
         """Whether `value` is beyond the limit, and not so far that another row speaks."""
@@ -81,7 +83,8 @@ def _limit(row: Mapping[str, Any]) -> Limit:
     beyond: Literal["above", "below"] = "below" if "below" in row else "above"
     until = float(row.get("upto", inf)) if beyond == "above" else float(row.get("downto", -inf))
     return Limit(
-        row["measure"], row["code"], row["unit"], cast("Grade", row["grade"]), beyond, float(row.get(beyond, 0.0)), until
+        row["measure"], row["code"], row["unit"], cast("Grade", row["grade"]), beyond, float(row.get(beyond, 0.0)), until,
+        row.get("about", ""),
     )  # fmt: skip
 
 
@@ -105,8 +108,9 @@ def grade(
     not_evaluated : Iterable[Reason]
         What could not be judged.
     """
+    passed = _once([limit for limit in limits if _beyond(limit, measures)])
     found = sorted(
-        (_finding(limit, measures[limit.measure], scope, uid) for limit in limits if _beyond(limit, measures)),
+        (_finding(limit, measures[limit.measure], scope, uid) for limit in passed),
         key=lambda f: f.grade,
         reverse=True,
     )
@@ -118,6 +122,15 @@ def grade(
 def _beyond(limit: Limit, measures: Mapping[str, Measured]) -> bool:
     measured = measures.get(limit.measure)
     return measured is not None and limit.passed(measured.value)
+
+
+def _once(passed: Sequence[Limit]) -> list[Limit]:
+    """Leave out what a worse, or at the same grade a later, row about the same thing says."""
+    told: dict[str, Limit] = {}
+    for limit in passed:
+        if limit.about and (limit.about not in told or limit.grade >= told[limit.about].grade):
+            told[limit.about] = limit
+    return [limit for limit in passed if not limit.about or told[limit.about] is limit]
 
 
 def _finding(limit: Limit, m: Measured, scope: Literal["series", "instance"], uid: str) -> QualityFinding:

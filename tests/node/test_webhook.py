@@ -21,7 +21,7 @@ from dicom_io.tls import ClientTls
 from dicom_io.webhook import TABLE, judge_webhook, post
 from node.courier import Courier
 from node.reasons import REASONS
-from node.store import deliveries, operator
+from node.store import deliveries, jobs, operator
 from node.told import told
 from node.webhook import Calls, greet
 from pipeline.errors import PipelineFailed
@@ -199,6 +199,19 @@ def test_what_a_webhook_could_not_take_arrives_later_and_what_it_refuses_rings(
     assert sender.step()
     assert desk.sends(uid) == ["delivered"]
     assert len({document["id"] for _, _, document in board.got}) == 1
+
+
+@pytest.mark.sockets
+def test_a_report_that_only_a_webhook_heard_of_is_nobodys_predecessor(desk: Desk, slices: list[Path], uid: str) -> None:
+    assert ended(desk, slices[:-1]).step()
+    desk.receive(slices[-1:])
+    desk.after(4000.0)
+    first, second = desk.jobs(uid)
+    assert (first.outcome, desk.sends(uid)) == ("result", ["delivered"])
+    assert jobs.predecessor(desk.db, second) == first
+    assert desk.work() == [True]
+    (report,) = (a for a in jobs.artifacts(desk.db, second) if a.kind == "sr")
+    assert "PredecessorDocumentsSequence" not in dcmread(desk.folder.path / report.path)
 
 
 @pytest.mark.sockets

@@ -1,5 +1,6 @@
 """``quality calibrate``: a folder in, a file out that a person reviews and the node takes."""
 
+import gc
 import json
 import shutil
 import tomllib
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from config.settings import Pipelines
 from dicom_io.device import Device
+from dicom_io.model import Instance
 from node.cli.check_config import command as check_config
 from node.cli.common import settings_of
 from node.cli.quality import command
@@ -20,6 +22,7 @@ from node.quality.calibrate import Calibration, calibrate, document, limits_file
 from node.quality.learn import Image, learn
 from phantom.radiograph import Exposure, dataset, expose
 from pipeline import registry
+from pipeline.api import Pipeline
 from pipeline.quality.limits import SCHEMA as LIMITS_SCHEMA
 from pipeline.quality.limits import Limits
 from tests.cli.documents import valid
@@ -100,6 +103,19 @@ def test_the_same_images_give_the_same_file(folder: Path, tmp_path: Path) -> Non
     ]
     assert files[0] == files[1]
     assert told[-1] == ("measured", 2, 2)
+
+
+def test_only_the_headers_of_one_study_are_held_at_a_time(folder: Path) -> None:
+    shelf = registry.shelf(Pipelines(), "cpu")
+    held: list[int] = []
+
+    def load(name: str) -> Pipeline:
+        uids = {o.sop_instance_uid for o in gc.get_objects() if isinstance(o, Instance)}
+        held.append(len({uid for uid in uids if uid.startswith("2.25.4712")}))
+        return shelf(name)
+
+    assert calibrate([folder], load, 20, lambda *_: None).images == COUNT
+    assert held == [1] * COUNT
 
 
 def test_nonsense_is_refused(folder: Path, tmp_path: Path) -> None:

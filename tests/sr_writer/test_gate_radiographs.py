@@ -11,13 +11,17 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from scipy import ndimage
 
 from sr_writer import gate
 from sr_writer.profiles import Form, Piece
+from tests.sr_writer.graded import claim_of as graded_claim
+from tests.sr_writer.graded import graded
 from tests.sr_writer.radiographs import (
     BESIDE,
     CARDS,
     claim_of,
+    from_folder,
     radiograph_cards,
     radiograph_case,
     radiograph_written,
@@ -239,3 +243,50 @@ def test_good_results_and_cards_pass(tmp_path: Path, case: dict[str, Any]) -> No
     cards = radiograph_cards(made, tmp_path / "cards")
     assert {a.kind for a in cards} == {p.form.object for p in CARDS}
     assert gate.check(cards, sources) == ()
+
+
+def noise(_: Dataset, shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 4096, shape).astype(np.uint16)
+
+
+def falling_table(ds: Dataset, shape: tuple[int, int]) -> np.ndarray:
+    """Show high values dark, though the image says MONOCHROME2."""
+    item = Dataset()
+    item.LUTDescriptor = [4096, 0, 12]
+    item.add_new("LUTData", "OW", np.arange(4095, -1, -1, dtype="<u2").tobytes())
+    ds.VOILUTSequence = [item]
+    return ndimage.zoom(ds.pixel_array, 8, order=1)[: shape[0], : shape[1]]
+
+
+def narrow_window(ds: Dataset, shape: tuple[int, int]) -> np.ndarray:
+    ds.WindowCenter, ds.WindowWidth, ds.VOILUTFunction = 1500, 80, "LINEAR"
+    return noise(ds, shape)
+
+
+@pytest.mark.parametrize("odd", [noise, falling_table, narrow_window])
+def test_a_grade_of_an_odd_radiograph_passes_and_its_picture_spoilt_does_not(
+    tmp_path: Path, odd: Callable[[Dataset, tuple[int, int]], np.ndarray]
+) -> None:
+    radiograph_case(tmp_path, negative=True)
+    path = tmp_path / "dicom" / "0001.dcm"
+    ds = pydicom.dcmread(path)
+    with np.load(tmp_path / "truth.npz") as stored:
+        large = {k: np.kron(v, np.ones((8, 8), bool)) for k, v in stored.items() if k != "opacities"}
+    np.savez(tmp_path / "truth.npz", **large)
+    shape = 8 * ds.Rows, 8 * ds.Columns
+    ds.PixelData = odd(ds, shape).tobytes()
+    ds.Rows, ds.Columns = shape
+    ds.save_as(path)
+    made = graded(from_folder(tmp_path, negative=True), "D")
+    claim = graded_claim(made)
+    written = radiograph_written(made, tmp_path / "out", (Piece(Form("sc")), Piece(Form("overlay"))))
+    assert gate.check(written, made.series.instances, (), claim) == ()
+    study = Set(made, written, claim)
+    for name in ("mirrored", "upside down", "black and white exchanged"):
+        for artifact in written:
+            path = Path(shutil.copy(artifact.path, tmp_path / "spoilt.dcm"))
+            ds = pydicom.dcmread(path)
+            ATTACKS[name][artifact.kind][0](ds, study)
+            ds.save_as(path)
+            found = gate.check([replace(artifact, path=path)], made.series.instances, (), claim)
+            assert "picture-differs" in {r.reason.code for r in found}, (name, artifact.kind)

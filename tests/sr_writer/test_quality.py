@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from sr_writer import gate, quality_card
 from sr_writer.canvas import GRADE_CHIP, GRADES
 from sr_writer.profiles import Form, Piece, shipped, wanted
+from sr_writer.quality import figures
 from sr_writer.write import Artifact, write_result
 from tests.sr_writer import radiographs
 from tests.sr_writer.graded import claim_of, graded, quality_of
@@ -101,6 +102,23 @@ def test_the_report_has_the_grade_and_every_finding_worst_first(series: Any) -> 
     whole = comments(ds)
     assert whole[0].startswith("Image quality of the series: D: not usable. 2 alarms, 1 remark.")
     assert "nothing that this program looks for" not in whole[0]
+
+
+def test_a_limit_of_nothing_or_before_it_says_what_it_means(image: Any, helpers: Any, tmp_path: Path) -> None:
+    case = image[0]
+    for limit, says, zh in (
+        (0.0, "limit: 0 mm, the border of the image", "限值 0 mm，图像边缘"),
+        (-2.0, "limit: -2 mm, that far inside the border", "限值 -2 mm，即距边缘以内"),
+    ):
+        noise, cut = case.result.quality.findings
+        found = (replace(noise, limit=0.0), replace(cut, limit=limit))
+        changed = replace(case, result=replace(case.result, quality=replace(case.result.quality, findings=found)))
+        made = written(changed, helpers, tmp_path / says[:12], (Piece(Form("sr")), Piece(Form("text"))))
+        text = " ".join(c for g in groups(pydicom.dcmread(made["sr"][0].path)) for c in comments(g))
+        assert says in text
+        assert zh in text
+        assert "limit: 0, none expected" in text
+    assert figures(replace(noise, value=-30.0, unit="mm", limit=-4.0), "en") == "measured: -30 mm, limit: -4 mm"
 
 
 def test_a_number_bears_its_limit(image: Any) -> None:

@@ -21,8 +21,9 @@ from pipeline.reasons import REASONS
 from pipeline.result import Place
 
 Flags = npt.NDArray[np.bool_]
-_USUAL: Orientation = ("L", "F")
 _MIRRORED: Orientation = ("R", "F")
+SIDES = ("mirrored", "sides_contradict")
+"""Measures of whether left is where it should be."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,19 +89,33 @@ def tilt(field: Field, model: Model, p: Mapping[str, Any]) -> float:
     return float(np.average(found, weights=weight))
 
 
-def lying(field: Field, stated: Orientation, degrees: float) -> dict[str, Measured]:
+def comparable(field: Field, p: Mapping[str, Any]) -> bool:
+    """Whether both halves of the chest are seen as far as comparing them takes.
+
+    What tells left from right is where heart and arch stand between the lungs: with much of one lung beyond a border, the
+    middle of what is seen is not the middle of the chest.
+    """
+    margins = field.seen.margins
+    if margins is None or min(margins.left, margins.right) < -p["sides_cut"]:
+        return False
+    smaller, larger = sorted(int(lung.sum()) for lung in field.lungs)
+    return smaller > p["sides_smaller"] * larger
+
+
+def lying(field: Field, stated: Orientation, degrees: float, *, turned: bool = False) -> dict[str, Measured]:
     """Return how the image is shown: its greys, its quarter turns, its sides, its tilt.
 
-    What the header itself says of turns and sides is a remark elsewhere; here is what it does not say. `degrees` is the tilt.
+    What the header itself says of turns and sides is a remark elsewhere; here is what it does not say. `degrees` is the tilt;
+    `turned`: the image was put upright as the header says, and a turn that is left contradicts that.
     """
     seen = field.seen
     share = dict(zip(ORIENTATIONS, (float(x) for x in seen.orientation), strict=True))
-    turned = {name: v for name, v in share.items() if "turned" in name}
+    lies = {name: v for name, v in share.items() if "turned" in name}
     mirrored = sum(v for name, v in share.items() if name.startswith("mirrored"))
     out = {"not_chest": Measured(1 - seen.chest, "1"), "inverted": Measured(seen.inverted, "1")}
-    if stated in {(), _USUAL, _MIRRORED}:
-        name = max(turned, key=lambda n: turned[n])
-        out["turned"] = Measured(sum(turned.values()), "1", words={"degrees": name.rsplit("-", 1)[-1]})
+    name = max(lies, key=lambda n: lies[n])
+    words = {"degrees": name.rsplit("-", 1)[-1]}
+    out["turn_contradicts" if turned else "turned"] = Measured(sum(lies.values()), "1", words=words)
     if lies_upright(field):
         out["tilt_deg"] = Measured(abs(degrees), "deg", words={"value": f"{abs(degrees):.0f}"})
         out["sides_contradict" if stated == _MIRRORED else "mirrored"] = Measured(

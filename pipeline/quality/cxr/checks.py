@@ -9,7 +9,7 @@ from dicom_io import elements
 from dicom_io.radiograph import Radiograph
 from dicom_io.reason import Reason
 from pipeline.errors import NotAnalysed
-from pipeline.quality.cxr import anatomy, header, marks, pixels
+from pipeline.quality.cxr import anatomy, header, marks, pixels, turn
 from pipeline.quality.cxr.anatomy import Field
 from pipeline.quality.cxr.image import Look
 from pipeline.quality.cxr.model import Model
@@ -21,28 +21,40 @@ from pipeline.reasons import REASONS
 def measure(head: Dataset, image: Radiograph, model: Model) -> tuple[dict[str, Measured], list[Reason]]:
     """Return what was measured, by name, and what could not be.
 
+    An image that is turned by its header is put upright first; places are those of the image as stored.
+
     Raises
     ------
     NotAnalysed
         ``cxr-no-chest``: the pixels show something else, and the header does not promise a chest.
     """
+    turns = turn.quarters(image.orientation)
+    said = header.measures(head, image, parameters())
+    upright = turn.upright(image, turns)
+    measures, open_ = _of_pixels(head, upright, model, turned=bool(turns))
+    return said | turn.as_stored(measures, turns, upright.shown.shape), [*header.not_evaluated(head), *open_]
+
+
+def _of_pixels(
+    head: Dataset, image: Radiograph, model: Model, *, turned: bool
+) -> tuple[dict[str, Measured], list[Reason]]:
+    """Return what the pixels of an upright image say; `turned`: it is so because the header told how to turn it."""
     p = parameters()
     look = Look.at(image, **p["image"])
     rows, columns = marks.frame(look, p["frame"])
     field = Field(look, rows, columns, model.look(look.small[slice(*rows), slice(*columns)]))
-    said = header.measures(head, image, p)
     if not anatomy.is_chest(field, p["model"]):
         if not promised(head):
             raise NotAnalysed(REASONS("cxr-no-chest"))
-        return {**said, "not_chest": Measured(1 - field.seen.chest, "1")}, [*header.not_evaluated(head)]
+        return {"not_chest": Measured(1 - field.seen.chest, "1")}, []
     if field.seen.inverted > p["model"]["inverted"]:
         look = look.negative()
     degrees = anatomy.tilt(field, model, p["tilt"]) if anatomy.lies_upright(field) else 0.0
     right, left = field.lungs
     lungs = right | left if (right | left).any() else pixels.middle(look.small.shape, p["field"]["rim"])
+    open_: list[Reason] = []
     measures = {
-        **said,
-        **anatomy.lying(field, image.orientation, degrees),
+        **anatomy.lying(field, image.orientation, degrees, turned=turned),
         **pixels.clipped(look, lungs, p["clipped"]),
         **pixels.sharpness(look, p["sharpness"]),
         **marks.framed(look, rows, columns),
@@ -50,13 +62,16 @@ def measure(head: Dataset, image: Radiograph, model: Model) -> tuple[dict[str, M
         **marks.writing(look, right | left, p["writing"]),
     }
     if anatomy.lies_upright(field):
-        in_doubt = any(
-            name in measures and measures[name].value > p["model"]["sides"] for name in ("mirrored", "sides_contradict")
-        )
+        in_doubt = any(name in measures and measures[name].value > p["model"]["sides"] for name in anatomy.SIDES)
         measures |= anatomy.coverage(field, p["coverage"], in_doubt=in_doubt) | anatomy.shape(field)
+        if not anatomy.comparable(field, p["model"]):
+            for name in anatomy.SIDES:
+                if name in measures and 1 - p["model"]["sides_sure"] < measures[name].value < p["model"]["sides_sure"]:
+                    del measures[name]
+                    open_.append(REASONS("cxr-sides-cut"))
     if pixels.bits(look) >= p["noise"]["least_bits"]:
         measures |= pixels.noise(look, lungs, p["noise"])
-    return measures, [*header.not_evaluated(head), *anatomy.not_evaluated(field), *_open(measures)]
+    return measures, [*open_, *anatomy.not_evaluated(field), *_open(measures)]
 
 
 def promised(head: Dataset) -> bool:

@@ -78,11 +78,9 @@ def area_mean(image: Plane, rows: int, columns: int) -> Plane:
 
 def blocks(image: Plane, factor: int) -> Plane:
     """Return the means of squares of `factor` by `factor` pixels; what does not fill one is left out."""
-    rows, columns = (n // factor * factor for n in image.shape)
-    total = np.zeros((rows // factor, columns // factor), np.float32)
-    for y in range(factor):
-        for x in range(factor):
-            total += image[y:rows:factor, x:columns:factor]
+    rows, columns = (n // factor for n in image.shape)
+    strips = image[: rows * factor].reshape(rows, factor, -1).sum(axis=1)  # along memory first
+    total = strips[:, : columns * factor].reshape(rows, columns, factor).sum(axis=2)
     return np.asarray(total / np.float32(factor * factor), np.float32)
 
 

@@ -20,9 +20,9 @@ def clipped(look: Look, field: Flags, p: Mapping[str, Any]) -> dict[str, Measure
     which few pixels of the whole image stand is the end of a tail, not a stop.
     """
     values = look.radiograph.array
-    inside = _enlarged(field, values.shape)
     step = max(1, int(np.sqrt(values.size / p["most_pixels"])))
-    values, inside = values[::step, ::step], inside[::step, ::step]
+    inside = _enlarged(field, values.shape, step)
+    values = values[::step, ::step]
     low, high = float(values.min()), float(values.max())
     if high <= low or not inside.any():
         return {}
@@ -32,8 +32,9 @@ def clipped(look: Look, field: Flags, p: Mapping[str, Any]) -> dict[str, Measure
     return {"clipped_percent": Measured(100 * max(shares), "%", look.around(field))}
 
 
-def _enlarged(field: Flags, shape: tuple[int, ...]) -> Flags:
-    rows, columns = ((np.arange(n) * m // n) for n, m in zip(shape, field.shape, strict=True))
+def _enlarged(field: Flags, shape: tuple[int, ...], step: int) -> Flags:
+    """Return every `step`-th row and column of a field made as large as `shape`."""
+    rows, columns = ((np.arange(0, n, step) * m // n) for n, m in zip(shape, field.shape, strict=True))
     return field[np.ix_(rows, columns)]
 
 

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from phantom.radiograph import Radiograph
 from pipeline.errors import NotAnalysed
+from pipeline.quality.cxr.model import Seen
 from tests.pipeline.quality.cxr_cases import alarms, judged, one_of, put, said, seen, spoiled
 
 
@@ -86,6 +87,64 @@ def test_sides_that_the_header_owns_up_to_are_no_alarm_and_those_it_gets_wrong_a
     mirrored = seen(chest, orientation=one_of("mirrored"))
     assert alarms(judged(tmp_path / "a", chest, mirrored, owns)) == set()
     assert alarms(judged(tmp_path / "b", chest, seen(chest), owns)) == {"sides-contradict"}
+
+
+@pytest.mark.unit
+def test_an_image_that_its_header_says_is_turned_is_judged_like_the_upright_one(
+    tmp_path: Path, chest: Radiograph
+) -> None:
+    """Its rows are shorter than its columns, so that a spacing or a place that was not turned shows."""
+    whole = seen(chest)
+    assert whole.margins is not None
+    cut = replace(whole, margins=replace(whole.margins, top=-0.03, left=-0.02))
+    upright = judged(tmp_path / "0", chest, cut, put(ImagerPixelSpacing=[1.2, 1.0]))
+    rows, columns = chest.array.shape
+    assert alarms(upright) >= {"apices-cut", "right-side-cut"}
+    for turns, stated, edge in ((1, "FR", "columns"), (2, "RH", "rows"), (3, "HL", "columns")):
+        spacing = [1.2, 1.0] if turns == 2 else [1.0, 1.2]
+        turned = np.rot90(chest.array, turns)
+        pixels = {"Rows": turned.shape[0], "Columns": turned.shape[1], "PixelData": turned.tobytes()}
+        change = put(PatientOrientation=list(stated), ImagerPixelSpacing=spacing, **pixels)
+        found = judged(tmp_path / str(turns), chest, cut, change)
+        assert said(found) == said(upright) | {"header-says-turned"}
+        assert found.grade == "C"
+        assert "cxr-not-upright" not in {r.code for r in found.not_evaluated}
+        assert found.measures["cut_top_mm"] == upright.measures["cut_top_mm"]
+        apex = next(f.place for f in found.findings if f.reason.code == "apices-cut")
+        at_end = rows if turns > 1 else 0  # the head is on the left, below, on the right
+        assert apex is not None
+        assert at_end in getattr(apex, edge), turns
+        assert np.ptp(getattr(apex, edge)) < 20
+        low, high = next(f.place.columns for f in upright.findings if f.reason.code == "apices-cut" and f.place)
+        along = getattr(apex, "rows" if edge == "columns" else "columns")
+        assert along == ((low, high) if turns == 3 else (columns - high, columns - low))
+
+
+@pytest.mark.unit
+def test_a_header_that_is_wrong_about_a_turn_is_an_alarm(tmp_path: Path, chest: Radiograph) -> None:
+    lies = seen(chest, orientation=one_of("turned-90"))
+    found = judged(tmp_path, chest, lies, put(PatientOrientation=["F", "R"]))
+    assert alarms(found) == {"turn-contradicts"}
+    assert said(found) >= {"header-says-turned"}
+
+
+@pytest.mark.unit
+def test_sides_are_not_compared_where_a_border_cuts_much_of_a_lung(tmp_path: Path, chest: Radiograph) -> None:
+    def looks_mirrored(share: float) -> Seen:
+        return seen(chest, orientation=np.array([1 - share, 0, 0, 0, share, 0, 0, 0], np.float32))
+
+    for n, (share, left, judged_) in enumerate(((0.8, -0.04, True), (0.8, -0.07, False), (0.99, -0.07, True))):
+        mirrored = looks_mirrored(share)
+        assert mirrored.margins is not None
+        cut = replace(mirrored, margins=replace(mirrored.margins, left=left))
+        found = judged(tmp_path / str(n), chest, cut)
+        assert ("image-mirrored" in alarms(found)) is judged_
+        assert ("cxr-sides-cut" in {r.code for r in found.not_evaluated}) is not judged_
+        assert "lung-border-cut" in alarms(found), "no side is named while the sides are in doubt"
+    alone = replace(looks_mirrored(0.8), left=np.zeros_like(mirrored.left))
+    assert "image-mirrored" not in said(judged(tmp_path / "one", chest, alone))
+    usual = judged(tmp_path / "usual", chest, replace(looks_mirrored(0.01), margins=cut.margins))
+    assert "cxr-sides-cut" not in {r.code for r in usual.not_evaluated}
 
 
 @pytest.mark.unit

@@ -15,7 +15,7 @@ from phantom.dicom import save
 from phantom.radiograph import Exposure, dataset, expose
 from pipeline import registry
 from pipeline.options import CtQualityOptions, CxrQualityOptions
-from pipeline.quality.grade import Limit
+from pipeline.quality.grade import Limit, Measured, grade
 from pipeline.quality.limits import Limits, LimitsError, SiteLimit, moved, shipped
 from pipeline.result import Result
 
@@ -113,6 +113,23 @@ def test_the_row_that_says_most_about_the_image_counts(tmp_path: Path) -> None:
     assert bound(**ours, ViewPosition="ap") == 9.0
     unchanged = [row for row in shipped("cxr_quality") if row.code != "exposure-above-target"]
     assert [row for row in limits.of(header(**ours)) if row.code != "exposure-above-target"] == unchanged
+
+
+@pytest.mark.parametrize(
+    ("hu", "ratio", "told"),
+    [
+        (70.0, 1.3, "noise-above-usual"),
+        (70.0, 1.6, "noise-far-above"),
+        (200.0, 1.3, "noise-very-high"),
+        (70.0, 1.0, "noise-high"),
+    ],
+)
+def test_noise_is_told_once_by_the_worse_of_its_two_limits(hu: float, ratio: float, told: str) -> None:
+    words = {"hu": "70", "usual": "50"}
+    measures = {"noise_hu": Measured(hu, "[hnsf'U]"), "noise_ratio": Measured(ratio, "1", words=words)}
+    found = grade(measures, shipped("ct_quality"), "series", "1.2")
+    assert [f.reason.code for f in found.findings] == [told]
+    assert set(found.measures) == set(measures)
 
 
 def test_what_a_pipeline_says_follows_the_limits_of_its_site(tmp_path: Path) -> None:
