@@ -5,6 +5,7 @@
 
 import importlib
 import json
+import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -74,7 +75,12 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; an interruption ends with 130, wrong use with 2, both with a document where one was asked for."""
+    """Run the command line; an interruption ends with 130, wrong use with 2, both with a document where one was asked for.
+
+    Matrices are multiplied on one core, here and in every child, unless the environment says otherwise: ours are so small that
+    several threads of one product wait for each other on a busy machine, ten times as long as the work takes.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is loaded: no command has been yet
     try:
         code = cli.main(prog_name="pacs-ai-node", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):

@@ -13,6 +13,7 @@ import pytest
 from dicom_io.read import read_instance
 from dicom_io.stack import build_stack
 from dicom_io.volume import load_volume
+from node.cli import main
 from node.store import open_database
 from tests.cli.documents import valid
 
@@ -30,6 +31,24 @@ def answer(*arguments: str, **environ: str) -> tuple[int, dict[str, Any]]:
     ended = run(*arguments, "--json", **environ)
     document = json.loads(ended.stdout)
     return ended.returncode, valid(document) if "schema" in document else document
+
+
+def test_matrices_are_multiplied_on_one_core_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "OPENBLAS_NUM_THREADS"
+    for given, then in (("3", "3"), (None, "1")):
+        monkeypatch.setenv(name, given or "")
+        if given is None:
+            monkeypatch.delenv(name)
+        monkeypatch.setattr(sys, "argv", ["pacs-ai-node", "--help"])
+        with pytest.raises(SystemExit):
+            main()
+        assert os.environ[name] == then
+    early = "import sys, node.cli; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", early], check=False, cwd=ROOT).returncode == 0, (
+        "numpy has read it by then"
+    )
 
 
 def test_doctor_looks_at_everything_the_node_needs(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def comparable(field: Field, p: Mapping[str, Any]) -> bool:
     if margins is None or min(margins.left, margins.right) < -p["sides_cut"]:
         return False
     smaller, larger = sorted(int(lung.sum()) for lung in field.lungs)
-    return smaller > p["sides_smaller"] * larger
+    return bool(smaller > p["sides_smaller"] * larger)
 
 
 def lying(field: Field, stated: Orientation, degrees: float, *, turned: bool = False) -> dict[str, Measured]:
