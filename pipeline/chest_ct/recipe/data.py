@@ -255,7 +255,7 @@ def _lesion(
     for label in labels:
         mine = np.zeros(marked.shape, np.bool_)
         try:
-            label.paint(stack, p["names"], patient, mine)
+            label.paint(stack, p, patient, mine)
             if not mine.any() and klass != NORMAL:
                 raise LabelRefused("label-empty")  # noqa: TRY301 - one way out for all
             if mine.any():

@@ -4,6 +4,7 @@ import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -59,8 +60,19 @@ class Label:
                         return uid
         return ""
 
-    def paint(self, stack: Stack, patterns: Sequence[str], patient: str, out: Bools) -> None:
-        """Mark in `out`, of the shape of the stack, what is a lesion by its name; of NIfTI whatever is not 0.
+    def paint(self, stack: Stack, p: Mapping[str, Any], patient: str, out: Bools) -> None:
+        """Mark in `out`, of the shape of the stack, what is a lesion by its name, or of NIfTI by its value.
+
+        Parameters
+        ----------
+        stack : Stack
+            Of the series.
+        p : Mapping
+            Table ``[lesion]``.
+        patient : str
+            Patient ID of the series.
+        out : ndarray of bool
+            Changed in place.
 
         Raises
         ------
@@ -70,13 +82,13 @@ class Label:
         space = Space(stack_affine(stack), (len(stack.instances), stack.rows, stack.columns))
         if self.instance is None:
             values, affine = nifti.read(self.path)
-            space.place(np.asarray(values != 0), affine, out)
+            space.place(np.isin(values, p["values"]) if p["values"] else np.asarray(values != 0), affine, out)
             return
         header = self.instance.header
         self._check(header, stack, patient)
         kind = OBJECTS[self.instance.sop_class_uid]
         named = seg.names(header) if kind == "seg" else contours.names(header)
-        wanted = chosen(patterns)
+        wanted = chosen(p["names"])
         if not any(wanted(name) for name in named.values()):
             raise LabelRefused("label-names", names=", ".join(sorted(set(named.values()))[:12]))
         if kind == "seg":

@@ -147,6 +147,15 @@ def test_nifti_is_placed_by_its_matrix_whatever_its_order(
     assert np.array_equal(marked(read(folder)), lesion(made))
 
 
+@AXIAL_ONLY
+def test_nifti_with_lungs_in_it_needs_the_value_of_lesions(copy: tuple[Path, Any]) -> None:
+    folder, made = copy
+    both = np.where(lesion(made), 3, made.lung)
+    makers.nifti(both, made.affine, folder / "label.nii")
+    assert codes(read(folder)) == {"label-on-air", "series-unlabelled"}
+    assert np.array_equal(marked(read(folder, values=[3])), lesion(made))
+
+
 OBLIQUE = np.array([[0.94, -0.31, 0.14], [0.34, 0.86, -0.37], [-0.003, 0.398, 0.917]])
 
 
