@@ -19,8 +19,8 @@ _TAKEN = frozenset({"body", "lungs", "image quality"})
 """Sites that mean something of their own in a result."""
 
 _CODE = re.compile(r"[A-Za-z0-9.-]{1,16}")
-_NAMED = 48
-"""Characters: a number follows in labels of segments, which have 64 (PS3.5 table 6.2-1, LO)."""
+_NAMED, _TITLE = 48, 120
+"""Characters of a label, to which a number is added where 64 are the most (PS3.5 table 6.2-1, LO), and of a card's title."""
 
 Problem = tuple[str, str]
 """Key, and what is wrong with it."""
@@ -69,9 +69,9 @@ def _texts(model: Model) -> Iterator[Problem]:
             yield key, f"no text in {', '.join(missing)}"
         if any(len(text) > 2000 or not text.replace("\n", " ").isprintable() for text in texts.values()):
             yield key, "a text is longer than 2000 characters, or holds some that cannot be printed"
-        short = key == "card.title" or key.endswith(".text")
-        if short and any(len(text) > _NAMED or not _one_line(text) for text in texts.values()):
-            yield key, f"is a name: one line of up to {_NAMED} characters without a backslash"
+        most = _TITLE if key == "card.title" else _NAMED if key.endswith(".text") else None
+        if most and any(len(text) > most or not _one_line(text) for text in texts.values()):
+            yield key, f"is a name: one line of up to {most} characters without a backslash"
 
 
 def _modalities(model: Model) -> Iterator[Problem]:

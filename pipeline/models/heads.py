@@ -78,6 +78,9 @@ def areas(model: Model, given: torch.Tensor, grid: Grid, shape: Shape, voxel: fl
         What one sample of the image counts towards `Label.least`: cm3, or 1 on a radiograph.
     """
     field = probabilities(model, given)
+    if model.output.activation == "none":  # logits that are taken for probabilities show too much or too little
+        for end in field.aminmax():
+            _share(model, float(end))
     chosen = (
         _highest(model, field, grid, shape) if model.output.choose == "argmax" else _above(model, field, grid, shape)
     )
@@ -129,22 +132,32 @@ def boxes(model: Model, outputs: Outputs, grid: Grid, shape: Shape) -> tuple[Sho
 def _highest(
     model: Model, field: torch.Tensor, grid: Grid, shape: Shape
 ) -> Iterator[tuple[Label, Mask, npt.NDArray[np.float32]]]:
-    """Yield what each label has where no other channel is higher, compared on the image's own samples."""
-    best = np.zeros(shape, np.float32)
-    winner = np.zeros(shape, np.uint8 if field.shape[0] <= 256 else np.int16)
+    """Yield what each label has where no other channel is higher, compared on the image's own samples.
+
+    Only there where some label is more than faint: beside it others have nothing to win.
+    """
+    found = [box for label in model.label if (box := grid.around(field[label.index], _FAINT)) is not None]
+    if not found:
+        return
+    x, y, z = (slice(min(box[k].start for box in found), max(box[k].stop for box in found)) for k in range(3))
+    within = (x, y, z)
+    best = winner = None
     for channel in range(field.shape[0]):
-        box = grid.around(field[channel], _FAINT)
-        if box is None:
-            continue
-        values, where = grid.give(field[channel][box], box)
+        values, where = grid.give(field[channel][within], within)
         here = values.cpu().numpy()
-        higher = here > best[where]
-        np.copyto(best[where], here, where=higher)
-        np.copyto(winner[where], channel, where=higher)
+        if best is None or winner is None:
+            best = np.full(here.shape, _FAINT, np.float32)
+            winner = np.full(here.shape, -1, np.int16)
+        higher = here > best
+        np.copyto(best, here, where=higher)
+        np.copyto(winner, channel, where=higher)
+    assert best is not None  # noqa: S101 - there is a channel
+    assert winner is not None  # noqa: S101 - as above
     for label in model.label:
-        mask = Mask.of(winner == label.index)
-        if mask.voxels:
-            yield label, mask, best[mask.slices]
+        small = Mask.of(winner == label.index)
+        if small.voxels:
+            offset = [w.start + o for w, o in zip(where, small.offset, strict=True)]
+            yield label, Mask(shape, (offset[0], offset[1], offset[2]), small.box), best[small.slices]
 
 
 def _above(

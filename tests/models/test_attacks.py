@@ -251,6 +251,8 @@ def test_numbers_that_are_none_are_a_failure_and_no_absence(shelf: Shelf, tmp_pa
 
     code = "model-output-unexpected"
     assert "NaN" in refused(shelf, makers.torchscript(tmp_path / "a", Constant(float("nan"))), code, trial)
+    logits = makers.torchscript(tmp_path / "l", output={"activation": "none"})  # taken for probabilities
+    assert "0 to 1" in refused(shelf, logits, code, trial)
     label = {**makers.LABEL, "finding": True}
     boxes = makers.torchscript(tmp_path / "b", Unsure(), task="detection", output={"form": "boxes"}, label=[label])
     refused(shelf, boxes, code, trial)

@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import MRImageStorage
 
 import phantom
@@ -73,6 +73,32 @@ def objects(out: Path, job: dict[str, Any]) -> dict[str, Path]:
     return {row["kind"]: out / row["path"] for row in job["artifacts"]}
 
 
+def agreement(seg: Dataset, folder: Path, made: phantom.Phantom) -> float:
+    """Return the Dice overlap of a segmentation with the tissue of the phantom, frame by frame where each says that it lies."""
+    found = np.zeros(made.array.shape, bool)
+    places = {ds.SOPInstanceUID: ds for ds in map(dcmread, folder.glob("*.dcm"))}
+    for frame, plane in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
+        source = places[frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
+        z = np.linalg.solve(made.affine[:3, :3], np.array(source.ImagePositionPatient, float) - made.affine[:3, 3])[2]
+        found[round(float(z))] = plane
+    truth = made.array > makers.THRESHOLD
+    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scan", [{"plane": "coronal"}, {"plane": "sagittal"}, {"plane": "oblique"}, {"feet_first": True}, {"shuffle": True}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("orientation", ["RAS", "SPL"])
+def test_masks_of_a_model_lie_where_the_patient_is_however_it_was_scanned(
+    call: Call, tmp_path: Path, scan: dict[str, Any], orientation: str
+) -> None:
+    made = phantom.build(7, thickness_mm=6.0, slices=16, matrix=(48, 56), lesions="none", **scan)
+    folder = phantom.write(made, tmp_path / "scan") / "dicom"
+    call("models", "add", str(makers.torchscript(tmp_path / "in", input={"orientation": orientation})))
+    document = call("process", str(folder), "--out", str(tmp_path / "out"), "--pipeline", "tissue_threshold")
+    (job,) = document["studies"][0]["jobs"]
+    assert agreement(dcmread(objects(tmp_path / "out", job)["seg"]), folder, made) > 0.999
+
+
 @pytest.mark.parametrize(
     ("name", "make", "least"),
     [
@@ -104,14 +130,13 @@ def test_a_model_comes_in_and_its_masks_go_out(
     (segment,) = seg.SegmentSequence
     assert (segment.SegmentedPropertyTypeCodeSequence[0].CodeValue, segment.SegmentAlgorithmName) == ("87784001", name)
     assert added["weights_digest"].encode() in files["sr"].read_bytes()
-    found = np.zeros(made.array.shape, bool)
-    places = {ds.SOPInstanceUID: ds for ds in map(dcmread, chest.glob("*.dcm"))}
-    for frame, plane in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
-        source = places[frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
-        z = np.linalg.solve(made.affine[:3, :3], np.array(source.ImagePositionPatient, float) - made.affine[:3, 3])[2]
-        found[round(float(z))] = plane
-    truth = made.array > makers.THRESHOLD
-    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > least
+    assert agreement(seg, chest, made) > least
+    report = dcmread(files["sr"])
+    assert report.VerificationFlag == "UNVERIFIED"
+    for ds, kind in ((report, "report"), (seg, "segmentation")):
+        assert ds.SeriesDescription.startswith(f"AI {name} {added['version']} {kind}")
+        assert f"{name} {added['version']}" in ds.SoftwareVersions
+        assert added["weights_digest"][:60] in str(ds.ContributingEquipmentSequence)
     (volume,) = [m for m in job["measurements"] if m["name"] == "volume"]
     assert (volume["status"], volume["reason"]["code"]) == ("lower_bound", "model-mask-at-edge")  # the table goes on
     assert call("models", "verify", name)["trial"]["device"] == "cpu"
