@@ -25,6 +25,8 @@ ALIKE = 0.9
 LEFT_OVER = 0.7
 """The image turned over, or another way round, is what a picture shows if it leaves less than this share unexplained."""
 SAMPLES = 40_000
+LEAST = 100
+"""With fewer samples that differ from the rest there is nothing to compare."""
 _TABLES = ("ModalityLUTSequence", "VOILUTSequence")
 WHOLE_IMAGE = re.compile(r"whole image in columns (\d+) to (\d+), rows (\d+) to (\d+)")
 
@@ -106,7 +108,7 @@ def _alike(
     """Return the rank correlation of picture and image where the picture is grey; None if there is nothing to compare."""
     looked = grey[::step, ::step]
     a, b = seen[::step, ::step, 0][looked], image[::step, ::step][looked]
-    if a.size < 100 or b.min() == b.max():
+    if not b.size or np.count_nonzero(b != np.median(b)) < LEAST:
         return None
     if a.min() == a.max():
         return 0.0

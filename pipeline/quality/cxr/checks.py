@@ -12,7 +12,7 @@ from pipeline.errors import NotAnalysed
 from pipeline.quality.cxr import anatomy, header, marks, pixels, turn
 from pipeline.quality.cxr.anatomy import Field
 from pipeline.quality.cxr.image import Look
-from pipeline.quality.cxr.model import Model
+from pipeline.quality.cxr.model import LEAST, Model
 from pipeline.quality.cxr.parameters import parameters
 from pipeline.quality.grade import Measured
 from pipeline.reasons import REASONS
@@ -26,7 +26,7 @@ def measure(head: Dataset, image: Radiograph, model: Model) -> tuple[dict[str, M
     Raises
     ------
     NotAnalysed
-        ``cxr-no-chest``: the pixels show something else, and the header does not promise a chest.
+        ``cxr-no-chest``: the pixels show something else, and the header does not promise a chest; ``cxr-narrow``.
     """
     turns = turn.quarters(image.orientation)
     said = header.measures(head, image, parameters())
@@ -42,6 +42,8 @@ def _of_pixels(
     p = parameters()
     look = Look.at(image, **p["image"])
     rows, columns = marks.frame(look, p["frame"])
+    if min(rows[1] - rows[0], columns[1] - columns[0]) < LEAST:
+        raise NotAnalysed(REASONS("cxr-narrow"))
     field = Field(look, rows, columns, model.look(look.small[slice(*rows), slice(*columns)]))
     if not anatomy.is_chest(field, p["model"]):
         if not promised(head):

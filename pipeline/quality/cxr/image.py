@@ -34,13 +34,18 @@ class Look:
     assumed: bool
 
     @classmethod
-    def at(cls, radiograph: Radiograph, longer: int, assumed_mm: float, least_mm: float, most_mm: float) -> "Look":
+    def at(
+        cls, radiograph: Radiograph, longer: int, assumed_mm: float, least_mm: float, most_mm: float, uneven: float
+    ) -> "Look":
         """Make the small copy, `longer` pixels on its longer side.
 
         That side is taken to be `assumed_mm` long without a spacing, or with one by which it would be shorter than
-        `least_mm` or longer than `most_mm`, as no detector is.
+        `least_mm` or longer than `most_mm`, as no detector is. A spacing of rows that is more than `uneven` times that of
+        columns, or less, is taken for none.
         """
         spacing = radiograph.spacing
+        if spacing is not None and not 1 / uneven <= spacing.row_mm / spacing.column_mm <= uneven:
+            spacing = None
         steps = (1.0, 1.0) if spacing is None else (spacing.row_mm, spacing.column_mm)
         sides = [n * step for n, step in zip(radiograph.shown.shape, steps, strict=True)]
         stated = spacing is not None and least_mm <= max(sides) <= most_mm

@@ -26,6 +26,8 @@ ORIENTATIONS = (
     "mirrored", "mirrored-turned-90", "mirrored-turned-180", "mirrored-turned-270",
 )  # fmt: skip
 """How the shown picture comes from the upright one: mirrored left to right or not, then turned counter-clockwise by so many degrees."""
+LEAST = 32
+"""Rows and columns that a picture has at least."""
 FLIPPED = (4, 7, 6, 5, 0, 3, 2, 1)
 """Index of the orientation that each becomes when the shown picture is mirrored left to right."""
 
@@ -114,7 +116,7 @@ class Model:
         ValueError
             If it is no such picture.
         """
-        if shown.ndim != 2 or min(shown.shape) < 32 or not np.isfinite(shown).all():
+        if shown.ndim != 2 or min(shown.shape) < LEAST or not np.isfinite(shown).all():
             raise ValueError("a picture has rows and columns, 32 at least, of finite grey values")
         small = shrunk(shown)
         head, lungs = self._both(small)

@@ -84,6 +84,24 @@ def test_what_is_no_frontal_chest_image_is_refused(
 
 
 @pytest.mark.unit
+def test_an_image_of_an_impossible_shape_is_looked_at_with_square_pixels_or_refused(
+    tmp_path: Path, chest: Radiograph, pipeline: Pipeline
+) -> None:
+    chosen = pipeline.select(study(tmp_path / "a", chest, put(ImagerPixelSpacing=[0.1, 2.0]))).chosen
+    assert chosen is not None
+    quality = pipeline.run(chosen).result.quality
+    assert "cxr-size-assumed" in {r.code for r in quality.not_evaluated}
+    assert "no-frontal-chest" not in said(quality)
+    long = np.tile(chest.array[:200], (1, 15))
+    change = put(Rows=long.shape[0], Columns=long.shape[1], PixelData=long.tobytes())
+    chosen = pipeline.select(study(tmp_path / "b", chest, change)).chosen
+    assert chosen is not None
+    with pytest.raises(NotAnalysed) as refused:
+        pipeline.run(chosen)
+    assert refused.value.reason.code == "cxr-narrow"
+
+
+@pytest.mark.unit
 def test_a_description_that_names_both_views_refuses_nothing(tmp_path: Path, chest: Radiograph) -> None:
     change = put(SpecificCharacterSet="ISO_IR 192", ViewPosition="", SeriesDescription="Chest PA/LAT 正位侧位")
     assert registry.selector(NAME).select(study(tmp_path, chest, change)).chosen is not None
