@@ -4,10 +4,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import chest_ct_grid, chest_ct_grid_plot
+from benchmarks import chest_ct_grid, chest_ct_grid_plot, chest_ct_stages
 from benchmarks.chest_ct_grid_table import Row, declared, failed, outside, silent, table
 
 pytestmark = pytest.mark.unit
@@ -74,3 +75,16 @@ def test_the_table_says_silent_failures_first_and_the_picture_is_small(tmp_path:
         colours = {entry[1] for entry in image.convert("RGB").getcolors(1 << 20) or ()}
     wanted = tuple(int(chest_ct_grid_plot.SILENT[n : n + 2], 16) for n in (1, 3, 5))
     assert min(sum(abs(a - b) for a, b in zip(wanted, c, strict=True)) for c in colours) < 30
+
+
+def test_memory_of_one_stage_is_not_that_of_the_next() -> None:
+    clock = chest_ct_stages.Clock()
+    clock("large")
+    held = np.ones(40_000_000)
+    clock("small")
+    del held
+    clock("after")
+    clock("")
+    assert set(clock.stages) == {"large", "small", "after"}
+    assert clock.stages["large"][2] > clock.stages["after"][2] + 0.25
+    assert all(seconds >= 0 for seconds, _, _ in clock.stages.values())
