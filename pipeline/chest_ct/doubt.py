@@ -30,6 +30,8 @@ class Doubt:
         Dense space between this lung and its ribs, as a share of this lung.
     at_rim : bool
         An opacity reaches the surface of this lung, where the outline may leave part of it out.
+    fluid : float
+        Space of the density of water beside this lung, as a share of it.
     """
 
     lacking: float
@@ -38,6 +40,7 @@ class Doubt:
     small: bool
     held_off: float = 0.0
     at_rim: bool = False
+    fluid: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def judge(lungs: Lungs, shape: tuple[int, int, int], spacing: float, parameters:
     """Return the doubts about each lung."""
     p = parameters["doubt"]
     size = {s: int((lungs.label == s).sum()) for s in (RIGHT, LEFT)}
-    polar = _polar(lungs, parameters)
+    polar = Polar.of(lungs.label, parameters["surface"]["angle"])
     lacking, held_off = _lacking(lungs, polar, parameters), _held_off(lungs, polar, spacing, parameters)
     out = {}
     for side, other in ((RIGHT, LEFT), (LEFT, RIGHT)):
@@ -79,14 +82,9 @@ def judge(lungs: Lungs, shape: tuple[int, int, int], spacing: float, parameters:
             cut=max(edge.top, edge.bottom, edge.side),
             small=size[side] < p["even"] * size[other],
             held_off=held_off[side] / max(size[side], 1),
+            fluid=float((lungs.fluid == side).sum()) / max(size[side], 1),
         )
     return out
-
-
-def _polar(lungs: Lungs, parameters: dict[str, Any]) -> Polar:
-    centre = np.mean([np.argwhere(lungs.label == s).mean(axis=0) for s in (RIGHT, LEFT)], axis=0)
-    size = (lungs.label.shape[1], lungs.label.shape[2])
-    return Polar.about((float(centre[1]), float(centre[2])), size, parameters["surface"]["angle"])
 
 
 def _beside(polar: Polar, parameters: dict[str, Any]) -> tuple[npt.NDArray[np.int64], dict[int, Bool]]:
@@ -110,7 +108,7 @@ def _held_off(lungs: Lungs, polar: Polar, spacing: float, parameters: dict[str, 
     slab = round(p["rib_slab"] / spacing)
     out = {}
     for side in (RIGHT, LEFT):
-        _, last = polar.reach(lungs.label == side)
+        _, last = polar.reach((lungs.label == side) | (lungs.fluid == side))
         beyond = bone & (radius > last[..., None] - 2) & (radius < last[..., None] + p["rib_search"] / spacing)
         rib = np.where(beyond.any(axis=2), beyond.argmax(axis=2), np.inf)
         rib = ndimage.minimum_filter(rib, (2 * slab + 1, 3), mode=("nearest", "wrap"))
@@ -131,7 +129,7 @@ def _lacking(lungs: Lungs, polar: Polar, parameters: dict[str, Any]) -> dict[int
     radius = np.arange(polar.rows.shape[1], dtype=np.float32)
     area = {}
     for side in (RIGHT, LEFT):
-        hit = (lungs.label == side)[:, polar.rows, polar.columns] & polar.within
+        hit = ((lungs.label == side) | (lungs.fluid == side))[:, polar.rows, polar.columns] & polar.within
         area[side] = hit @ radius * np.float32(np.deg2rad(step))
     mirror, beside = _beside(polar, parameters)
     out = {}

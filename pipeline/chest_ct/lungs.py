@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.chest_ct import airway, body, morphology, surface
+from pipeline.chest_ct import airway, body, cavity, morphology, surface
 from pipeline.chest_ct.body import Bool, Box
 
 RIGHT, LEFT = 1, 2
@@ -37,6 +37,8 @@ class Lungs:
         The part of `label` that only the shape of the chest shows to be lung: dense, at the chest wall.
     airway : Airway
         Trachea and main bronchi in the box.
+    fluid : ndarray of uint8
+        Dense space of the right (1) and left (2) pleura that has the density of water; no part of `label`.
     """
 
     box: Box
@@ -45,6 +47,7 @@ class Lungs:
     aerated: npt.NDArray[np.uint8]
     restored: Bool
     airway: airway.Airway
+    fluid: npt.NDArray[np.uint8]
 
 
 class NoLungs(Exception):  # noqa: N818 - an outcome that the caller turns into a coded reason
@@ -56,7 +59,9 @@ class NoLungs(Exception):  # noqa: N818 - an outcome that the caller turns into 
         self.values = values
 
 
-def segment(hu: torch.Tensor, padded: torch.Tensor | None, spacing: float, parameters: dict[str, Any]) -> Lungs:
+def segment(
+    hu: torch.Tensor, padded: torch.Tensor | None, spacing: float, parameters: dict[str, Any], *, only: int = 0
+) -> Lungs:
     """Segment both lungs.
 
     Parameters
@@ -69,11 +74,13 @@ def segment(hu: torch.Tensor, padded: torch.Tensor | None, spacing: float, param
         Millimetres a voxel.
     parameters : dict
         The whole of ``parameters.toml``.
+    only : int
+        The images show one half of a chest: the right (1) or the left one (2).
 
     Raises
     ------
     NoLungs
-        If the pixels do not show two lungs.
+        If the pixels do not show two lungs, or not the one that they should.
     """
     p = parameters["lung"]
     coarse = body.inside(
@@ -99,19 +106,47 @@ def segment(hu: torch.Tensor, padded: torch.Tensor | None, spacing: float, param
     tubes = airway.find(fine, within, spacing, parameters["airway"])
     wall = max(1, round(parameters["airway"]["wall"] / spacing))
     thick = morphology.dilate(torch.from_numpy(tubes.lumen), (wall,) * 3).numpy()
-    aerated = _sides(air & ~thick, fine, spacing, parameters)
+    aerated = _sides(air & ~thick, fine, spacing, parameters, only)
     near = body.bounding_box(aerated > 0, round(p["margin"] / spacing), aerated.shape)
     box = body.shifted(near, box)
     hu, aerated, thick = hu[near].contiguous(), aerated[near], thick[near]
     label, restored = surface.complete(aerated, hu, tubes.lumen[near], spacing, parameters)
+    tubes = airway.Airway(tubes.lumen[near], tubes.path - [n.start for n in near])
+    fluid = _recover(label, restored, hu, tubes.lumen, spacing, parameters)
     for side in (RIGHT, LEFT):
-        label[morphology.fill_holes(label == side) & (label == 0)] = side
-    return Lungs(
-        box, hu, label, aerated, restored, airway.Airway(tubes.lumen[near], tubes.path - [n.start for n in near])
-    )
+        label[morphology.fill_holes(label == side) & (label == 0) & (fluid == 0)] = side
+    return Lungs(box, hu, label, aerated, restored, tubes, fluid)
 
 
-def _sides(air: Bool, hu: npt.NDArray[np.float32], spacing: float, parameters: dict[str, Any]) -> npt.NDArray[np.uint8]:
+def _recover(
+    label: npt.NDArray[np.uint8], restored: Bool, hu: torch.Tensor, lumen: Bool, spacing: float,
+    parameters: dict[str, Any],
+) -> npt.NDArray[np.uint8]:  # fmt: skip
+    """Add what the shape of the cavity shows to be lung to `label` and `restored`; return what is fluid."""
+    fine = hu.cpu().numpy()
+    soft = morphology.gaussian(hu, parameters["surface"]["smooth"] / spacing).cpu().numpy()
+    polar = surface.Polar.of(label, parameters["surface"]["angle"])
+    fluid = np.zeros(label.shape, np.uint8)
+    sides = [s for s in (RIGHT, LEFT) if (label == s).any()]
+    q = parameters["cavity"]
+    found = [cavity.recover(label, s, restored, fine, soft, lumen, polar, spacing=spacing, p=q) for s in sides]
+    for side, one in zip(sides, found, strict=True):
+        fluid[one.fluid & (label != 3 - side)] = side
+        label[one.fluid & (label == side)] = 0
+        restored &= ~one.fluid
+        mine = one.lung & (label == 0)
+        if mine.any():
+            box = body.bounding_box(mine, round(q["around"] / spacing), mine.shape)
+            whole = surface.enclosed((label[box] == side) | mine[box]) & (soft[box] < q["dense"][1])
+            mine[box] |= whole & (label[box] == 0) & (fluid[box] == 0) & ~lumen[box]
+        label[mine] = side
+        restored |= mine
+    return fluid
+
+
+def _sides(
+    air: Bool, hu: npt.NDArray[np.float32], spacing: float, parameters: dict[str, Any], only: int
+) -> npt.NDArray[np.uint8]:
     """Tell the right lung from the left one and both from bowel gas and loose parts."""
     p, voxel = parameters["lung"], spacing**3 / 1000
     labels, sizes = morphology.components(air)
@@ -123,6 +158,10 @@ def _sides(air: Bool, hu: npt.NDArray[np.float32], spacing: float, parameters: d
     if not candidates or sizes[candidates[0]] * voxel < p["lung_least"]:
         raise NoLungs("no-lungs")
     out = np.zeros(air.shape, np.uint8)
+    if only:
+        out[labels == candidates[0]] = only
+        _loose([n for n in candidates[1:] if mean[n] > p["part_gas"]], labels, out, spacing, p)
+        return out
     pair = next(
         (
             sides

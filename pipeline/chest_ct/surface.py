@@ -50,6 +50,17 @@ class Polar:
     within: Bool
 
     @classmethod
+    def of(cls, label: npt.NDArray[np.uint8], step_deg: float) -> "Polar":
+        """Lay rays around the middle of the chest: half-way between the lungs, or at the inner edge of the only one."""
+        at = {s: np.argwhere(label == s) for s in (1, 2)}
+        some = {s: a for s, a in at.items() if a.size}
+        y, x = np.mean([a.mean(axis=0)[1:] for a in some.values()], axis=0)
+        if len(some) == 1:
+            ((side, only),) = some.items()
+            x = np.percentile(only[:, 2], 98 if side == 1 else 2)
+        return cls.about((float(y), float(x)), (label.shape[1], label.shape[2]), step_deg)
+
+    @classmethod
     def about(cls, centre: tuple[float, float], shape: tuple[int, int], step_deg: float) -> "Polar":
         """Lay rays `step_deg` degrees apart around `centre` (y, x)."""
         rays = round(360 / step_deg)
@@ -171,7 +182,8 @@ def complete(
     p, q = parameters["lung"], parameters["surface"]
     soft = morphology.gaussian(hu, q["smooth"] / spacing).cpu().numpy()
     out = np.zeros_like(aerated)
-    for side in (1, 2):
+    sides = [s for s in (1, 2) if (aerated == s).any()]
+    for side in sides:
         box = bounding_box(aerated == side, round(p["fill_radius"] / spacing) + 1, aerated.shape)
         lung = aerated[box] == side
         closed = lung | (
@@ -179,10 +191,9 @@ def complete(
         )
         closed = enclosed(closed)
         out[box][closed & (aerated[box] != 3 - side)] = side
-    centre = np.mean([np.argwhere(out == s).mean(axis=0) for s in (1, 2)], axis=0)
-    polar = Polar.about((float(centre[1]), float(centre[2])), (out.shape[1], out.shape[2]), q["angle"])
+    polar = Polar.of(out, q["angle"])
     restored = np.zeros(out.shape, bool)
-    for side in (1, 2):
+    for side in sides:
         dent = _dents(out == side, polar, soft, spacing, q) & (out == 0)
         if dent.any():
             box = bounding_box(dent, round(3 * q["join"] / spacing), out.shape)
@@ -191,7 +202,7 @@ def complete(
             joined &= morphology.signed_distance(dent[box]) > -2 * q["join"] / spacing
             out[box][joined] = side
             restored[box] |= joined
-    for side in (1, 2):
+    for side in sides:
         inner = bracketed(out == side, round(q["height"] / spacing)) & (out == 0) & ~lumen & (soft < q["dense"][1])
         out[inner] = side
         restored |= _solid(inner, soft, spacing, q)

@@ -124,8 +124,7 @@ def zones(label: npt.NDArray[np.uint8], spacing: float, p: dict[str, Any]) -> Zo
     p : dict
         Table ``traits``.
     """
-    centre = np.mean([np.argwhere(label == s).mean(axis=0) for s in (1, 2) if (label == s).any()], axis=0)
-    polar = Polar.about((float(centre[1]), float(centre[2])), (label.shape[1], label.shape[2]), p["angle"])
+    polar = Polar.of(label, p["angle"])
     peel, costal = np.zeros(label.shape, bool), np.zeros(label.shape, bool)
     for side in (1, 2):
         whole = label == side
