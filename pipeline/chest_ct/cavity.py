@@ -162,7 +162,7 @@ def _towards_middle(first: Floats, polar: Polar, spacing: float, p: dict[str, An
 
 def _turn(polar: Polar) -> npt.NDArray[np.float64]:
     """Return the angle of each ray: 0 left, 90 back, 180 right, 270 front."""
-    return np.arange(len(polar.rows)) * (360 / len(polar.rows))
+    return np.arange(len(polar.rows), dtype=np.float64) * (360 / len(polar.rows))
 
 
 def _lumps(found: Bool, soft: Floats, spacing: float, least: float, ball: float, p: dict[str, Any]) -> Bool:
@@ -207,3 +207,32 @@ def _fluid(
         grown = morphology.dilate(torch.from_numpy(thick), (reach,) * 3).numpy()
         fluid[box] = grown & mine & (near > p["plain"][0]) & (mean < high)
     return fluid
+
+
+def free_air(lung: Bool, aired: Floats, spacing: float, p: dict[str, Any]) -> Bool:
+    """Find air without tissue at the outside of a lung: pneumothorax, or a bulla, which looks the same.
+
+    Parameters
+    ----------
+    lung : ndarray of bool
+        One lung.
+    aired : ndarray of float32
+        Working volume with so little noise that air is told from the lightest lung.
+    spacing : float
+        Millimetres a voxel.
+    p : dict
+        Table ``cavity``.
+    """
+    out = np.zeros(lung.shape, bool)
+    empty = lung & (aired < p["air"])
+    if np.count_nonzero(empty) * spacing**3 / 1000 < p["air_least"]:
+        return out
+    box = bounding_box(empty, 3, empty.shape)
+    mine = lung[box]
+    labels, sizes = morphology.components(morphology.open_ball(empty[box], p["air_ball"] / spacing))
+    for n in np.flatnonzero(sizes * spacing**3 / 1000 >= p["air_least"]):
+        part = labels == n
+        skin = morphology.dilate(torch.from_numpy(part), (round(p["rough"] / spacing),) * 3).numpy() & ~part
+        if np.count_nonzero(skin & ~mine) >= p["air_wall"] * np.count_nonzero(skin):
+            out[box] |= (part | skin) & empty[box]
+    return out

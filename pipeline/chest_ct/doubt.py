@@ -30,8 +30,10 @@ class Doubt:
         Dense space between this lung and its ribs, as a share of this lung.
     at_rim : bool
         An opacity reaches the surface of this lung, where the outline may leave part of it out.
-    fluid : float
-        Space of the density of water beside this lung, as a share of it.
+    guessed : float
+        The part of `restored` whose border is a guess on one side or more.
+    fluid, air : float
+        Space of the density of water or of air beside this lung, as a share of it.
     """
 
     lacking: float
@@ -40,7 +42,9 @@ class Doubt:
     small: bool
     held_off: float = 0.0
     at_rim: bool = False
+    guessed: float = 0.0
     fluid: float = 0.0
+    air: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,9 @@ def judge(lungs: Lungs, shape: tuple[int, int, int], spacing: float, parameters:
             cut=max(edge.top, edge.bottom, edge.side),
             small=size[side] < p["even"] * size[other],
             held_off=held_off[side] / max(size[side], 1),
+            guessed=float((lungs.guessed & (lungs.label == side)).sum()) / max(size[side], 1),
             fluid=float((lungs.fluid == side).sum()) / max(size[side], 1),
+            air=float((lungs.air == side).sum()) / max(size[side], 1),
         )
     return out
 
@@ -108,7 +114,7 @@ def _held_off(lungs: Lungs, polar: Polar, spacing: float, parameters: dict[str, 
     slab = round(p["rib_slab"] / spacing)
     out = {}
     for side in (RIGHT, LEFT):
-        _, last = polar.reach((lungs.label == side) | (lungs.fluid == side))
+        _, last = polar.reach((lungs.label == side) | (lungs.fluid == side) | (lungs.air == side))
         beyond = bone & (radius > last[..., None] - 2) & (radius < last[..., None] + p["rib_search"] / spacing)
         rib = np.where(beyond.any(axis=2), beyond.argmax(axis=2), np.inf)
         rib = ndimage.minimum_filter(rib, (2 * slab + 1, 3), mode=("nearest", "wrap"))
@@ -129,7 +135,9 @@ def _lacking(lungs: Lungs, polar: Polar, parameters: dict[str, Any]) -> dict[int
     radius = np.arange(polar.rows.shape[1], dtype=np.float32)
     area = {}
     for side in (RIGHT, LEFT):
-        hit = ((lungs.label == side) | (lungs.fluid == side))[:, polar.rows, polar.columns] & polar.within
+        hit = ((lungs.label == side) | (lungs.fluid == side) | (lungs.air == side))[
+            :, polar.rows, polar.columns
+        ] & polar.within
         area[side] = hit @ radius * np.float32(np.deg2rad(step))
     mirror, beside = _beside(polar, parameters)
     out = {}

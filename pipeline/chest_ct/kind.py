@@ -11,6 +11,9 @@ from typing import Any
 
 from pipeline.chest_ct.traits import Kind, Traits
 
+DEPENDENT = "dependent-band"
+"""Evidence: bands at the dependent pleura of both sides, as healthy people have when they lie."""
+
 
 def judge(all_of: Sequence[Traits], p: dict[str, Any]) -> tuple[Traits, ...]:
     """Return the same opacities with `kind` and its evidence.
@@ -29,6 +32,15 @@ def judge(all_of: Sequence[Traits], p: dict[str, Any]) -> tuple[Traits, ...]:
     return tuple(out)
 
 
+def _band(one: Traits, p: dict[str, Any]) -> bool:
+    """Whether it is a thin layer along the dependent pleura."""
+    return bool(
+        one.dependent >= p["band_dependent"]
+        and one.contact_cm2 >= p["band_contact"]
+        and 10 * one.volume_cm3 <= p["band"] * one.contact_cm2
+    )
+
+
 def _kind(one: Traits, all_of: Sequence[Traits], p: dict[str, Any]) -> tuple[Kind, tuple[str, ...]]:
     """Return what the first row that holds says."""
     solid, inner = one.ground_glass <= p["solid_glass"], not isnan(one.inner_hu)
@@ -36,7 +48,9 @@ def _kind(one: Traits, all_of: Sequence[Traits], p: dict[str, Any]) -> tuple[Kin
     water = inner and low <= one.inner_hu <= high and one.inner_spread <= p["water_spread"]
     others = sum(o.volume_cm3 for o in all_of if o is not one)
     compact = one.roundness >= p["round"] and one.filled >= p["filled"]
+    bands = {o.side for o in all_of if _band(o, p)}
     rows: list[tuple[bool, Kind, tuple[str, ...]]] = [
+        (one.side in bands and len(bands) == 2 and _band(one, p), "undetermined", (DEPENDENT,)),
         (
             solid and water and one.contact_cm2 >= p["water_contact"],
             "effusion",

@@ -37,8 +37,10 @@ class Lungs:
         The part of `label` that only the shape of the chest shows to be lung: dense, at the chest wall.
     airway : Airway
         Trachea and main bronchi in the box.
-    fluid : ndarray of uint8
-        Dense space of the right (1) and left (2) pleura that has the density of water; no part of `label`.
+    guessed : ndarray of bool
+        The part of `restored` that lung does not bound on all sides: `cavity`.
+    fluid, air : ndarray of uint8
+        Space of the right (1) and left (2) pleura that has the density of water or of air; no part of `label`.
     """
 
     box: Box
@@ -47,7 +49,9 @@ class Lungs:
     aerated: npt.NDArray[np.uint8]
     restored: Bool
     airway: airway.Airway
+    guessed: Bool
     fluid: npt.NDArray[np.uint8]
+    air: npt.NDArray[np.uint8]
 
 
 class NoLungs(Exception):  # noqa: N818 - an outcome that the caller turns into a coded reason
@@ -109,24 +113,31 @@ def segment(
     aerated = _sides(air & ~thick, fine, spacing, parameters, only)
     near = body.bounding_box(aerated > 0, round(p["margin"] / spacing), aerated.shape)
     box = body.shifted(near, box)
-    hu, aerated, thick = hu[near].contiguous(), aerated[near], thick[near]
+    hu, fine, aerated, thick = hu[near].contiguous(), fine[near], aerated[near], thick[near]
     label, restored = surface.complete(aerated, hu, tubes.lumen[near], spacing, parameters)
     tubes = airway.Airway(tubes.lumen[near], tubes.path - [n.start for n in near])
-    fluid = _recover(label, restored, hu, tubes.lumen, spacing, parameters)
+    guessed, fluid = _recover(label, restored, hu, tubes.lumen, spacing, parameters)
     for side in (RIGHT, LEFT):
         label[morphology.fill_holes(label == side) & (label == 0) & (fluid == 0)] = side
-    return Lungs(box, hu, label, aerated, restored, tubes, fluid)
+    gas = np.zeros(label.shape, np.uint8)
+    q = parameters["cavity"]
+    if np.count_nonzero((fine < q["air"]) & (label > 0)) * spacing**3 / 1000 >= q["air_least"]:
+        aired = morphology.gaussian(hu, q["air_smooth"] / spacing).cpu().numpy()
+        for side in (RIGHT, LEFT):
+            gas[cavity.free_air(label == side, aired, spacing, q)] = side
+        label[gas > 0] = 0
+    return Lungs(box, hu, label, aerated, restored, tubes, guessed, fluid, gas)
 
 
 def _recover(
     label: npt.NDArray[np.uint8], restored: Bool, hu: torch.Tensor, lumen: Bool, spacing: float,
     parameters: dict[str, Any],
-) -> npt.NDArray[np.uint8]:  # fmt: skip
-    """Add what the shape of the cavity shows to be lung to `label` and `restored`; return what is fluid."""
+) -> tuple[Bool, npt.NDArray[np.uint8]]:  # fmt: skip
+    """Add what the shape of the cavity shows to be lung to `label` and `restored`; return it, and what is fluid."""
     fine = hu.cpu().numpy()
     soft = morphology.gaussian(hu, parameters["surface"]["smooth"] / spacing).cpu().numpy()
     polar = surface.Polar.of(label, parameters["surface"]["angle"])
-    fluid = np.zeros(label.shape, np.uint8)
+    fluid, guessed = np.zeros(label.shape, np.uint8), np.zeros(label.shape, bool)
     sides = [s for s in (RIGHT, LEFT) if (label == s).any()]
     q = parameters["cavity"]
     found = [cavity.recover(label, s, restored, fine, soft, lumen, polar, spacing=spacing, p=q) for s in sides]
@@ -141,7 +152,8 @@ def _recover(
             mine[box] |= whole & (label[box] == 0) & (fluid[box] == 0) & ~lumen[box]
         label[mine] = side
         restored |= mine
-    return fluid
+        guessed |= mine
+    return guessed, fluid
 
 
 def _sides(

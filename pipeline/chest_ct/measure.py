@@ -187,6 +187,8 @@ def _volume_worth(doubts: list[Doubt], now: Circumstances, p: dict[str, Any], *,
         (now.slices_missing, "lower_bound", "volume-between-slices-missing"),
         (_doubtful(doubts, p), "lower_bound", "lung-mask-doubtful"),
         (any(d.small for d in doubts), "lower_bound", "lungs-uneven"),
+        (any(d.air > p["air_some"] for d in doubts), "lower_bound", "air-beside-lung"),
+        (any(d.guessed > p["guessed_some"] for d in doubts), "lower_bound", "lung-border-guessed"),
     ]
     return _first(rows)
 
@@ -199,6 +201,7 @@ def _share_worth(doubts: list[Doubt], now: Circumstances, p: dict[str, Any], *, 
         (now.slices_missing, "not_computable", "volume-between-slices-missing"),
         (now.no_normal_lung, "lower_bound", "no-normal-lung"),
         (any(d.restored > p["restored_some"] for d in doubts), "lower_bound", "dense-lung-at-wall"),
+        (any(d.fluid > p["fluid_some"] for d in doubts), "lower_bound", "fluid-beside-lung"),
         (any(d.at_rim for d in doubts), "lower_bound", "opacity-at-surface"),
     ]
     return _first(rows)

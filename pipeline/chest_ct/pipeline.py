@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dicom_io import elements
 from dicom_io.model import Series, Study
 from dicom_io.stack import Stack, build_stack
 from dicom_io.volume import Volume, load_volume
@@ -39,7 +40,7 @@ from pipeline.quality.grade import Measured, grade
 from pipeline.reasons import REASONS
 
 NAME = "chest_ct"
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 
 def build(options: ChestCtOptions, device: str = "auto") -> "ChestCt":
@@ -168,15 +169,16 @@ class ChestCt:
         if not masks.opacity.any():
             return ()
         p = parameters()
-        zones = traits.zones(found.label, grid.spacing, p["traits"])
+        down = {"S": 1, "P": -1}.get(elements.text(stack.instances[0].header, "PatientPosition").upper()[-1:], 0)
+        zones = traits.zones(found.label, grid.spacing, p["traits"], down)
         opaque = (dense.level > 0).cpu().numpy() & (found.label > 0)
         numbered = traits.on_working(masks.opacity, masks.box, opaque, found.box, grid)
         third = measure.thirds(masks.lung, heights(stack, masks.box))
-        peel = grid.nearest(zones.peel, found.box)
+        peel, low = grid.nearest(zones.peel, found.box), grid.nearest(zones.dependent, found.box)
         voxel = float(abs(np.linalg.det(volume.affine[:3, :3])))
         forms = traits.forms(numbered, dense.sharp, found.label > 0, zones.costal, grid.spacing, p["traits"])
         found_traits = traits.describe(
-            masks.opacity, masks.lung, third, peel, volume.array[masks.box], masks.smooth_hu, forms,
+            masks.opacity, masks.lung, third, peel, low, volume.array[masks.box], masks.smooth_hu, forms,
             voxel_mm3=voxel, dense_hu=p["opacity"]["dense"],
         )  # fmt: skip
         return kind.judge(found_traits, p["kind"])

@@ -16,6 +16,7 @@ from pipeline.chest_ct import density, morphology, severity
 from pipeline.chest_ct.body import Box
 from pipeline.chest_ct.doubt import Cuts, Doubt
 from pipeline.chest_ct.grid import heights
+from pipeline.chest_ct.kind import DEPENDENT
 from pipeline.chest_ct.lungs import LEFT, RIGHT
 from pipeline.chest_ct.measure import (
     SIDE_NAMES,
@@ -214,6 +215,9 @@ def _long_axis(place: _Place, points: npt.NDArray[np.float64]) -> float:
 def _notes(parts: Parts, *, merged: int) -> tuple[Reason, ...]:
     codes = ["opacity-is-density", "opacity-limits", "thirds-are-not-lobes"]
     codes += ["contrast-given"] * parts.now.contrast + ["too-many-findings"] * (merged > 0)
+    codes += ["fluid-beside-lung"] * any(d.fluid > parameters()["doubt"]["fluid_some"] for d in parts.doubts.values())
+    codes += ["air-beside-lung"] * any(d.air > parameters()["doubt"]["air_some"] for d in parts.doubts.values())
+    codes += ["dependent-band"] * any(DEPENDENT in t.evidence for t in parts.traits)
     first = () if parts.now.sides is None else (parts.now.sides,)
     return (*first, *(REASONS(code) for code in codes))
 

@@ -58,6 +58,8 @@ class Traits:
         Its volume over that of its convex hull: 1 for what has neither dents nor branches.
     inner_hu, inner_spread : float
         Median and standard deviation of the density deep inside; NaN if it has no such part.
+    dependent : float
+        Share of its volume in the layer at the dependent pleura; 0 if the patient lay on one side.
     kind : str
         "opacity", "mass", "effusion" or "undetermined".
     evidence : tuple of str
@@ -77,6 +79,7 @@ class Traits:
     filled: float
     inner_hu: float
     inner_spread: float
+    dependent: float = 0.0
     kind: Kind = "undetermined"
     evidence: tuple[str, ...] = field(default=())
 
@@ -91,10 +94,13 @@ class Zones:
         Lung near its costal or diaphragmatic surface.
     costal : ndarray of bool
         The outermost voxels of lung towards the ribs.
+    dependent : ndarray of bool
+        Lung just above the lowest of its column, in the direction of gravity.
     """
 
     peel: Bool
     costal: Bool
+    dependent: Bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ class _Form:
     inner_spread: float
 
 
-def zones(label: npt.NDArray[np.uint8], spacing: float, p: dict[str, Any]) -> Zones:
+def zones(label: npt.NDArray[np.uint8], spacing: float, p: dict[str, Any], down: int = 0) -> Zones:
     """Part the lungs into peel and core, and find the costal surface.
 
     Seen from the middle of the chest within an axial slice, the last voxel of lung faces the ribs; the lowest voxel of
@@ -123,6 +129,8 @@ def zones(label: npt.NDArray[np.uint8], spacing: float, p: dict[str, Any]) -> Zo
         Millimetres a voxel.
     p : dict
         Table ``traits``.
+    down : int
+        Where gravity points along y: 1 to the back (supine), -1 to the front (prone), 0 across or unknown.
     """
     polar = Polar.of(label, p["angle"])
     peel, costal = np.zeros(label.shape, bool), np.zeros(label.shape, bool)
@@ -144,7 +152,12 @@ def zones(label: npt.NDArray[np.uint8], spacing: float, p: dict[str, Any]) -> Zo
         depth = -morphology.signed_distance(outer | base) * spacing
         reach = min(p["peel"], p["peel_share"] * float(depth[lung].max()))
         peel[box] |= lung & (depth <= reach)
-    return Zones(peel, costal)
+    layer = np.zeros(label.shape, bool)
+    if down:
+        lung = label[:, ::-down] > 0
+        row = np.arange(lung.shape[1])[:, None]
+        layer[:, ::-down] = lung & (row - lung.argmax(axis=1)[:, None] < p["dependent"] / spacing)
+    return Zones(peel, costal, layer)
 
 
 def describe(
@@ -152,6 +165,7 @@ def describe(
     lung: npt.NDArray[np.uint8],
     third: npt.NDArray[np.uint8],
     peel: Bool,
+    dependent: Bool,
     hu: npt.NDArray[np.float32],
     smooth_hu: npt.NDArray[np.float32],
     forms: Mapping[int, _Form],
@@ -164,13 +178,13 @@ def describe(
     Parameters
     ----------
     numbered : ndarray of uint16
-        0, or the number of the opacity; this and the next five on the same box of the source grid.
+        0, or the number of the opacity; this and the next six on the same box of the source grid.
     lung : ndarray of uint8
         1 right, 2 left.
     third : ndarray of uint8
         0 upper, 1 middle, 2 lower third.
-    peel : ndarray of bool
-        `Zones.peel`.
+    peel, dependent : ndarray of bool
+        As in `Zones`.
     hu, smooth_hu : ndarray of float32
         Density as measured, and without noise: the latter decides the class of a voxel.
     voxel_mm3 : float
@@ -190,7 +204,7 @@ def describe(
 
     places = [share(third.ravel()[at] == k) for k in range(3)]
     outer, mean, left = share(peel.ravel()[at]), share(hu.ravel()[at]), share(lung.ravel()[at] == 2)
-    glass = share(smooth_hu.ravel()[at] < dense_hu)
+    low, glass = share(dependent.ravel()[at]), share(smooth_hu.ravel()[at] < dense_hu)
     out = []
     for n in range(1, count):
         form = forms[n]
@@ -199,7 +213,7 @@ def describe(
                 n, 2 if left[n] > 0.5 else 1, float(size[n] * voxel_mm3 / 1000),
                 (float(places[0][n]), float(places[1][n]), float(places[2][n])), float(outer[n]), form.contact_cm2,
                 float(mean[n]), float(glass[n]), form.extent_mm, form.roundness, form.filled, form.inner_hu,
-                form.inner_spread,
+                form.inner_spread, float(low[n]),
             )
         )  # fmt: skip
     return tuple(out)

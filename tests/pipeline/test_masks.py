@@ -214,19 +214,57 @@ def healthy() -> Phantom:
     return phantom.build(6, lesions="none", matrix=128, thickness_mm=4.0)
 
 
-def test_consolidation_of_both_dependent_parts_gives_no_small_share(
+def dependent(healthy: Phantom) -> np.ndarray:
+    back = np.argwhere(healthy.lung > 0)[:, 1]
+    limit = back.min() + 0.72 * np.ptp(back)
+    low: np.ndarray = (healthy.lung > 0) & (np.arange(healthy.lung.shape[1])[:, None] > limit)
+    assert 0.1 < low.sum() / (healthy.lung > 0).sum() < 0.3
+    return low
+
+
+def test_consolidation_of_both_dependent_parts_is_put_back_as_a_bound(
     healthy: Phantom, analyse: Callable, read: Callable, tmp_path: Path
 ) -> None:
     """Both sides alike: comparing them shows nothing, their distance from the ribs does."""
-    back = np.argwhere(healthy.lung > 0)[:, 1]
-    limit = back.min() + 0.72 * np.ptp(back)
-    low = (healthy.lung > 0) & (np.arange(healthy.lung.shape[1])[:, None] > limit)
-    share = low.sum() / (healthy.lung > 0).sum()
-    assert 0.1 < share < 0.3
-    result = analyse(read(changed(healthy, tmp_path, lambda a: np.where(low, 30, a)))).result
+    low = dependent(healthy)
+    result = analyse(read(changed(healthy, tmp_path, lambda a: np.where(low, 35, a)))).result
+    truth = 100 * low.sum() / (healthy.lung > 0).sum()
     for site in ("lungs", "right_lung", "left_lung"):
-        assert measured(result, "opacity_percent", site).status == "not_computable"
-        assert measured(result, "lung_volume", site).status == "lower_bound"
+        share = measured(result, "opacity_percent", site)
+        assert share.status == "lower_bound"
+        assert 0.25 * truth < share.value < truth
+        volume = measured(result, "lung_volume", site)
+        assert (volume.status, volume.reason.code) == ("lower_bound", "lung-border-guessed")
+
+
+def test_water_in_both_dependent_parts_is_fluid_and_neither_lung_nor_opacity(
+    healthy: Phantom, analyse: Callable, read: Callable, tmp_path: Path
+) -> None:
+    low = dependent(healthy)
+    result = analyse(read(changed(healthy, tmp_path, lambda a: np.where(low, 8, a)))).result
+    assert "fluid-beside-lung" in {n.code for n in result.notes}
+    mine = np.zeros(healthy.lung.shape, np.uint8)
+    result.region("lungs").mask.paint(mine)
+    assert np.count_nonzero(mine[low]) < 0.2 * low.sum()
+    share = measured(result, "opacity_percent", "lungs")
+    assert share.status == "lower_bound"
+    assert share.value < 1.0
+
+
+def test_air_between_lung_and_ribs_is_no_lung(
+    healthy: Phantom, analyse: Callable, read: Callable, tmp_path: Path
+) -> None:
+    front = np.argwhere(healthy.lung == 1)[:, 1]
+    limit = front.min() + 0.2 * np.ptp(front)
+    high = (healthy.lung == 1) & (np.arange(healthy.lung.shape[1])[:, None] < limit)
+    result = analyse(read(changed(healthy, tmp_path, lambda a: np.where(high, -1000, a)))).result
+    mine = np.zeros(healthy.lung.shape, np.uint8)
+    result.region("lungs").mask.paint(mine)
+    assert np.count_nonzero(mine[high]) < 0.3 * high.sum()
+    assert "air-beside-lung" in {n.code for n in result.notes}
+    volume = measured(result, "lung_volume", "right_lung")
+    assert (volume.status, volume.reason.code) == ("lower_bound", "air-beside-lung")
+    assert measured(result, "lung_volume", "left_lung").status == "ok"
 
 
 def test_lungs_cut_by_the_reconstruction_circle_withhold_shares_and_invent_nothing(

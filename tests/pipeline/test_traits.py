@@ -87,6 +87,13 @@ def test_in_a_shallow_lung_the_peel_is_a_third(chest: np.ndarray) -> None:
     assert peel.sum() * SPACING == pytest.approx(10, abs=2.5)
 
 
+def test_the_dependent_layer_follows_gravity(chest: np.ndarray) -> None:
+    at = np.flatnonzero(chest[60, :, 45])
+    for down, rows in ((1, at[-20:]), (-1, at[:20]), (0, at[:0])):
+        layer = traits.zones(chest, SPACING, P, down).dependent[60, :, 45]
+        assert np.array_equal(np.flatnonzero(layer), rows), "30 mm"
+
+
 def test_contact_is_the_area_at_the_costal_pleura(chest: np.ndarray, found: traits.Zones) -> None:
     radius, cut = 24.0, 12.0
     at_wall = ball(90, 67, MIDDLE + 81 - cut, (radius,) * 3) & (chest == 2)
@@ -119,10 +126,11 @@ def test_shares_count_source_voxels() -> None:
     lung = np.full((6, 4, 4), 2, np.uint8)
     lung[0] = 1
     forms = {n: traits._Form(1.0, 10.0, 1.0, 1.0, 0.0, 0.0) for n in (1, 2)}
-    first, second = traits.describe(numbered, lung, third, peel, hu, hu, forms, voxel_mm3=250.0, dense_hu=-250.0)
+    first, second = traits.describe(numbered, lung, third, peel, ~peel, hu, hu, forms, voxel_mm3=250.0, dense_hu=-250.0)
     assert first.thirds == (0.25, 0.5, 0.25)
     assert (first.side, first.peel, first.ground_glass, first.volume_cm3) == (2, 0.25, 0.25, 4.0)
     assert first.mean_hu == pytest.approx(-120)
+    assert first.dependent == 0.75
     assert (second.side, second.thirds, second.peel) == (1, (0.0, 0.0, 1.0), 0.0)
 
 
@@ -152,3 +160,12 @@ def test_kind(change: dict, others: list[float], expected: str) -> None:
     one = kind.judge(all_of, parameters()["kind"])[0]
     assert one.kind == expected
     assert one.evidence
+
+
+def test_bands_at_both_dependent_pleurae_are_told_apart() -> None:
+    band = replace(MASS, volume_cm3=12.0, contact_cm2=20.0, dependent=0.95, ground_glass=0.9)
+    p = parameters()["kind"]
+    one, two = kind.judge([band, replace(band, number=2, side=1)], p)
+    assert (one.kind, one.evidence, two.evidence) == ("undetermined", (kind.DEPENDENT,), (kind.DEPENDENT,))
+    for other in (replace(band, number=2), replace(band, number=2, side=1, volume_cm3=40.0)):
+        assert kind.judge([band, other], p)[0].evidence != (kind.DEPENDENT,)
