@@ -95,6 +95,11 @@ def recover(
             if at_wall:
                 wall[box] |= kept
     fluid = _fluid(wall, lung | inside, hu, soft, spacing, p) if wall.any() else wall
+    if fluid.any():  # what is mostly fluid is fluid and its blurred border
+        labels, sizes = morphology.components(inside | fluid)
+        mostly = np.bincount(labels[fluid], minlength=sizes.size) > p["water_share"] * sizes
+        mostly[0] = False
+        inside &= ~mostly[labels]
     return Recovered(inside & ~fluid, fluid)
 
 
@@ -227,12 +232,17 @@ def free_air(lung: Bool, aired: Floats, spacing: float, p: dict[str, Any]) -> Bo
     empty = lung & (aired < p["air"])
     if np.count_nonzero(empty) * spacing**3 / 1000 < p["air_least"]:
         return out
-    box = bounding_box(empty, 3, empty.shape)
+    box = bounding_box(empty, round(p["air_reach"] / spacing) + 1, empty.shape)
     mine = lung[box]
     labels, sizes = morphology.components(morphology.open_ball(empty[box], p["air_ball"] / spacing))
+    reach = (round(p["air_reach"] / spacing),) * 3
     for n in np.flatnonzero(sizes * spacing**3 / 1000 >= p["air_least"]):
         part = labels == n
-        skin = morphology.dilate(torch.from_numpy(part), (round(p["rough"] / spacing),) * 3).numpy() & ~part
-        if np.count_nonzero(skin & ~mine) >= p["air_wall"] * np.count_nonzero(skin):
-            out[box] |= (part | skin) & empty[box]
+        grown = morphology.dilate(torch.from_numpy(part), reach).numpy()
+        if np.count_nonzero(grown & ~mine) >= p["air_wall"] * np.count_nonzero(grown & ~part):
+            core = part | (grown & mine & (aired[box] < p["air_rim"]))
+            # what the blur of the wall leaves of it is a shell too thin for a ball
+            shell = mine & ~core
+            shell &= grown & ~morphology.open_ball(shell, p["air_ball"] / spacing)
+            out[box] |= core | shell
     return out
