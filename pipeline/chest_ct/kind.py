@@ -46,7 +46,8 @@ def _kind(one: Traits, all_of: Sequence[Traits], p: dict[str, Any]) -> tuple[Kin
     solid, inner = one.ground_glass <= p["solid_glass"], not isnan(one.inner_hu)
     low, high = p["water"]
     water = inner and low <= one.inner_hu <= high and one.inner_spread <= p["water_spread"]
-    others = sum(o.volume_cm3 for o in all_of if o is not one)
+    alone = sum(o.volume_cm3 for o in all_of if o is not one) <= p["alone"] * one.volume_cm3
+    uneven = inner and one.inner_spread >= p["uneven"]
     compact = one.roundness >= p["round"] and one.filled >= p["filled"]
     bands = {o.side for o in all_of if _band(o, p)}
     rows: list[tuple[bool, Kind, tuple[str, ...]]] = [
@@ -57,11 +58,13 @@ def _kind(one: Traits, all_of: Sequence[Traits], p: dict[str, Any]) -> tuple[Kin
             ("water-density", "even-density", "wide-contact"),
         ),
         (one.ground_glass >= p["glass"], "opacity", ("ground-glass",)),
-        (inner and one.inner_spread >= p["uneven"], "opacity", ("uneven-density",)),
+        # a single lump with air in it may be a tumour that grew around lung, or decays
+        (uneven and alone, "undetermined", ("uneven-density", "single")),
+        (uneven, "opacity", ("uneven-density", "several")),
         (one.filled < p["branched"], "opacity", ("irregular",)),
         (not compact, "undetermined", ("dense", "not-round")),
         (not solid, "undetermined", ("round", "partly-ground-glass")),
-        (others > p["alone"] * one.volume_cm3, "undetermined", ("round", "dense", "several")),
+        (not alone, "undetermined", ("round", "dense", "several")),
         (one.extent_mm < p["mass"], "undetermined", ("round", "dense", "small")),
     ]
     return next(((name, evidence) for holds, name, evidence in rows if holds), ("mass", ("round", "dense", "single")))
