@@ -77,7 +77,9 @@ def back(laid: grid.Grid, field: torch.Tensor, v: Volume) -> npt.NDArray[np.bool
     return out
 
 
-@pytest.mark.parametrize("orientation", ["RAS", "LPS", "SPL", "IAR"])
+@pytest.mark.parametrize(
+    "orientation", ["RAS", *(pytest.param(o, marks=pytest.mark.long) for o in ("LPS", "SPL", "IAR"))]
+)
 def test_every_orientation_gives_the_network_the_same_and_gets_its_own_mask_back(orientation: str) -> None:
     seen = []
     for order, signs in AXES:
