@@ -9,7 +9,7 @@ BLANK: Mapping[str, Any] = {
     "pipeline": None, "subject": "study", "pipeline_version": None, "pipeline_digest": None, "weights_digest": None,
     "input_digest": None, "device": None, "device_of_origin": None, "outcome": None, "reason": None, "series_instance_uid": None,
     "series_considered": [], "quality": None,
-    "measurements": [], "findings": [], "artifacts": [], "notes": [], "timings_s": {}, "withheld": None,
+    "measurements": [], "findings": [], "artifacts": [], "notes": [], "suggestions": [], "timings_s": {}, "withheld": None,
 }  # fmt: skip
 """Every field, empty."""
 

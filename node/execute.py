@@ -202,6 +202,7 @@ class _Job:
             "measurements": [m.as_json() for m in result.measurements],
             "findings": [_finding(f, identity, tracks) for f in result.findings],
             "notes": [n.as_json() for n in (*self.text_notes, *result.notes)],
+            "suggestions": [s.as_json() for s in result.suggestions],
             "summary": dict(result.summary),
         }
         claim = Claim.of(result, said)  # before anything is written

@@ -157,7 +157,13 @@ def graded(result: Result) -> Result:
     """Return a result that is nothing but a bad grade: what is written of those alone is seen, too."""
     bad = QualityFinding(REASONS("display-test-grade"), "series", (result.series_instance_uid,), grade="C")
     return replace(
-        result, pipeline="ct_quality", quality=Quality("C", (bad,)), segments=(), findings=(), measurements=()
+        result,
+        pipeline="ct_quality",
+        quality=Quality("C", (bad,)),
+        segments=(),
+        findings=(),
+        measurements=(),
+        suggestions=(),
     )
 
 

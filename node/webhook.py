@@ -29,7 +29,7 @@ MARKS: Final[Mapping[str, str]] = {"origin": "AI", "verification": "UNVERIFIED"}
 """Of everything that is said: who says it, and that no person has looked at it."""
 
 _KEPT = ("pipeline", "pipeline_version", "weights_digest", "series_instance_uid", "device_of_origin")
-_SAID = ("quality", "measurements", "findings", "notes", "summary")
+_SAID = ("quality", "measurements", "findings", "suggestions", "notes", "summary")
 _ARTIFACT = ("kind", "modality", "sop_class_uid", "sop_instance_uid", "series_instance_uid")
 
 

@@ -4,14 +4,19 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True, slots=True)
 class ChestCtOptions:
-    """``[pipeline.chest_ct]``: what a site may choose; thresholds are not options but data of the pipeline."""
+    """``[pipeline.chest_ct]``: what a site may choose; thresholds are not options but data of the pipeline.
+
+    `indication` is why chests are imaged here: only ``suspected-viral-pneumonia`` lets CO-RADS and RSNA consensus categories be
+    suggested, which mean nothing without that suspicion.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    indication: Literal["none", "suspected-viral-pneumonia"] = "none"
 
     @property
     def digest(self) -> str:

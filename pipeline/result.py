@@ -16,6 +16,7 @@ from dicom_io.reason import Reason
 
 Status = Literal["ok", "lower_bound", "not_computable"]
 Grade = Literal["A", "B", "C", "D"]
+Speaks = Literal["for", "against", "neither", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +383,82 @@ class Quality:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One rule behind a suggestion.
+
+    Parameters
+    ----------
+    rule : str
+        Its name.
+    text : Mapping[str, str]
+        What is measured, by language.
+    value : float or None
+        What was measured; None where there was nothing to measure.
+    unit : str
+        UCUM, of value and limit.
+    limit : float
+        The rule holds from here on.
+    speaks : Speaks
+        For or against what is suggested about, neither, or unknown (without a value).
+    """
+
+    rule: str
+    text: Mapping[str, str]
+    value: float | None
+    unit: str
+    limit: float
+    speaks: Speaks
+
+    def __post_init__(self) -> None:
+        if (self.value is None) != (self.speaks == "unknown"):
+            raise ValueError(f"evidence {self.rule}: value {self.value} speaks {self.speaks}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the evidence as the contract's JSON object."""
+        return {
+            "rule": self.rule, "text": dict(self.text), "value": self.value, "unit": self.unit, "limit": self.limit,
+            "speaks": self.speaks,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """What rules make of the measurements: for a person to judge, never a diagnosis.
+
+    Parameters
+    ----------
+    name : str
+        What is asked, for example ``pneumonia_pattern``.
+    answer : str
+        One of those that the question has, or ``undetermined``.
+    text : Mapping[str, str]
+        One or two sentences by language.
+    evidence : tuple[Evidence, ...]
+        Every rule that was looked at.
+    reason : Reason or None
+        Why it is undetermined; None exactly if it is not.
+    """
+
+    name: str
+    answer: str
+    text: Mapping[str, str]
+    evidence: tuple[Evidence, ...]
+    reason: Reason | None = None
+
+    def __post_init__(self) -> None:
+        if (self.answer == "undetermined") != (self.reason is not None):
+            raise ValueError(f"suggestion {self.name}: {self.answer} with reason {self.reason}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the suggestion as the contract's JSON object."""
+        return {
+            "name": self.name, "answer": self.answer, "text": dict(self.text),
+            "evidence": [e.as_json() for e in self.evidence],
+            "reason": None if self.reason is None else self.reason.as_json(),
+        }  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
     """Everything one pipeline says about one series.
@@ -414,6 +491,8 @@ class Result:
         Seconds per stage.
     window : tuple[float, float] or None
         Values of a volume that pictures show black and white; None: the lung window.
+    suggestions : tuple[Suggestion, ...]
+        What rules make of the measurements; they are about the region ``lungs``.
     """
 
     pipeline: str
@@ -430,6 +509,7 @@ class Result:
     summary: Mapping[str, str] = field(default_factory=dict)
     timings_s: Mapping[str, float] = field(default_factory=dict)
     window: tuple[float, float] | None = None
+    suggestions: tuple[Suggestion, ...] = ()
 
     def __post_init__(self) -> None:
         if [s.number for s in self.segments] != list(range(1, len(self.segments) + 1)):

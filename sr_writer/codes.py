@@ -20,6 +20,9 @@ DESIGNATOR: str = _TABLE["scheme"]["designator"]
 SCHEME_VERSION: str = _TABLE["scheme"]["version"]
 FINDING_COLOURS: tuple[tuple[int, int, int], ...] = tuple((r, g, b) for r, g, b in _TABLE["palette"]["findings"])
 CONCEPTS: tuple[str, ...] = tuple(_TABLE["concept"])
+QUESTIONS = ("pneumonia_pattern", "co_rads", "rsna_consensus")
+"""What can be suggested about."""
+RULES: tuple[str, ...] = tuple(c for c in CONCEPTS if c.startswith("rule_") and c != "rule_limit")
 PRESENCE: Mapping[str, str] = _TABLE["presence"]
 """Measurement of the whole lungs to the concept that is present where it is not zero."""
 _MEANINGS: dict[tuple[str, str], Mapping[str, str]] = {
@@ -65,6 +68,19 @@ def title_modifier(reason: str) -> Code | None:
     """Return why images are bad as a code that key images may have (CID 7011); None where none says it."""
     code = standard_quality(reason)
     return code if code is not None and code.scheme == "DCM" else None
+
+
+def answer(question: str, given: str) -> Code:
+    """Return the code of an answer to what is suggested."""
+    for table in (question, "undetermined"):
+        if (row := _TABLE["answer"].get(table, {}).get(given)) is not None:
+            return Code(*row)
+    return concept(f"{question}_{given}")
+
+
+def speaks(word: str) -> Code:
+    """Return the code of what a rule speaks for: ``for``, ``against``, ``neither`` or ``unknown``."""
+    return answer("undetermined", "undetermined") if word == "unknown" else concept(f"speaks_{word}")
 
 
 def grades_images(pipeline: str) -> bool:
@@ -126,6 +142,11 @@ def assessment(grade: str) -> Code:
 def site_label(site: str, language: str) -> str:
     """Return a site's name for people; sites without a row are spelt out."""
     return str(_TABLE["site"].get(site, {}).get(language, site.replace("_", " ")))
+
+
+def in_picture(site: str) -> bool:
+    """Whether the table of the summary picture, which has room for some, has a row for `site`."""
+    return bool(_TABLE["site"].get(site, {}).get("in_picture", True))
 
 
 def site_modifier(site: str) -> Code | None:

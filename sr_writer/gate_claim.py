@@ -43,6 +43,37 @@ Numbers = Mapping[str, Said]
 """By the code value of the measurement's name."""
 
 
+SAID_TOLERANCE = 1e-4
+"""Share of a number by which report and document may differ: DS has 16 characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule behind a suggestion as the document has it."""
+
+    rule: str
+    value: float | None
+    unit: str
+    limit: float
+    speaks: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suggested:
+    """One suggestion as the document has it."""
+
+    name: str
+    answer: str
+    rules: tuple[Rule, ...]
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Suggested":
+        """Take down one suggestion of the document."""
+        rules = tuple(Rule(e["rule"], e["value"], e["unit"], e["limit"], e["speaks"]) for e in row["evidence"])
+        return cls(row["name"], row["answer"], rules, tuple(row["text"].values()))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
     """One mask on a radiograph: what it is, on which side, and where it lies."""
@@ -76,6 +107,8 @@ class Claim:
         Tracking identifier of a segment or finding to the code value of what it is.
     labels : Mapping[str, frozenset[str]]
         Tracking identifier of a segment to its label in each language.
+    suggested : tuple[Suggested, ...]
+        What it suggests.
     """
 
     planes: Mapping[str, Mapping[ImageKey, bytes]]
@@ -86,6 +119,7 @@ class Claim:
     shapes: tuple[Shape, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    suggested: tuple[Suggested, ...] = ()
 
     @classmethod
     def of(cls, result: Result, document: Mapping[str, Any]) -> "Claim":
@@ -115,7 +149,8 @@ class Claim:
             f.tracking_id: f.code.value for f in result.findings
         }
         labels = {s.tracking_id: frozenset(label[:64] for label in s.label.values()) for s in result.segments}
-        return cls(planes, findings, regions, graded, told, shapes, kinds, labels)
+        suggested = tuple(Suggested.of(row) for row in document.get("suggestions", ()))
+        return cls(planes, findings, regions, graded, told, shapes, kinds, labels, suggested)
 
     def mislabels(self, tracking_id: str, label: str) -> bool:
         """Say whether a segment bears the label of another one."""
@@ -127,6 +162,8 @@ class Claim:
         tables = [*self.findings.values(), *(numbers for some in self.regions.values() for numbers in some)]
         values = [said for numbers in tables for said in numbers.values()]
         values += [Said(value, unit, "ok") for value, unit in self.graded.quantities()]
+        rules = [rule for one in self.suggested for rule in one.rules]
+        values += [Said(v, r.unit, "ok") for r in rules for v in (r.value, r.limit)]
         for digits, unit in _quantities(text):
             places = len(digits.partition(".")[2])
             shown = (

@@ -7,7 +7,7 @@ References
 Classes of density and scores: see the card of the pipeline.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,21 @@ from dicom_io.reason import Reason
 from sr_writer.codes import concept
 from sr_writer.gate_claim import Site
 from sr_writer.gate_count import BOTH, LOWEST_HU, Count, Recount
-from sr_writer.gate_numbers import DENSITY_TOLERANCE_HU, PERCENT_TOLERANCE, measured, said_by
+from sr_writer.gate_numbers import (
+    DENSITY_TOLERANCE_HU,
+    PERCENT_TOLERANCE,
+    VOLUME,
+    VOLUME_TOLERANCE,
+    measured,
+    said_by,
+)
 from sr_writer.gate_seg import LEFT, LUNG, RIGHT
 from sr_writer.gate_tree import name
 from sr_writer.reasons import REASONS
 
 _AERATED, _LAA, _PERC15 = (concept(n).value for n in ("aerated_percent", "laa950_percent", "perc15"))
+_ZONES = tuple(concept(n).value for n in ("core_zone", "peel_zone"))
+_OPACITY_VOLUME = concept("opacity_volume").value
 _LOBES = {RIGHT: 3, LEFT: 2}
 _NEAR = 1e-6
 """Percent beside a limit of a score at which a share counts to either side."""
@@ -93,3 +102,20 @@ def _ends(given: dict[str, float], score: str, points: Callable[[float], int], e
             possible = {a + b for a in possible for b in mine}
         if given[code] not in possible:
             yield code
+
+
+def check_zones(groups: Mapping[Site, Dataset], recount: Recount) -> Iterator[Reason]:
+    """Yield the volumes of core and peel that together are not those of their lung, nor what opacities there are in it."""
+    if recount.flat is not None:
+        return
+    for side, number in recount.lungs.items():
+        zones = [groups[site] for code in _ZONES if (site := (LUNG, side, code)) in groups]
+        if len(zones) != len(_ZONES):
+            continue
+        count, mm3 = recount.segment(number), recount.voxel_mm3
+        for code, voxels in ((VOLUME, count.voxels), (_OPACITY_VOLUME, count.opaque)):
+            said = [said_by(items[code]) if code in (items := measured(zone)) else None for zone in zones]
+            values = [s.value * 1000 for s in said if s is not None and s.value is not None and s.unit == "cm3"]
+            near = max(VOLUME_TOLERANCE * voxels, 1.0) * mm3
+            if len(values) == len(zones) and not abs(sum(values) - voxels * mm3) <= near:
+                yield REASONS("number-differs", what=", ".join(concept(n).meaning for n in ("core_zone", "peel_zone")))

@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 
 from dicom_io.reason import Reason
 from sr_writer.codes import concept
-from sr_writer.gate_claim import Numbers, Said
+from sr_writer.gate_claim import SAID_TOLERANCE, Numbers, Said
 from sr_writer.gate_count import Count, Recount
 from sr_writer.gate_sources import Shadow
 from sr_writer.gate_tree import children, name, value
@@ -18,9 +18,6 @@ VOLUME_TOLERANCE = 0.001
 PERCENT_TOLERANCE = 0.1
 """Percentage points."""
 DENSITY_TOLERANCE_HU = 1.0
-SAID_TOLERANCE = 1e-4
-"""Share of a number by which report and document may differ: DS has 16 characters."""
-
 VOLUME, MEAN, LONG, SHORT, DIAMETER = "118565006", "112181", "103339001", "103340004", "81827009"
 _OPACITY_VOLUME, _OPACITY_SHARE = concept("opacity_volume").value, concept("opacity_percent").value
 AREA, AT_DETECTOR = "42798000", frozenset({concept("area_at_detector").value})

@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from dicom_io.model import ImageKey
 from dicom_io.reason import Reason
-from sr_writer import gate_lung, gate_quality
+from sr_writer import gate_lung, gate_quality, gate_suggestion
 from sr_writer.gate_claim import Claim, Numbers, Site
 from sr_writer.gate_count import Recount
 from sr_writer.gate_frames import Runs
@@ -55,7 +55,7 @@ def check(ds: Dataset, raw: Sources, recounts: Mapping[str, Recount], claim: Cla
     groups = [g for c in named(ds, _MEASUREMENTS) for g in named(c, _GROUP)]
     if not groups:
         yield REASONS("report-empty")
-    counted = sum(len(list(children(g, "NUM"))) + gate_quality.limits_in(g) for g in groups)
+    counted = sum(_numbers_in(g) for g in groups)
     if sum(item.ValueType == "NUM" for item in tree(ds)) > counted:
         yield REASONS("number-differs", what="Measurement Group")
     yield from check_evidence(ds)
@@ -76,10 +76,20 @@ def check(ds: Dataset, raw: Sources, recounts: Mapping[str, Recount], claim: Cla
     for thing in things:
         yield from _one(thing, beside, claim)
     yield from _all(things, raw, segments)
+    suggested, recount = None if claim is None else claim.suggested, next(iter(beside.values()), None)
+    yield from gate_suggestion.check_report(groups, suggested, recount)
+    if recount is not None:
+        numbered = {t.site: t.group for t in things if t.regional and measured(t.group)}
+        yield from gate_lung.check_zones(numbered, recount)
     if claim is not None:
         yield from gate_quality.check_report(groups, claim.graded, raw)
         yield from _left_out(claim, {t.tracking_uid for t in things if measured(t.group)})
         yield from check_texts(ds, claim)
+
+
+def _numbers_in(group: Dataset) -> int:
+    """Return how many numbers a group has: its own, and the limits below them."""
+    return len(list(children(group, "NUM"))) + gate_quality.limits_in(group) + gate_suggestion.limits_in(group)
 
 
 def _named_uid(item: Dataset) -> str:
@@ -102,8 +112,13 @@ def _one(thing: _Thing, recounts: Mapping[str, Recount], claim: Claim | None) ->
     if claim is not None and (about_anatomy or thing.tracking_uid in claim.findings):
         if measured(thing.group):
             yield from check_claim(thing.group, _claims(thing, claim))
-    elif claim is not None and measured(thing.group) and not gate_quality.about_images(thing.group):
+    elif claim is not None and measured(thing.group) and not _apart(thing.group):
         yield REASONS("number-differs", what="Measurement Group")
+
+
+def _apart(group: Dataset) -> bool:
+    """Say whether the numbers of a group are held against the document elsewhere."""
+    return gate_quality.about_images(group) or gate_suggestion.question(group) is not None
 
 
 def _all(things: Sequence[_Thing], raw: Sources, segments: Mapping[str, _Shown]) -> Iterator[Reason]:
@@ -161,6 +176,7 @@ def _left_out(claim: Claim, numbered: set[str]) -> Iterator[Reason]:
 def check_texts(ds: Dataset, claim: Claim) -> Iterator[Reason]:
     """Check that every number in a sentence, and every grade of the images, is the document's."""
     yield from gate_quality.check_texts(ds, claim.graded)
+    yield from gate_suggestion.check_texts(ds, claim.suggested)
     for item in tree(ds):
         odd = claim.allows(str(item.TextValue)) if item.ValueType == "TEXT" else None
         if odd is not None:
@@ -207,7 +223,9 @@ def _outlines(thing: _Thing, recounts: Mapping[str, Recount]) -> Iterator[Reason
         if thing.segment is not None:
             runs = recounts[thing.segment.seg].frames.runs.get((thing.segment.number, image))
             masks: tuple[Runs, ...] = () if runs is None else (runs,)
-        elif thing.regional and any(r.site(thing.site) for r in recounts.values()):
+        elif (thing.regional or gate_suggestion.question(thing.group)) and any(
+            r.site(thing.site) for r in recounts.values()
+        ):
             masks = next(r for r in recounts.values() if r.site(thing.site)).covers(thing.site, image)
         else:
             continue

@@ -21,7 +21,7 @@ from pydicom.sr.coding import Code as DicomCode
 
 from dicom_io.model import Instance
 from pipeline.result import Code, Measurement, Projection, Result
-from sr_writer import codes, quality_groups
+from sr_writer import codes, quality_groups, suggestions
 from sr_writer.content import COMMENT, algorithm, coded, text_item
 from sr_writer.header import Authorship
 from sr_writer.narrative import undetermined
@@ -97,11 +97,15 @@ class GroupWriter:
         """Yield the planar group of one thing where the tree has one, then the group with its numbers."""
         common = self._common(thing)
         planar = isinstance(self.result.geometry, Projection)  # there one group has both outline and numbers
-        if thing.tracking_id == QUALITY_ID if planar else self.tree == "outlines":
+        without = thing.tracking_id == QUALITY_ID or thing.suggestion is not None
+        if without if planar else self.tree == "outlines":
             region = self._region(thing.key)
             yield sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **common)
         about_images = thing.tracking_id == QUALITY_ID
-        group = self._quality(thing, common) if about_images else self._numbers(thing, common)
+        if thing.suggestion is not None:
+            group: Group = suggestions.group(thing.suggestion, self.by, common)
+        else:
+            group = self._quality(thing, common) if about_images else self._numbers(thing, common)
         groups = [group, *(quality_groups.place_groups(self.result, self.by, self._place) if about_images else ())]
         for made in groups:
             translate(made[0].ContentSequence, self.by)

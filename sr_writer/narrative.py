@@ -1,7 +1,8 @@
 """What a result says in words and numbers for people, the same in report, picture, PDF and text.
 
 A narrative is a row of paragraphs in one language, always in one order: the sentence for the radiologist; what was found;
-the numbers with their units; what could not be given, and why; the images; the limits of the analysis; who says all this.
+what rules suggest; the numbers with their units; what could not be given, and why; the images; the limits of the analysis;
+who says all this.
 Templates and tables decide every word (``texts.toml``, ``codes.toml``, the reasons), nothing else.
 """
 
@@ -10,15 +11,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dicom_io.reason import Reason
-from pipeline.result import Finding, Measurement, Projection, Result
+from pipeline.result import Evidence, Finding, Measurement, Projection, Result, Suggestion
 from sr_writer.codes import concept_label, measurement, pipeline_label, site_label, text, unit_sign
 from sr_writer.considered import Considered
-from sr_writer.quality import Remark, figures, is_radiograph, only_quality, remarks
+from sr_writer.quality import Remark, figures, is_radiograph, only_quality, quantity, remarks
 from sr_writer.wording import decimal
 
 Language = str
 Topic = Literal[
-    "impression", "findings", "measurements", "missing", "series", "quality", "not_evaluated", "limits", "origin"
+    "impression",
+    "findings",
+    "suggestions",
+    "measurements",
+    "missing",
+    "series",
+    "quality",
+    "not_evaluated",
+    "limits",
+    "origin",
 ]
 
 
@@ -63,6 +73,7 @@ def paragraphs(result: Result, language: Language, *, research: bool, plain: boo
     said: list[tuple[Topic, Iterable[str]]] = [
         ("impression", (conclusion(result, language), result.summary.get(language, ""))),
         ("findings", (_finding(f, result, language, plain=plain) for f in result.findings)),
+        ("suggestions", (line for one in result.suggestions for line in suggestion_lines(one, language, plain=plain))),
         ("measurements", _rows(result.measurements, language, plain=plain)),
         ("missing", _missing(result, language)),
         ("quality", quality_lines(result, language, plain=plain)),
@@ -157,6 +168,35 @@ def conclusion(result: Result, language: Language) -> str:
 def undetermined(result: Result) -> bool:
     """Whether nothing was found and yet nothing can be ruled out: a number about opacities is missing or a bound."""
     return not result.findings and any(m.status != "ok" for m in result.measurements if "opacity" in m.name)
+
+
+def suggestion_lines(said: Suggestion, language: Language, *, plain: bool = False) -> list[str]:
+    """Return the answer and every rule behind it in words, one line each.
+
+    Parameters
+    ----------
+    said : Suggestion
+        What is suggested.
+    language : str
+        One of the node's.
+    plain : bool
+        Write units as UCUM writes them, for text that must survive older character sets.
+    """
+    return [said.text[language], *(_evidence(e, language, plain=plain) for e in said.evidence)]
+
+
+def _evidence(e: Evidence, language: Language, *, plain: bool) -> str:
+    speaks = text(f"speaks_{e.speaks}", language)
+    if e.value is None:
+        return text("labelled", language, name=e.text[language], value=speaks)
+    shown = [_shown(v, e.unit, language, plain=plain) for v in (e.value, e.limit)]
+    value = text("evidence", language, value=shown[0], limit=shown[1], speaks=speaks)
+    return text("labelled", language, name=e.text[language], value=value)
+
+
+def _shown(value: float, unit: str, language: Language, *, plain: bool) -> str:
+    """Return a number, a ratio without its unit."""
+    return quantity(value, "1" if unit == "{ratio}" else unit, language, plain=plain)
 
 
 def quality_lines(result: Result, language: Language, *, plain: bool = False) -> list[str]:

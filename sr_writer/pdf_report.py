@@ -130,20 +130,39 @@ def _findings(result: Result, by: Authorship) -> Iterator[Flowable]:
 def _measurements(result: Result, by: Authorship) -> Iterator[Flowable]:
     values = {(m.site, m.name): m for m in result.measurements}
     units = {m.name: codes.unit_sign(m.unit) for m in result.measurements}
-    names = [*(n for n in COLUMNS if n in units), *(n for n in units if n not in COLUMNS)]
-    if not names:
+    names = [n for n in COLUMNS if n in units]
+    if not units:
         return
-    rows: list[list[object]] = [["", *(_label(name, by, units[name]) for name in names)]]
-    for site in dict.fromkeys(m.site for m in result.measurements):
-        row = [values.get((site, name)) for name in names]
-        part = codes.site_modifier(site) is not None
-        label = _row_head(partial(codes.site_label, site), by, small=part)
-        rows.append([label, *(_figure(bare(m), m) if m else "" for m in row)])
-    table = Table(rows, [48 * mm, *[(WIDTH - 48 * mm) / len(names)] * len(names)], repeatRows=1, style=_LINES)
-    yield KeepTogether([_heading(both(by, "measurements")), table])
+    heading = _heading(both(by, "measurements"))
+    if names:
+        rows: list[list[object]] = [["", *(_label(name, by, units[name]) for name in names)]]
+        for site in dict.fromkeys(m.site for m in result.measurements if m.name in names):
+            row = [values.get((site, name)) for name in names]
+            part = codes.site_modifier(site) is not None
+            label = _row_head(partial(codes.site_label, site), by, small=part)
+            rows.append([label, *(_figure(bare(m), m) if m else "" for m in row)])
+        table = Table(rows, [48 * mm, *[(WIDTH - 48 * mm) / len(names)] * len(names)], repeatRows=1, style=_LINES)
+        yield KeepTogether([heading, table])
+    others = [n for n in units if n not in COLUMNS]
+    if others:
+        yield from _other_measurements(others, values, by, None if names else heading)
     legend = [k for k in ("lower_bound", "not_computable") if any(m.status == k for m in result.measurements)]
     if legend:
         yield paragraph(" · ".join(both(by, k, " ") for k in legend), 7.5, FAINT)
+
+
+def _other_measurements(
+    names: Sequence[str], values: Mapping[tuple[str, str], Measurement], by: Authorship, heading: Paragraph | None
+) -> Iterator[Flowable]:
+    """Yield the numbers that few regions have: a row each, a column for each region."""
+    sites = list(dict.fromkeys(site for site, name in values if name in names))
+    rows: list[list[object]] = [["", *(_row_head(partial(codes.site_label, site), by, small=True) for site in sites)]]
+    for name in names:
+        labels = " ".join(dict.fromkeys(codes.measurement(name).label[tag] for tag in languages(by)))
+        row = [values.get((site, name)) for site in sites]
+        rows.append([paragraph(labels, 8, INK), *(_figure(number(m), m) if m else "" for m in row)])
+    table = Table(rows, [80 * mm, *[(WIDTH - 80 * mm) / len(sites)] * len(sites)], repeatRows=1, style=_LINES)
+    yield KeepTogether([*([] if heading is None else [heading]), table])
 
 
 def _label(name: str, by: Authorship, unit: str = "") -> list[Paragraph]:

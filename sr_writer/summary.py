@@ -200,7 +200,7 @@ def _quality(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
 def _table(canvas: Canvas, result: Result, by: Authorship, y: int) -> int:
     values = {(m.site, m.name): m for m in result.measurements}
     names = [n for n in COLUMNS if any(m.name == n for m in result.measurements)]
-    sites = list(dict.fromkeys(m.site for m in result.measurements))
+    sites = [s for s in dict.fromkeys(m.site for m in result.measurements) if codes.in_picture(s)]
     if not names:
         return y
     languages = drawable(by.options.languages)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dicom_io.model import ImageKey
-from pipeline.result import Code, Finding, Mask, Measurement, Result, Segment
-from sr_writer.codes import site_modifier
+from pipeline.result import Code, Finding, Mask, Measurement, Result, Segment, Suggestion
+from sr_writer.codes import concept, site_modifier
 from sr_writer.outline import Outline, largest_slice, outline
 from sr_writer.palette import anatomy_segments
 
@@ -40,6 +40,8 @@ class Tracked:
         What shows it in the segmentation.
     measurements : Sequence[Measurement]
         Its numbers.
+    suggestion : Suggestion or None
+        What rules make of the region, where it stands for that.
     """
 
     tracking_id: str
@@ -53,17 +55,18 @@ class Tracked:
     key: Outline
     segment: Segment | None = None
     measurements: Sequence[Measurement] = field(default=())
+    suggestion: Suggestion | None = None
 
 
 def tracked(result: Result) -> tuple[Tracked, ...]:
-    """Return the findings, then the regions that have numbers, then the image quality.
+    """Return the findings, the regions that have numbers, what is suggested, then the image quality.
 
     Raises
     ------
     ValueError
         If two things would share a tracking identity, or a finding has neither segment nor site.
     """
-    things = [*_findings(result), *_regions(result), _quality(result)]
+    things = [*_findings(result), *_regions(result), *_suggestions(result), _quality(result)]
     names = [t.tracking_id for t in things]
     if len(set(names)) < len(names):
         raise ValueError(f"tracking identifiers are not unique: {sorted(n for n in names if names.count(n) > 1)}")
@@ -121,6 +124,19 @@ def _regions(result: Result) -> list[Tracked]:
                 ANATOMY, region.anatomy, region.laterality, site_modifier(region.site), mask,
                 outline(mask, largest_slice(mask)), segment,
                 tuple(m for m in result.measurements if m.site == region.site),
+            )
+        )  # fmt: skip
+    return out
+
+
+def _suggestions(result: Result) -> list[Tracked]:
+    out = []
+    for one in result.suggestions:
+        region = result.region("lungs")
+        out.append(
+            Tracked(
+                f"suggestion: {one.name.replace('_', ' ')}", region.site, concept(one.name), None, region.anatomy,
+                region.laterality, None, region.mask, outline(region.mask, largest_slice(region.mask)), suggestion=one,
             )
         )  # fmt: skip
     return out

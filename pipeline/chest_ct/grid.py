@@ -220,10 +220,15 @@ def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array)
 
 
+def along(stack: Stack, box: tuple[slice, slice, slice], axis: int) -> Floats:
+    """Return the LPS coordinate `axis` (0 left, 1 back, 2 head) of every voxel of a box of the source array, shaped to broadcast."""
+    z = stack.origins_mm[box[0], axis][:, None, None]
+    y = (np.arange(box[1].start, box[1].stop) * stack.column[axis] * stack.pixel_spacing_mm[0])[None, :, None]
+    x = (np.arange(box[2].start, box[2].stop) * stack.row[axis] * stack.pixel_spacing_mm[1])[None, None, :]
+    place: Floats = z + (y if y.any() else 0.0) + (x if x.any() else 0.0)
+    return place
+
+
 def heights(stack: Stack, box: tuple[slice, slice, slice]) -> Floats:
     """Return LPS z of every voxel of a box of the source array, shaped to broadcast."""
-    z = stack.origins_mm[box[0], 2][:, None, None]
-    y = (np.arange(box[1].start, box[1].stop) * stack.column[2] * stack.pixel_spacing_mm[0])[None, :, None]
-    x = (np.arange(box[2].start, box[2].stop) * stack.row[2] * stack.pixel_spacing_mm[1])[None, None, :]
-    height: Floats = z + (y if y.any() else 0.0) + (x if x.any() else 0.0)
-    return height
+    return along(stack, box, 2)

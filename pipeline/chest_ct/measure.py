@@ -21,6 +21,8 @@ from pipeline.result import Measurement, Status
 
 SIDE_NAMES: Mapping[int, str] = {LEFT: "left_lung", RIGHT: "right_lung"}
 THIRD_NAMES = ("upper", "middle", "lower")
+ZONE_NAMES = ("core", "peel")
+_OF_ZONES = frozenset({"lung_volume", "opacity_volume", "opacity_percent"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +65,7 @@ def count_sites(
     hu: npt.NDArray[np.float32],
     smooth_hu: npt.NDArray[np.float32],
     dense_hu: float,
+    peel: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, Counted]:
     """Count every site of the contract.
 
@@ -78,25 +81,39 @@ def count_sites(
         Density as measured, and without noise: the latter decides the class of a voxel.
     dense_hu : float
         From here on an opaque voxel counts as dense.
+    peel : ndarray of bool or None
+        Outer zone of the lungs, see `traits.zones`; None: zones are not counted.
     """
     where = np.flatnonzero(lung)
-    code = (lung.ravel()[where] - 1) * 3 + third.ravel()[where]
+    side, values = lung.ravel()[where], hu.ravel()[where]
     opaque = opacity.ravel()[where] != 0
     glass = opaque & (smooth_hu.ravel()[where] < dense_hu)
-    size = np.bincount(code, minlength=6)
-    total = np.bincount(code, weights=hu.ravel()[where], minlength=6)
-    parts = [np.bincount(code, weights=w, minlength=6).astype(int) for w in (opaque, glass)]
     out: dict[str, Counted] = {}
-    for side, name in SIDE_NAMES.items():
-        rows = []
-        for k, part in enumerate(THIRD_NAMES):
-            n = (side - 1) * 3 + k
-            row = Counted(int(size[n]), int(parts[0][n]), int(parts[1][n]), float(total[n] / max(size[n], 1)))
-            out[f"{name}_{part}_third"] = row
-            rows.append(row)
+    by_third = _sums((side - 1) * 3 + third.ravel()[where], 6, opaque, glass, values)
+    for n, name in SIDE_NAMES.items():
+        rows = by_third[(n - 1) * 3 : n * 3]
+        out |= {f"{name}_{part}_third": row for part, row in zip(THIRD_NAMES, rows, strict=True)}
         out[name] = rows[0] + rows[1] + rows[2]
     out["lungs"] = out["left_lung"] + out["right_lung"]
+    if peel is not None:
+        by_zone = _sums((side - 1) * 2 + peel.ravel()[where], 4, opaque, glass, values)
+        for n, name in SIDE_NAMES.items():
+            rows = by_zone[(n - 1) * 2 : n * 2]
+            out |= {f"{name}_{part}": row for part, row in zip(ZONE_NAMES, rows, strict=True) if row.voxels}
     return out
+
+
+def _sums(
+    code: npt.NDArray[Any], count: int, opaque: npt.NDArray[np.bool_], glass: npt.NDArray[np.bool_],
+    hu: npt.NDArray[np.float32],
+) -> list[Counted]:  # fmt: skip
+    """Return the sums over the voxels of each of `count` codes."""
+    size, total = np.bincount(code, minlength=count), np.bincount(code, weights=hu, minlength=count)
+    parts = [np.bincount(code, weights=w, minlength=count).astype(int) for w in (opaque, glass)]
+    return [
+        Counted(int(size[n]), int(parts[0][n]), int(parts[1][n]), float(total[n] / max(size[n], 1)))
+        for n in range(count)
+    ]
 
 
 def thirds(lung: npt.NDArray[np.uint8], height: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
@@ -134,7 +151,8 @@ def measurements(
     for site in _ordered(counted):
         row = counted[site]
         sides = [s for s, name in SIDE_NAMES.items() if site == "lungs" or site.startswith(name)]
-        part = site.endswith("third")
+        zone = site.endswith(ZONE_NAMES)
+        part = zone or site.endswith("third")
         mine = [doubts[s] for s in sides]
         volume, share = _volume_worth(mine, now, p, part=part), _share_worth(mine, now, p, part=part)
         cm3 = voxel_mm3 / 1000
@@ -145,7 +163,7 @@ def measurements(
         mean_worth = _density_worth(mine, now, p, part=part)
         if now.sides is not None and site != "lungs":
             volume = share = opaque_worth = mean_worth = ("not_computable", now.sides)
-        out += [
+        made = [
             _one("lung_volume", site, row.voxels * cm3, "cm3", volume),
             _one("opacity_volume", site, row.opaque * cm3, "cm3", opaque_worth),
             _one("opacity_percent", site, row.opaque * percent, "%", share),
@@ -153,6 +171,7 @@ def measurements(
             _one("dense_percent", site, dense * percent, "%", share),
             _one("mean_lung_density", site, row.hu, "[hnsf'U]", mean_worth),
         ]
+        out += [m for m in made if not zone or m.name in _OF_ZONES]
     return tuple(out)
 
 
@@ -162,7 +181,9 @@ _OK: Worth = ("ok", None)
 
 def _ordered(counted: Mapping[str, Counted]) -> list[str]:
     names = ["lungs", *SIDE_NAMES.values()]
-    return [*names, *(f"{n}_{part}_third" for n in SIDE_NAMES.values() for part in THIRD_NAMES)] if counted else []
+    names += [f"{n}_{part}_third" for n in SIDE_NAMES.values() for part in THIRD_NAMES]
+    names += [f"{n}_{part}" for n in SIDE_NAMES.values() for part in ZONE_NAMES]
+    return [n for n in names if n in counted]
 
 
 def _one(name: str, site: str, value: float, unit: str, worth: Worth) -> Measurement:

@@ -121,7 +121,7 @@ class ChestCt:
             measures = {**shared, **self._measures(stack, parts)}
             graded = grade(measures, claims.limits(), "series", series.series_instance_uid)
             parts = replace(parts, now=replace(parts.now, sides=claims.sides(graded)))
-            result = report.result(self, series, volume, parts, graded, f"{self._device}")
+            result = report.result(self, series, volume, parts, graded, f"{self._device}", self._options.indication)
         return Analysis(replace(result, timings_s=timings), volume)
 
     def _work(self, stack: Stack, volume: Volume, tell: Progress) -> "report.Parts":
@@ -151,9 +151,12 @@ class ChestCt:
             contrast=checks.contrast(found, stack.instances[0].header, p),
             no_normal_lung=dense.normal_hu > p["doubt"]["normal_most"],
         )
+        down = {"S": 1, "P": -1}.get(elements.text(stack.instances[0].header, "PatientPosition").upper()[-1:], 0)
+        zones = traits.zones(found.label, grid.spacing, p["traits"], down)
+        peel = grid.nearest(zones.peel, found.box)
         return report.Parts(
             masks.box, masks.lung, masks.opacity, masks.smooth_hu, masks.at_rim, doubts, edges, now, dense.normal_hu,
-            stack, self._traits(grid, found, dense, masks, stack, volume),
+            stack, self._traits(grid, found, dense, masks, stack, volume, zones, peel), peel,
         )  # fmt: skip
 
     def _traits(
@@ -164,17 +167,17 @@ class ChestCt:
         masks: OnSource,
         stack: Stack,
         volume: Volume,
+        zones: traits.Zones,
+        peel: npt.NDArray[np.bool_],
     ) -> tuple[traits.Traits, ...]:
         """Say what every opacity is like."""
         if not masks.opacity.any():
             return ()
         p = parameters()
-        down = {"S": 1, "P": -1}.get(elements.text(stack.instances[0].header, "PatientPosition").upper()[-1:], 0)
-        zones = traits.zones(found.label, grid.spacing, p["traits"], down)
         opaque = (dense.level > 0).cpu().numpy() & (found.label > 0)
         numbered = traits.on_working(masks.opacity, masks.box, opaque, found.box, grid)
         third = measure.thirds(masks.lung, heights(stack, masks.box))
-        peel, low = grid.nearest(zones.peel, found.box), grid.nearest(zones.dependent, found.box)
+        low = grid.nearest(zones.dependent, found.box)
         voxel = float(abs(np.linalg.det(volume.affine[:3, :3])))
         forms = traits.forms(numbered, dense.sharp, found.label > 0, zones.costal, grid.spacing, p["traits"])
         found_traits = traits.describe(

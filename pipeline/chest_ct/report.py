@@ -12,16 +12,18 @@ from dicom_io.model import Series
 from dicom_io.reason import LANGUAGES, Reason
 from dicom_io.stack import Stack
 from dicom_io.volume import Volume
-from pipeline.chest_ct import density, morphology, severity
+from pipeline.chest_ct import density, morphology, pattern, severity, suggestion
 from pipeline.chest_ct.body import Box
 from pipeline.chest_ct.doubt import Cuts, Doubt
-from pipeline.chest_ct.grid import heights
+from pipeline.chest_ct.grid import along, heights
 from pipeline.chest_ct.kind import DEPENDENT
 from pipeline.chest_ct.lungs import LEFT, RIGHT
 from pipeline.chest_ct.measure import (
     SIDE_NAMES,
     THIRD_NAMES,
+    ZONE_NAMES,
     Circumstances,
+    Counted,
     count_sites,
     finding_worth,
     long_axis_mm,
@@ -31,7 +33,7 @@ from pipeline.chest_ct.measure import (
 from pipeline.chest_ct.parameters import parameters, texts
 from pipeline.chest_ct.traits import Traits
 from pipeline.reasons import REASONS
-from pipeline.result import Code, Finding, Geometry, Mask, Measurement, Quality, Region, Result, Segment
+from pipeline.result import Code, Finding, Geometry, Mask, Measurement, Quality, Region, Result, Segment, Suggestion
 
 LUNG = Code("39607008", "SCT", "Lung")
 CHEST = Code("51185008", "SCT", "Chest")
@@ -67,25 +69,30 @@ class Parts:
     normal_hu: float
     stack: Stack
     traits: tuple[Traits, ...] = ()
+    peel: npt.NDArray[np.bool_] | None = None
 
 
-def result(who: Named, series: Series, volume: Volume, parts: Parts, graded: Quality, device: str) -> Result:
-    """Put everything into a `Result`."""
+def result(
+    who: Named, series: Series, volume: Volume, parts: Parts, graded: Quality, device: str, indication: str = "none"
+) -> Result:
+    """Put everything into a `Result`; `indication` as in ``[pipeline.chest_ct]``."""
     p = parameters()
     geometry = Geometry(volume.array.shape, volume.affine, volume.images, volume.frame_of_reference_uid)
     place = _Place(geometry, parts)
     third = thirds(parts.lung, place.height())
     hu = volume.array[parts.box]
-    counted = count_sites(parts.lung, third, parts.opacity, hu, parts.smooth_hu, p["opacity"]["dense"])
+    counted = count_sites(parts.lung, third, parts.opacity, hu, parts.smooth_hu, p["opacity"]["dense"], parts.peel)
     numbers = measurements(counted, parts.doubts, parts.now, geometry.voxel_volume_mm3, p["doubt"])
     numbers = (*numbers, *_derived(numbers, hu, parts, graded))
     findings, shown, merged = _findings(place, hu, p["opacity"])
     segments = _segments(place, shown)
+    suggestions = _suggestions(place, counted, numbers, graded, indication)
     return Result(
         pipeline=who.name, version=who.version, series_instance_uid=series.series_instance_uid, geometry=geometry,
         device=device, quality=graded, regions=_regions(place, volume, third), measurements=numbers, segments=segments,
         findings=findings, notes=_notes(parts, merged=merged),
-        summary=_summary(numbers, findings, len(shown) + merged, parts.now.sides),
+        summary=_summary(numbers, findings, len(shown) + merged, parts.now.sides, suggestions),
+        suggestions=suggestions,
     )  # fmt: skip
 
 
@@ -98,6 +105,17 @@ def _derived(
     made = density.Acquisition.of(parts.stack, parts.normal_hu, graded, p["density"])
     densities = density.measurements(parts.lung, hu, known, parts.now, made, p)
     return (*densities, *severity.measurements({site: known["opacity_percent", site] for site in SIDE_NAMES.values()}))
+
+
+def _suggestions(
+    place: "_Place", counted: Mapping[str, Counted], numbers: tuple[Measurement, ...], graded: Quality, indication: str
+) -> tuple[Suggestion, ...]:
+    parts = place.parts
+    posterior = pattern.posterior_percent(parts.lung, parts.opacity, along(parts.stack, parts.box, 1))
+    values = pattern.measure(counted, parts.traits, place.geometry.voxel_volume_mm3, posterior)
+    shares = [m for m in numbers if m.name == "opacity_percent" and m.site in {"lungs", *SIDE_NAMES.values()}]
+    spoilt = next((f.reason for f in graded.findings if f.grade == graded.grade), None)
+    return suggestion.suggest(values, shares, graded.grade, spoilt, indication)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +155,11 @@ def _regions(place: _Place, volume: Volume, third: npt.NDArray[np.uint8]) -> tup
         for k, part in enumerate(THIRD_NAMES):
             inside = (lung == side) & (third == k)
             regions.append(Region(f"{name}_{part}_third", place.mask(inside), LUNG, SIDES[name]))
+    if (peel := place.parts.peel) is not None:
+        zones = [
+            ((lung == s) & (peel == k), f"{n}_{z}", n) for s, n in SIDE_NAMES.items() for k, z in enumerate(ZONE_NAMES)
+        ]
+        regions += [Region(site, place.mask(inside), LUNG, SIDES[n]) for inside, site, n in zones if inside.any()]
     return (*regions, Region("body", _body(place, volume), CHEST))
 
 
@@ -213,7 +236,13 @@ def _long_axis(place: _Place, points: npt.NDArray[np.float64]) -> float:
 
 
 def _notes(parts: Parts, *, merged: int) -> tuple[Reason, ...]:
-    codes = ["opacity-is-density", "opacity-limits", "thirds-are-not-lobes"]
+    codes = [
+        "opacity-is-density",
+        "opacity-limits",
+        "thirds-are-not-lobes",
+        "zones-are-not-anatomy",
+        "suggestion-by-rules",
+    ]
     codes += ["contrast-given"] * parts.now.contrast + ["too-many-findings"] * (merged > 0)
     codes += ["fluid-beside-lung"] * any(d.fluid > parameters()["doubt"]["fluid_some"] for d in parts.doubts.values())
     codes += ["air-beside-lung"] * any(d.air > parameters()["doubt"]["air_some"] for d in parts.doubts.values())
@@ -223,8 +252,9 @@ def _notes(parts: Parts, *, merged: int) -> tuple[Reason, ...]:
 
 
 def _summary(
-    numbers: tuple[Measurement, ...], findings: tuple[Finding, ...], count: int, doubt: Reason | None
-) -> dict[str, str]:
+    numbers: tuple[Measurement, ...], findings: tuple[Finding, ...], count: int, doubt: Reason | None,
+    suggestions: tuple[Suggestion, ...],
+) -> dict[str, str]:  # fmt: skip
     said, site = texts()["summary"], texts()["site"]
     by = {(m.name, m.site): m for m in numbers}
     volume, share = by["lung_volume", "lungs"], by["opacity_percent", "lungs"]
@@ -249,5 +279,6 @@ def _summary(
                     side=site[findings[0].site][tag], share=said[kind][tag].format(percent=f"{share.value or 0:.1f}"),
                 )
             )  # fmt: skip
+        parts += [s.text[tag] for s in suggestions if suggestion.is_news(s)]
         out[tag] = said["joint"][tag].join(parts)
     return out

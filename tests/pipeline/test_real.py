@@ -17,6 +17,7 @@ from dicom_io.read import read_instance
 from dicom_io.stack import build_stack
 from dicom_io.volume import Volume, load_volume
 from pipeline.api import Analysis
+from pipeline.chest_ct import suggestion
 from pipeline.chest_ct.grid import WorkingGrid
 from pipeline.chest_ct.lungs import segment
 from pipeline.chest_ct.parameters import parameters
@@ -178,6 +179,19 @@ def test_contoured_tumours_are_kept_inside_the_lung(real_data: Path, patient: st
     print(f"{patient}: {kept:.1%}")  # noqa: T201 - asked for
     assert not (found.label == 3 - only).any()
     assert kept >= 0.8
+
+
+def test_a0001_tumour_is_no_pneumonia(a0001: Analysis) -> None:
+    (one,) = a0001.result.suggestions
+    assert one.name == "pneumonia_pattern"
+    assert one.answer in {"no", "undetermined"}
+    # whatever the form of the tumour is called: with the indication, too
+    held = {e.rule: e.value for e in one.evidence}
+    shares = [
+        m for m in a0001.result.measurements if m.name == "opacity_percent" and m.site.endswith(("lungs", "_lung"))
+    ]
+    made = suggestion.suggest(held, shares, a0001.result.quality.grade, None, suggestion.VIRAL)
+    assert {s.answer for s in made} <= {"no", "undetermined"}
 
 
 def test_cip_has_no_opacity(cip: Analysis) -> None:

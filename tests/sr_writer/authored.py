@@ -15,7 +15,9 @@ from pydicom.tag import Tag
 
 import phantom
 from dicom_io.model import group
+from dicom_io.reason import Reason
 from phantom import radiograph
+from pipeline.result import Evidence, Measurement, Suggestion
 from sr_writer import rejection, write
 from sr_writer.considered import Considered
 from sr_writer.profiles import Form, Piece
@@ -190,14 +192,40 @@ def _piece(row: Row) -> Piece:
     return Piece(row.form, tuple(r.form for r in row.needs))
 
 
+def suggested() -> tuple[Suggestion, ...]:
+    """Return suggestions, one with numbers and one that is undetermined."""
+    said = {
+        "en": "Suggestion (AI, unverified): pattern of pneumonia: undetermined.",
+        "zh-CN": "提示（人工智能，未经核实）：肺炎样表现：无法判断。",
+    }
+    asked = {
+        "en": "Suggestion (AI, unverified), for suspected viral pneumonia: CO-RADS 4 (suspicion high).",
+        "zh-CN": "提示（人工智能，未经核实；适应证为疑似病毒性肺炎）：CO-RADS 4（怀疑程度高）。",
+    }
+    why = Reason(
+        "pattern-fits-no-rule", "note", {"en": "The measurements fit no rule.", "zh-CN": "测量结果不符合任何规则。"}, {}
+    )
+    rules = (
+        Evidence("peripheral", {"en": "Peripheral", "zh-CN": "外周分布"}, 1.25, "{ratio}", 1.1, "for"),
+        Evidence("lobar", {"en": "Lobar", "zh-CN": "大叶性"}, None, "%", 15.0, "unknown"),
+    )
+    return Suggestion("pneumonia_pattern", "undetermined", said, rules, why), Suggestion("co_rads", "4", asked, rules)
+
+
 def short(case: Any) -> Any:
-    """Return a case without the thirds of the lungs: their groups cost most of the time and say nothing else."""
+    """Return a case without the thirds of the lungs: their groups cost most of the time and say nothing else.
+
+    It has suggestions, and one score that has no value.
+    """
     result = case.result
     kept = tuple(r for r in result.regions if r.site in SITES or r.site == "body")
-    return replace(
-        case,
-        result=replace(result, regions=kept, measurements=tuple(m for m in result.measurements if m.site in SITES)),
+    why = Reason("score-needs-lobes", "note", {"en": "Lobes were not segmented.", "zh-CN": "肺叶未分割。"}, {})
+    scores = (
+        Measurement("ct_severity_score", "lungs", None, "{score}", "not_computable", why),
+        Measurement("aerated_percent", "left_lung", None, "%", "not_computable", why),
     )
+    numbers = (*(m for m in result.measurements if m.site in SITES), *scores)
+    return replace(case, result=replace(result, regions=kept, measurements=numbers, suggestions=suggested()))
 
 
 def _without_findings(result: Any) -> Any:

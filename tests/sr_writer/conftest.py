@@ -258,6 +258,7 @@ def claim(c: Case) -> Claim:
         "findings": findings,
         "notes": [n.as_json() for n in c.result.notes],
         "summary": dict(c.result.summary),
+        "suggestions": [s.as_json() for s in c.result.suggestions],
     }
     return Claim.of(c.result, document)
 
