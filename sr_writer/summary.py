@@ -156,11 +156,13 @@ def _impression(canvas: Canvas, result: Result, by: Authorship) -> None:
     canvas.box(LEFT, y, width, height, PANEL)
     y += 12
     languages = drawable(by.options.languages)
-    notes = 3 if len(languages) > 1 else 8
+    lines, notes = (2, 3) if len(languages) > 1 else (2, 8)
+    if result.suggestions and len(languages) > 1:
+        lines, notes = 3, 2  # what was asked for must be read
     for tag in languages:
         narrative = paragraphs(result, tag, research=by.options.research)
         said = {p.topic: codes.text("sentence", tag).join(p.lines) for p in narrative}
-        y = canvas.paragraph(LEFT + 16, y, width - 32, said["impression"], 15, BRIGHT, lines=2) + 2
+        y = canvas.paragraph(LEFT + 16, y, width - 32, said["impression"], 15, BRIGHT, lines=lines) + 2
         if "limits" in said:
             limits = codes.text("labelled", tag, name=codes.text("limits", tag), value=said["limits"])
             y = canvas.paragraph(LEFT + 16, y, width - 32, limits, 12, SOFT, lines=notes)
