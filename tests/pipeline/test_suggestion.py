@@ -25,7 +25,7 @@ def opacity(
     number: int, side: int, cm3: float, kind: Kind = "opacity", *, glass: float = 0.8, contact: float = 3.0
 ) -> Traits:
     return Traits(
-        number, side, cm3, (0.3, 0.3, 0.4), 0.8, contact, -500.0, glass, 40.0, 0.6, 0.8, -500.0, 80.0, kind
+        number, side, cm3, (0.3, 0.3, 0.4), 0.8, contact, -500.0, glass, 40.0, 0.6, 0.8, -500.0, 80.0, 0.0, kind
     )  # fmt: skip
 
 
