@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 FACTORS = ("diameter_mm", "hu", "contact", "shape", "noise_hu", "thickness_mm", "kernel")
@@ -29,8 +29,8 @@ class Row:
     kept : float
         Share of the lesion inside lung or opacity masks.
     statuses, images, notes : list of str
-        What flags the row: numbers that are not ``ok`` with their reasons (or why the study was refused), alarms about the images, notes that
-        not every result has.
+        What flags the row: numbers that are not ``ok`` with their reasons (or why the study was refused), alarms about the images, notes
+        (see `specific`).
     """
 
     seed: int
@@ -69,6 +69,13 @@ class Row:
             f"seed {self.seed} {self.side}: {self.diameter_mm:g} mm {self.hu:g} HU {self.shape} {where}; noise {self.noise_hu:g}, {self.thickness_mm:g} mm, "
             f"{self.kernel}: {found} of {self.truth_cm3:.2f} cm3 ({self.error:+.0%}), Dice {self.dice:.2f}, kept {self.kept:.0%}"
         )
+
+
+def specific(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without the notes that every result has: what is always said tells nothing of this number."""
+    analysed = [set(row.notes) for row in rows if row.found_cm3 is not None]
+    always = set.intersection(*analysed) if analysed else set()
+    return [replace(row, notes=[note for note in row.notes if note not in always]) for row in rows]
 
 
 def outside(row: Row, judged: dict[str, Any]) -> bool:

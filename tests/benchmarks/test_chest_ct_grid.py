@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import chest_ct_grid, chest_ct_grid_plot, chest_ct_stages
-from benchmarks.chest_ct_grid_table import Row, declared, failed, outside, silent, table
+from benchmarks.chest_ct_grid_table import Row, declared, failed, outside, silent, specific, table
 
 pytestmark = pytest.mark.unit
 
@@ -52,6 +52,15 @@ def test_a_failure_is_silent_unless_number_images_note_or_size_tell_it() -> None
     refused = replace(GOOD, found_cm3=None, statuses=["one-lung"])
     assert outside(refused, JUDGED)
     assert not silent(refused, JUDGED)
+
+
+def test_what_every_result_says_is_no_flag() -> None:
+    common = replace(GOOD, found_cm3=0.0, notes=["new-note-of-all", "opacity-limits"])
+    warned = replace(common, notes=["new-note-of-all", "opacity-limits", "small-parts"])
+    refused = replace(GOOD, found_cm3=None, statuses=["one-lung"])
+    rows = specific([common, warned, refused])
+    assert [row.notes for row in rows] == [[], ["small-parts"], []]
+    assert [silent(row, JUDGED) for row in rows] == [True, False, False]
 
 
 def test_flags_on_more_than_a_tenth_of_the_good_rows_fail_too() -> None:
