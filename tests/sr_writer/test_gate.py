@@ -262,7 +262,7 @@ def test_every_reason_of_the_gate_is_shown_by_a_test() -> None:
     elsewhere = {
         "source-unreadable", "sources-of-several-patients", "uid-collides", "document-unsound",
         *("mask-differs", "mask-misplaced", "picture-differs", "annotation-outside", "required-missing"),
-        "rejects-what-is-not-ours", "quality-differs",
+        "rejects-what-is-not-ours", "quality-differs", "suggestion-differs",
     }  # fmt: skip
     assert {m[3] for m in MUTATIONS} | elsewhere == set(REASONS)
 
