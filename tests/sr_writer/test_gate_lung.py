@@ -9,6 +9,7 @@ import pytest
 from pydicom import dcmread
 
 import phantom
+from dicom_io.reason import LANGUAGES
 from pipeline.result import Measurement
 from sr_writer import codes, gate, gate_sr
 from sr_writer.gate_count import Recount
@@ -65,6 +66,16 @@ def test_code_values_fit() -> None:
     made = [codes.concept(name) for name in codes.CONCEPTS]
     assert [c for c in made if len(c.value) > 16 or len(c.meaning) > 64] == []
     assert len({c.value for c in made}) == len(made)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_names_of_numbers_have_room_for_what_is_added(language: Any) -> None:
+    """A bound, and a zero, is said behind the name: all of it must be a Code Meaning (LO, PS3.5 section 6.2)."""
+    added = len(
+        codes.text("list", language).join(["", f"{codes.text('at_least', language)} {codes.text('zero', language)}"])
+    )
+    names = [codes.concept_label(name, language) for name in codes.CONCEPTS]
+    assert [name for name in names if len(name) + added > 64] == []
 
 
 def test_true_numbers_pass_and_each_that_does_not_follow_is_refused(helpers: Any, case: Any, tmp_path: Path) -> None:
