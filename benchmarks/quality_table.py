@@ -22,7 +22,7 @@ UPRIGHT_DEG = 5.0
 TILTED_DEG = 7.5
 SEEN = tomllib.loads((Path(__file__).parent / "quality_not_clean.toml").read_text(encoding="utf-8"))["radiograph"]
 NOT_CLEAN = {row["file"] for row in SEEN} | {file for file, deg in OWN_TILT.items() if abs(deg) > UPRIGHT_DEG}
-"""Files of radiographs that a person, who knew of no alarm, found cut or tilted as they came."""
+"""Files of radiographs that by eye, no alarm known, were found cut or tilted as they came."""
 FLOOR = 0.90
 FEW = 20
 HARMLESS = {row["name"] for row in DEFECTS["ct"]["defect"] if row.get("harmless")}
@@ -145,7 +145,7 @@ def defect(records: Sequence[Record], kind: str, name: str) -> dict[str, Any]:
 def clean(records: Sequence[Record], masks: Free) -> list[dict[str, Any]]:
     """Return, for each source, how many clean images draw an alarm, and which, and how many are refused.
 
-    ``found_clean`` counts those alone on which a person found no border cut, no drawn lung within `NEAR_MM` of a border, and
+    ``found_clean`` counts those alone on which no border was found cut by eye, no drawn lung within `NEAR_MM` of a border, and
     a spine within `UPRIGHT_DEG` of upright.
     """
     out = []
@@ -248,7 +248,7 @@ def markdown(made: dict[str, Any]) -> str:
     lines += [
         "**Clean images**",
         "",
-        "| source | images (patients) | any alarm (95 %) | of those that a person found clean | by | grades | refused |",
+        "| source | images (patients) | any alarm (95 %) | of those found clean by eye | by | grades | refused |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in made["clean"]:
