@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional
 
 from pipeline.chest_ct.recipe.contract import classes_input, classes_network
 from pipeline.chest_ct.recipe.prepare import Prepared
@@ -65,7 +65,7 @@ def train(
         kinds = rng.permutation(np.arange(p["batch"]) % len(order))
         drawn = [by_class[k][int(rng.integers(len(by_class[k])))] for k in kinds]
         images = torch.stack([_input(o, said, rng, p) for o in drawn]).to(plan.device)
-        return F.cross_entropy(net(images).float(), torch.from_numpy(kinds).to(plan.device))
+        return functional.cross_entropy(net(images).float(), torch.from_numpy(kinds).to(plan.device))
 
     def looked(net: torch.nn.Module) -> float:
         return nll(logits(net, check, settings, plan.device), truth(check, settings), 1.0)

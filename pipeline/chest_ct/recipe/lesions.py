@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional
 
 from pipeline.chest_ct.recipe.contract import lesion_input, lesion_network
 from pipeline.chest_ct.recipe.prepare import Prepared
@@ -106,7 +106,7 @@ def loss_of(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     logits = logits.float()
     found = torch.sigmoid(logits)
     overlap = (2 * (found * truth).sum() + 1) / (found.sum() + truth.sum() + 1)
-    return F.binary_cross_entropy_with_logits(logits, truth) + 1 - overlap
+    return functional.binary_cross_entropy_with_logits(logits, truth) + 1 - overlap
 
 
 def train(

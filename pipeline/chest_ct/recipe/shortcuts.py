@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F  # noqa: N812 - its usual name
+from torch.nn import functional
 
 from dicom_io import elements
 from pipeline.chest_ct.recipe.prepare import Prepared
@@ -113,7 +113,7 @@ def regression(learn: Floats, kinds: npt.NDArray[np.int64], judged: Floats, coun
 
     def closure() -> torch.Tensor:
         solver.zero_grad()
-        every = F.cross_entropy(x @ matrix + offset, target, weight=weight, reduction="sum")
+        every = functional.cross_entropy(x @ matrix + offset, target, weight=weight, reduction="sum")
         value = every + decay / 2 * (matrix**2).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
